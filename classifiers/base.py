@@ -1,0 +1,117 @@
+"""The words that every floor shares: what is judged, what was seen, and what could not be seen.
+
+A classifier answers one question, "what is in this text?", and knows nothing of HTTP, policies or metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+class Role(StrEnum):
+    """Who speaks, or what kind of part a text is. Policies choose by it which rules look where."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL_DEFINITION = "tool_definition"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    REASONING = "reasoning"
+    REFUSAL = "refusal"
+    ERROR = "error"
+    SETTING = "setting"
+    """Any other text that can reach the model or the client: names, metadata, unknown fields and keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One text to judge.
+
+    `origin` is a JSON pointer (RFC 6901) into the body that it came from, so that what was judged can be shown
+    and masked. A pointer that ends in ``#key`` names an object key instead of a value.
+    """
+
+    role: Role
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something seen, not judged: policies decide what it means.
+
+    `score` is in [0, 1]. `message` is the index in the list that was judged. `span` is [start, end) in code
+    points of that message's text, or None where the whole text is meant.
+    """
+
+    classifier: str
+    label: str
+    score: float
+    message: int
+    span: tuple[int, int] | None = None
+
+
+class Silence(StrEnum):
+    """Why a classifier gave no answer."""
+
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    BAD_ANSWER = "bad_answer"
+    QUEUE_FULL = "queue_full"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A classifier that could not answer: a value, not an exception, so that a policy decides what silence
+    means. `detail` is for operators and never holds judged text."""
+
+    classifier: str
+    reason: Silence
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the panel saw of one list of messages.
+
+    `unread` holds the indices of messages that no classifier was asked to read or could read.
+    `seconds` is wall time in the panel; `queued` is the part of it spent waiting for a free worker.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    unread: tuple[int, ...] = ()
+    seconds: float = 0.0
+    queued: float = 0.0
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Reads messages, returns findings.
+
+    `name` is the name that a policy gave it. `labels` is every label that it can find. `digest` (sha256, hex)
+    identifies weights and configuration: equal digests mean equal findings for equal texts. `inline` is True
+    where a call costs microseconds per kB and may run on the event loop; others run in a worker thread, so
+    `classify` must be thread-safe. `Finding.message` is an index into the sequence given.
+
+    Exceptions are allowed: the panel turns each into a Failure. Text is never cut silently.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def labels(self) -> frozenset[str]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def inline(self) -> bool: ...
+
+    def classify(self, messages: Sequence[Message]) -> Sequence[Finding]: ...
