@@ -1,0 +1,290 @@
+"""Holds a stream until it is judged. No I/O: push parts in, ask what to judge, tell the verdict, take what may leave.
+
+Decision: hold back, never carry over. A window that only remembers the last letters finds a split phrase after its first half
+has left; here text leaves only when `hold_back` more characters behind it were judged too.
+Cost: the reader sees text that many characters late (or the whole answer at once).
+
+INVARIANT 1: parts leave in the order they came, and a part that no mask touches leaves unchanged.
+INVARIANT 2: when a part leaves, all text up to its end has been judged, and of flowing text `hold_back` characters more (or
+             all there is). So nothing up to `hold_back` characters long begins to leave before all of it was judged.
+INVARIANT 3: the parts of a tool call leave after the whole call was judged, or never.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from classifiers.base import Message, Role
+
+STRIDE = 32
+"""Characters of flowing text that are collected before they are judged (while more are held back than that)."""
+CONTEXT = 1000
+"""Characters before the release frontier that are judged again with what follows them."""
+
+
+class Kind(Enum):
+    """How a channel's text may leave."""
+
+    FLOW = "flow"
+    """Prose that grows: held back."""
+    CALL = "call"
+    """Part of a tool call: clients execute what they received, so it leaves whole or not at all."""
+    ATOM = "atom"
+    """Complete where it stands (an id, a name): leaves once judged, together with what came before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that one part adds to one channel.
+
+    `channel` is a JSON pointer that stays the same for all pieces of one text. `group` is the choice (or output
+    item) that closes it. `path` leads to the text in the part's tree, for rewriting.
+    """
+
+    channel: str
+    role: Role
+    text: str
+    kind: Kind
+    group: int
+    path: tuple[str | int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One event of a stream: its bytes, the text it adds, and the groups (choices) it ends."""
+
+    raw: bytes
+    pieces: tuple[Piece, ...] = ()
+    closes: tuple[int, ...] = ()
+    tree: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Characters [start, end) of a channel's text, and what stands there instead."""
+
+    start: int
+    end: int
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A part that may leave. `edits` holds the new text of each piece that a mask touched."""
+
+    part: Part
+    edits: tuple[tuple[Piece, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to judge now: message i holds the text of `channels[i]` from character `starts[i]` on, whose judgement will
+    cover the channel up to `ends[i]`."""
+
+    messages: tuple[Message, ...]
+    channels: tuple[str, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Channel:
+    role: Role
+    kind: Kind
+    group: int
+    pieces: list[str] = field(default_factory=list)
+    tail: str = ""  # the text from `base` on
+    base: int = 0
+    total: int = 0
+    judged: int = 0
+    approved: int = 0
+    closed: bool = False
+    masks: list[Mask] = field(default_factory=list)
+
+
+class Gate:
+    """`hold_back` in characters; None holds the whole answer. With `enforcing` False (no rule could stop or change
+    anything) parts leave at once, and all text is judged at the end, for the record."""
+
+    def __init__(self, hold_back: int | None, *, enforcing: bool = True) -> None:
+        self._hold = hold_back
+        self._enforcing = enforcing
+        self._channels: dict[str, _Channel] = {}
+        self._queue: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
+        self._unjudged = 0  # characters of flowing text
+        self._settled = False  # something was closed since the last question
+        self._keep = None if hold_back is None else max(CONTEXT, hold_back)
+
+    @property
+    def held(self) -> int:
+        """Parts that wait."""
+        return len(self._queue)
+
+    def push(self, part: Part) -> None:
+        """Take the next part of the stream."""
+        ends: list[tuple[Piece, _Channel, int]] = []
+        for piece in part.pieces:
+            channel = self._channels.get(piece.channel)
+            if channel is None:
+                channel = self._channels[piece.channel] = _Channel(piece.role, piece.kind, piece.group)
+            channel.pieces.append(piece.text)
+            channel.total += len(piece.text)
+            channel.closed = False
+            if self._keep is not None:
+                channel.tail += piece.text
+                self._trim(channel)
+            if piece.kind is Kind.FLOW:
+                self._unjudged += len(piece.text)
+            ends.append((piece, channel, channel.total))
+        for group in part.closes:
+            self._close(group)
+        self._queue.append((part, tuple(ends)))
+
+    def finish(self, *, clean: bool) -> None:
+        """The stream has ended. Where it ended badly (`clean` False), an unfinished tool call can never leave: it and all
+        parts behind it are dropped."""
+        if not clean and self._enforcing:
+            kept: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
+            for part, ends in self._queue:
+                if any(channel.kind is Kind.CALL and not channel.closed for _, channel, _ in ends):
+                    break
+                kept.append((part, ends))
+            self._queue = kept
+        for channel in self._channels.values():
+            channel.closed = channel.closed or clean or channel.kind is not Kind.CALL
+        self._settled = True
+
+    def due(self) -> bool:
+        """Whether it is time to judge: something would leave after it, or the stream has ended."""
+        if not self._enforcing:
+            return False
+        if not self._queue:
+            return False
+        waiting = flowing = False
+        for _, channel, end in self._queue[0][1]:
+            if end > channel.approved:
+                if not self._could_leave(channel, end):
+                    return False
+                waiting = True
+                flowing = flowing or channel.kind is Kind.FLOW
+        if not waiting:
+            return False
+        return not flowing or self._settled or self._unjudged >= STRIDE
+
+    def question(self, *, everything: bool = False) -> Question:
+        """What to judge now. With `everything`, all text of every channel (the last look, for the record)."""
+        messages: list[Message] = []
+        names: list[str] = []
+        starts: list[int] = []
+        ends: list[int] = []
+        for name, channel in self._channels.items():
+            if not everything and channel.judged == channel.total:
+                continue
+            if channel.kind is Kind.CALL and not channel.closed and not everything:
+                continue
+            start, text = self._window(channel, everything)
+            messages.append(Message(channel.role, text, name))
+            names.append(name)
+            starts.append(start)
+            ends.append(channel.total)
+        return Question(tuple(messages), tuple(names), tuple(starts), tuple(ends))
+
+    def answer(self, question: Question, masks: Iterable[tuple[int, Mask]] = ()) -> None:
+        """The question was judged and nothing in it blocks. `masks` are (index of the message, mask in that message's
+        characters)."""
+        found: dict[str, list[Mask]] = {}
+        for index, mask in masks:
+            offset = question.starts[index]
+            found.setdefault(question.channels[index], []).append(
+                Mask(mask.start + offset, mask.end + offset, mask.replacement)
+            )
+        for name, end in zip(question.channels, question.ends, strict=True):
+            self._judge(self._channels[name], end, found.get(name, ()))
+        self._unjudged = 0
+        self._settled = False
+
+    def release(self) -> list[Release]:
+        """The parts that may leave now, in order."""
+        out: list[Release] = []
+        queue = self._queue
+        while queue:
+            part, ends = queue[0]
+            if self._enforcing and any(end > channel.approved for _, channel, end in ends):
+                break
+            queue.popleft()
+            edits = tuple(
+                (piece, edited)
+                for piece, channel, end in ends
+                if channel.masks and (edited := _edited(piece.text, end, channel.masks)) != piece.text
+            )
+            out.append(Release(part, edits))
+        return out
+
+    def _close(self, group: int) -> None:
+        for channel in self._channels.values():
+            if channel.group == group:
+                channel.closed = True
+        self._settled = True
+
+    def _trim(self, channel: _Channel) -> None:
+        """Forget, of a channel's tail, what no window will need."""
+        assert self._keep is not None
+        spare = channel.approved - self._keep - channel.base
+        if spare > CONTEXT:
+            channel.tail = channel.tail[spare:]
+            channel.base += spare
+
+    def _window(self, channel: _Channel, everything: bool) -> tuple[int, str]:
+        if everything or self._keep is None or channel.closed or channel.kind is Kind.CALL:
+            return 0, "".join(channel.pieces)
+        start = max(0, channel.approved - self._keep)
+        if start > channel.base:
+            # Begin at a blank where there is one: half a word at the start could look like another word.
+            blank = channel.tail.find(" ", start - channel.base, start - channel.base + 64)
+            start = start if blank < 0 else channel.base + blank
+        start = max(start, channel.base)
+        return start, channel.tail[start - channel.base :]
+
+    def _could_leave(self, channel: _Channel, end: int) -> bool:
+        if channel.closed or channel.kind is Kind.ATOM:
+            return True
+        if channel.kind is Kind.CALL or self._hold is None:
+            return False
+        return end <= channel.total - self._hold
+
+    def _judge(self, channel: _Channel, end: int, found: Sequence[Mask]) -> None:
+        """Text up to `end` was judged, with `found` in it."""
+        channel.judged = end
+        frontier = end
+        if not (channel.closed and end == channel.total) and channel.kind is Kind.FLOW:
+            frontier = end - self._hold if self._hold is not None else 0
+            # A match that touches the end may grow with the next letters: wait for them.
+            frontier = min([frontier, *(mask.start for mask in found if mask.end >= end)])
+        # What has left cannot be changed any more: keep the old masks before the frontier, take the new ones behind it.
+        done = [mask for mask in channel.masks if mask.start < channel.approved]
+        floor = max([channel.approved, *(mask.end for mask in done)])
+        fresh = [Mask(max(m.start, floor), m.end, m.replacement) for m in found if m.end > floor]
+        channel.masks = done + sorted(fresh, key=lambda mask: mask.start)
+        channel.approved = max(channel.approved, frontier)
+
+
+def _edited(text: str, end: int, masks: Sequence[Mask]) -> str:
+    """`text`, whose last character is number `end - 1` of its channel, after `masks` (sorted, not overlapping).
+
+    A mask's replacement stands in the piece where the masked characters begin."""
+    start = end - len(text)
+    out: list[str] = []
+    position = start
+    for mask in masks:
+        if mask.end <= position or mask.start >= end:
+            continue
+        if mask.start >= start:
+            out.append(text[position - start : mask.start - start])
+            out.append(mask.replacement)
+        position = min(max(mask.end, position), end)
+    out.append(text[position - start :])
+    return "".join(out)
