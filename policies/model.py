@@ -1,0 +1,313 @@
+"""What an author may write: the pydantic model of one policy file, and the words that rules are made of.
+
+The model is strict: nothing is coerced, unknown keys are refused. JSON Schema for editors comes from it
+(`schema`). A form that grows later (a condition as an expression, a mode with a share) is a new member of a
+union here, so files of today stay valid.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from classifiers.base import Role
+
+DEFAULT_MESSAGE = (
+    "I'm sorry, but I can't help with that request: it was blocked by policy '{policy}'. "
+    "Reference: {decision_id}."
+)
+DEFAULT_REASON = "content_policy_violation"
+MESSAGE_FIELDS = frozenset({"policy", "decision_id", "reason"})
+MASK_FIELDS = frozenset({"LABEL", "label"})
+
+
+class Stage(StrEnum):
+    """Where in an exchange a rule looks."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class Action(StrEnum):
+    """What a rule asks for. The most severe of all that fired is done."""
+
+    PASS = "pass"  # noqa: S105 - an action, no password
+    LOG = "log"
+    MASK = "mask"
+    BLOCK = "block"
+
+    @property
+    def severity(self) -> int:
+        """0 for pass, rising to block."""
+        return _SEVERITY[self]
+
+
+_SEVERITY = {action: place for place, action in enumerate(Action)}
+
+
+class Mode(StrEnum):
+    """Whether a rule acts. A shadow rule is evaluated and recorded and never acts."""
+
+    OFF = "off"
+    SHADOW = "shadow"
+    ENFORCE = "enforce"
+
+
+class OnBlock(StrEnum):
+    """How a caller is told of a block: an HTTP error, or a normal answer that holds the message."""
+
+    ERROR = "error"
+    MESSAGE = "message"
+
+
+class OnError(StrEnum):
+    """What a rule does when a classifier that it needs gave no answer."""
+
+    BLOCK = "block"
+    LOG = "log"
+    PASS = "pass"  # noqa: S105
+
+
+def _only_fields(fields: frozenset[str]) -> AfterValidator:
+    def check(text: str) -> str:
+        for name in re.findall(r"\{(\w*)\}", text):
+            if name not in fields:
+                raise ValueError(
+                    f"no field {{{name}}} here; fields are "
+                    + ", ".join(f"{{{field}}}" for field in sorted(fields))
+                )
+        return text
+
+    return AfterValidator(check)
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"'{value}' is there twice")
+    return values
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ClassifierName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+FindingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$")]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Prose = Annotated[str, Field(min_length=1, max_length=4000)]
+Message = Annotated[str, Field(min_length=1, max_length=2000), _only_fields(MESSAGE_FIELDS)]
+Replacement = Annotated[str, Field(max_length=200), _only_fields(MASK_FIELDS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ClassifierSpec(BaseModel):
+    """One classifier that rules of any file in the set may name. Keys beside these two are options of its
+    kind.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    kind: Annotated[str, Field(min_length=1, description="Which classifier answers, for example patterns.")]
+    deadline_ms: Annotated[
+        int, Field(ge=1, le=60_000, description="How long an answer may take before it counts as a failure.")
+    ] = 2000
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the kind, as written."""
+        return dict(self.model_extra or {})
+
+
+class Seen(_Strict):
+    """True when a named finding has at least this score in a message whose role the rule looks at."""
+
+    finding: Annotated[
+        list[FindingName],
+        Field(min_length=1, description="classifier.label or classifier.*; a list means any of them."),
+        BeforeValidator(_one_or_many, json_schema_input_type=FindingName | list[FindingName]),
+        AfterValidator(_unique),
+    ]
+    at_least: Annotated[Threshold, Field(description="The lowest score that counts, above 0 and up to 1.")]
+
+
+class AnyOf(_Strict):
+    """True when at least one of these is."""
+
+    any: Annotated[list[Seen], Field(min_length=1)]
+
+
+class AllOf(_Strict):
+    """True when each of these is; they may be seen in different messages."""
+
+    all: Annotated[list[Seen], Field(min_length=1)]
+
+
+def _condition_form(value: Any) -> str:
+    keys = value if isinstance(value, dict) else {}
+    if "any" in keys or isinstance(value, AnyOf):
+        return "<any>"
+    return "<all>" if "all" in keys or isinstance(value, AllOf) else "<seen>"
+
+
+Condition = Annotated[
+    Annotated[Seen, Tag("<seen>")] | Annotated[AnyOf, Tag("<any>")] | Annotated[AllOf, Tag("<all>")],
+    Discriminator(_condition_form),
+]
+
+
+class HoldBack(_Strict):
+    """The last `hold_back` characters of a streamed answer wait while what comes before them is released."""
+
+    hold_back: Annotated[int, Field(ge=1, le=100_000, description="Characters that wait.")]
+
+
+def _stream_form(value: Any) -> str:
+    return "<hold>" if isinstance(value, dict | HoldBack) else "<whole>"
+
+
+Stream = Annotated[
+    Annotated[Literal["whole"], Tag("<whole>")] | Annotated[HoldBack, Tag("<hold>")],
+    Discriminator(_stream_form),
+]
+
+
+class Rule(_Strict):
+    """One rule: where it looks, when it fires, what it then asks for."""
+
+    id: Annotated[Id, Field(description="Unique in the whole set; shown in metrics and in the audit.")]
+    description: Annotated[Prose, Field(description="What it is for, in plain words.")]
+    stages: Annotated[
+        list[Stage],
+        Field(min_length=1, description="Where it looks: input, output or both."),
+        AfterValidator(_unique),
+    ]
+    roles: Annotated[
+        list[Role],
+        Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
+        AfterValidator(_unique),
+    ] = list(Role)
+    when: Annotated[Condition, Field(description="The condition.")]
+    action: Annotated[Action, Field(description="What to do: pass, log, mask or block.")]
+    mode: Annotated[Mode, Field(description="off, shadow (recorded, never acts) or enforce.")] = Mode.ENFORCE
+    on_error: Annotated[
+        OnError | None,
+        Field(
+            description="When a classifier gave no answer. Default: block for block and mask rules, else log."
+        ),
+    ] = None
+    message: Annotated[Message | None, Field(description="What the caller reads; default: the policy's.")] = (
+        None
+    )
+    reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")] = (
+        DEFAULT_REASON
+    )
+    stream: Annotated[
+        Stream, Field(description="For streamed output: whole (the default), or hold_back: N characters.")
+    ] = "whole"
+    mask_with: Annotated[Replacement, Field(description="What stands in place of masked text.")] = "[{LABEL}]"
+    tags: Annotated[list[Id], AfterValidator(_unique)] = []
+
+    @property
+    def silence(self) -> OnError:
+        """`on_error` with its default.
+
+        A rule that protects (block, mask) protects also when it cannot see: an attacker who can make a
+        classifier fail must gain nothing. A rule that only watches must not stop traffic that it would never
+        have stopped.
+        """
+        if self.on_error is not None:
+            return self.on_error
+        return OnError.BLOCK if self.action in (Action.BLOCK, Action.MASK) else OnError.LOG
+
+    @property
+    def conditions(self) -> tuple[list[Seen], bool]:
+        """The parts of `when`, and whether each of them is needed (else one is enough)."""
+        match self.when:
+            case Seen():
+                return [self.when], False
+            case AnyOf():
+                return self.when.any, False
+            case AllOf():
+                return self.when.all, True
+
+
+class CaseMessage(_Strict):
+    """One message of a case."""
+
+    role: Role
+    text: str
+
+
+class Expectation(_Strict):
+    """What a case must lead to."""
+
+    action: Action
+    rule: Annotated[Id | None, Field(description="A rule that must be among those that fired.")] = None
+
+
+class Case(_Strict):
+    """A test beside the rules. A set is fit for traffic only when all its cases pass."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]}
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    stage: Stage = Stage.INPUT
+    text: Annotated[
+        str | None,
+        Field(description="Short for one message: of the user on input, of the assistant on output."),
+    ] = None
+    messages: Annotated[list[CaseMessage], Field(min_length=1)] | None = None
+    scores: Annotated[
+        dict[FindingName, Score] | None,
+        Field(description="What these classifiers are to have seen in each message; they are not asked."),
+    ] = None
+    failed: Annotated[
+        list[ClassifierName],
+        Field(description="Classifiers that are to have given no answer."),
+        AfterValidator(_unique),
+    ] = []
+    expect: Expectation
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Case:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("a case has either 'text' or 'messages'")
+        return self
+
+
+class Policy(_Strict):
+    """One policy file."""
+
+    id: Annotated[Id, Field(description="Unique in the set; shown to callers and in the audit.")]
+    version: Annotated[int, Field(ge=1)]
+    owner: Annotated[str, Field(min_length=1, max_length=200, description="Who answers for it.")]
+    description: Prose
+    on_block: Annotated[OnBlock, Field(description="How a caller is told: error (400) or message (200).")] = (
+        OnBlock.ERROR
+    )
+    message: Annotated[
+        Message, Field(description="What a caller reads. Fields: {policy}, {decision_id}, {reason}.")
+    ] = DEFAULT_MESSAGE
+    classifiers: dict[ClassifierName, ClassifierSpec] = {}
+    rules: list[Rule] = []
+    cases: list[Case] = []
