@@ -13,195 +13,16 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
-from classifiers.base import Classifier, Failure, Finding, Message, Report, Role
+from classifiers.base import Failure, Finding, Message, Report
 
-from .model import Action, Mode, OnBlock, Policy, Rule, Stage
+from .decision import Decision, Fired, Mask
+from .model import Action, Mode, Rule, Stage
+from .ready import PolicySet, Ready, Table, Test
 
-# Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
-BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
-
-
-@dataclass(frozen=True, slots=True)
-class Fired:
-    """A rule that fired and what it asks for. `action` is the rule's own, or its `on_error` if
-    `not_evaluated`.
-
-    `message` is the refusal's template. `note` says, for people, why the action is not the rule's own.
-    """
-
-    policy: str
-    rule: str
-    action: Action
-    mode: Mode
-    reason: str
-    message: str
-    on_block: OnBlock
-    tags: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    not_evaluated: bool = False
-    note: str = ""
-
-    @property
-    def score(self) -> float:
-        """The highest score among the findings that made it fire; 0 where there are none."""
-        return max((finding.score for finding in self.findings), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """[start, end) in code points of message number `message` is to be replaced by `replacement`."""
-
-    message: int
-    start: int
-    end: int
-    replacement: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do, and why.
-
-    `fired` has the most severe first (equals in the order of the rules). `masks` is not empty only when
-    `action` is mask; they are sorted and do not overlap. `findings` and `failures` are all that the report
-    held. `revision` names the policy set that decided.
-    """
-
-    action: Action
-    fired: tuple[Fired, ...] = ()
-    masks: tuple[Mask, ...] = ()
-    shadow: tuple[Fired, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    stage: Stage = Stage.INPUT
-    revision: str = ""
-
-    @property
-    def rule(self) -> str | None:
-        """The id of the rule that decided; None when none fired."""
-        return self.fired[0].rule if self.fired else None
-
-    @property
-    def policy(self) -> str | None:
-        """The id of the policy whose rule decided."""
-        return self.fired[0].policy if self.fired else None
-
-    @property
-    def reason(self) -> str | None:
-        """The reason code of the rule that decided."""
-        return self.fired[0].reason if self.fired else None
-
-    @property
-    def message(self) -> str | None:
-        """The refusal's template of the rule that decided; `refusal` fills it."""
-        return self.fired[0].message if self.fired else None
-
-    @property
-    def on_block(self) -> OnBlock:
-        """How the caller is to be told of a block."""
-        return self.fired[0].on_block if self.fired else OnBlock.ERROR
-
-    def refusal(self, decision_id: str) -> str:
-        """The text that a caller reads."""
-        if not self.fired:
-            return ""
-        first = self.fired[0]
-        # The id goes in last: a policy's own words are never read as a field twice.
-        text = first.message.replace("{policy}", first.policy).replace("{reason}", first.reason)
-        return text.replace("{decision_id}", decision_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a classifier is to read at a stage: messages of these roles, within `deadline` seconds."""
-
-    classifier: str
-    roles: frozenset[Role]
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A rule made ready: `needs` holds, for each part of its condition, the classifiers that it asks."""
-
-    order: int
-    policy: Policy
-    rule: Rule
-    roles: frozenset[Role]
-    every: bool
-    needs: tuple[frozenset[str], ...]
-    message: str
-    tags: tuple[str, ...]
-
-    def holds(self, parts: int) -> bool:
-        """Whether the condition is true when the parts whose bits are set are."""
-        return parts == (1 << len(self.needs)) - 1 if self.every else parts != 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Test:
-    """One part of a rule's condition, met by a finding of the right label, score and role."""
-
-    ready: _Ready
-    bit: int
-    at_least: float
-
-
-# classifier -> label -> (lowest threshold, tests); the label "*" holds the tests for labels not listed.
-_Tests = dict[str, dict[str, tuple[float, tuple[_Test, ...]]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The rules of one stage, arranged so that a finding meets only the rules that ask for its label."""
-
-    tests: _Tests
-    dependents: dict[str, tuple[_Ready, ...]]
-    readings: tuple[Reading, ...]
-    clear: Decision
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PolicySet:
-    """Policies made ready to decide, with the classifiers that they name.
-
-    `digest` (sha256, hex) covers the normalised policies and the classifiers' digests: equal digests decide
-    equally. `revision` is its first twelve digits. `source` says for people where it came from.
-    """
-
-    policies: tuple[Policy, ...]
-    classifiers: Mapping[str, Classifier]
-    digest: str
-    tables: Mapping[Stage, Table]
-    source: str = ""
-
-    @property
-    def revision(self) -> str:
-        return self.digest[:12]
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """All rules, in the order in which equals are listed in a decision."""
-        return tuple(rule for policy in self.policies for rule in policy.rules)
-
-    @classmethod
-    def build(
-        cls, policies: Sequence[Policy], classifiers: Mapping[str, Classifier], source: str = ""
-    ) -> Self:
-        """A set from checked policies. Raises KeyError for a classifier that is named and not given."""
-        ordered = tuple(sorted(policies, key=lambda policy: policy.id))
-        content = {
-            "policies": [policy.model_dump(mode="json") for policy in ordered],
-            "classifiers": {name: classifiers[name].digest for name in sorted(classifiers)},
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        tables = {stage: _table(ordered, stage, digest[:12]) for stage in Stage}
-        return cls(ordered, dict(classifiers), digest, tables, source)
+__all__ = ["Action", "Decision", "Fired", "Mask", "PolicySet", "Stage", "decide"]
 
 
 def decide(policy: PolicySet, stage: Stage, messages: Sequence[Message], report: Report) -> Decision:
@@ -227,9 +48,7 @@ def decide(policy: PolicySet, stage: Stage, messages: Sequence[Message], report:
         _meet(met, row[1], finding, messages)
     silent = _silent(table, messages, report.failures) if report.failures else {}
     if not met and not silent:
-        return Decision(
-            Action.PASS, findings=findings, failures=report.failures, stage=stage, revision=policy.revision
-        )
+        return Decision(Action.PASS, findings=findings, failures=report.failures, stage=stage, revision=policy.revision)
     return _conclude(policy, stage, messages, report, met, silent)
 
 
@@ -237,14 +56,12 @@ def decide(policy: PolicySet, stage: Stage, messages: Sequence[Message], report:
 class _Met:
     """Which parts of a rule's condition are true, and by which findings."""
 
-    ready: _Ready
+    ready: Ready
     parts: int = 0
     findings: list[Finding] = field(default_factory=list)
 
 
-def _meet(
-    met: dict[int, _Met], tests: tuple[_Test, ...], finding: Finding, messages: Sequence[Message]
-) -> None:
+def _meet(met: dict[int, _Met], tests: tuple[Test, ...], finding: Finding, messages: Sequence[Message]) -> None:
     for test in tests:
         if finding.score < test.at_least:
             continue
@@ -259,13 +76,11 @@ def _meet(
             known.findings.append(finding)
 
 
-def _silent(
-    table: Table, messages: Sequence[Message], failures: Sequence[Failure]
-) -> dict[int, tuple[_Ready, int]]:
+def _silent(table: Table, messages: Sequence[Message], failures: Sequence[Failure]) -> dict[int, tuple[Ready, int]]:
     """Rules that need a classifier that failed, with the parts of their conditions that it leaves open."""
     failed = {failure.classifier for failure in failures}
     present = {message.role for message in messages}
-    silent: dict[int, tuple[_Ready, int]] = {}
+    silent: dict[int, tuple[Ready, int]] = {}
     for name in failed:
         for ready in table.dependents.get(name, ()):
             if ready.order in silent or ready.roles.isdisjoint(present):
@@ -281,7 +96,7 @@ def _conclude(
     messages: Sequence[Message],
     report: Report,
     met: dict[int, _Met],
-    silent: dict[int, tuple[_Ready, int]],
+    silent: dict[int, tuple[Ready, int]],
 ) -> Decision:
     every: list[tuple[int, Fired]] = []
     masks: list[tuple[Mask, int]] = []
@@ -308,9 +123,7 @@ def _conclude(
     )
 
 
-def _fired(
-    ready: _Ready, action: Action, findings: tuple[Finding, ...], not_evaluated: bool, note: str
-) -> Fired:
+def _fired(ready: Ready, action: Action, findings: tuple[Finding, ...], not_evaluated: bool, note: str) -> Fired:
     rule, policy = ready.rule, ready.policy
     return Fired(
         policy.id,
@@ -339,7 +152,7 @@ def _fire(known: _Met, messages: Sequence[Message], masks: list[tuple[Mask, int]
     return _fired(ready, action, tuple(known.findings), False, note)
 
 
-def _fire_silent(ready: _Ready) -> Fired:
+def _fire_silent(ready: Ready) -> Fired:
     silence = ready.rule.silence
     return _fired(ready, Action(silence.value), (), True, f"not evaluated: on_error is {silence.value}")
 
@@ -376,48 +189,3 @@ def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:
         replacement = mask.replacement if longer else last.replacement
         merged[-1] = Mask(last.message, last.start, max(last.end, mask.end), replacement)
     return tuple(merged)
-
-
-def _table(policies: Sequence[Policy], stage: Stage, revision: str) -> Table:
-    tests: dict[str, dict[str, list[_Test]]] = {}
-    dependents: dict[str, list[_Ready]] = {}
-    pairs = [(policy, rule) for policy in policies for rule in policy.rules]
-    for order, (policy, rule) in enumerate(pairs):
-        if rule.mode is Mode.OFF or stage not in rule.stages:
-            continue
-        parts, every = rule.conditions
-        names = [[name.partition(".") for name in part.finding] for part in parts]
-        needs = tuple(frozenset(classifier for classifier, _, _ in part) for part in names)
-        message = rule.message if rule.message is not None else policy.message
-        ready = _Ready(order, policy, rule, frozenset(rule.roles), every, needs, message, tuple(rule.tags))
-        for place, (part, split) in enumerate(zip(parts, names, strict=True)):
-            for classifier, _, label in split:
-                row = tests.setdefault(classifier, {}).setdefault(label, [])
-                row.append(_Test(ready, 1 << place, part.at_least))
-        for classifier in frozenset[str]().union(*needs):
-            dependents.setdefault(classifier, []).append(ready)
-    return Table(
-        {classifier: _rows(labels) for classifier, labels in tests.items()},
-        {classifier: tuple(rules) for classifier, rules in dependents.items()},
-        _readings(policies, dependents),
-        Decision(Action.PASS, stage=stage, revision=revision),
-    )
-
-
-def _rows(labels: dict[str, list[_Test]]) -> dict[str, tuple[float, tuple[_Test, ...]]]:
-    wild = labels.get("*", [])
-    rows: dict[str, tuple[float, tuple[_Test, ...]]] = {}
-    for label, own in labels.items():
-        tests = tuple(own if label == "*" else own + wild)
-        rows[label] = (min(test.at_least for test in tests), tests)
-    return rows
-
-
-def _readings(policies: Sequence[Policy], dependents: Mapping[str, Sequence[_Ready]]) -> tuple[Reading, ...]:
-    # Two files may define one classifier only in equal words, so whichever comes last says the same.
-    specs = {name: spec for policy in policies for name, spec in policy.classifiers.items()}
-    readings = []
-    for name in sorted(dependents.keys() - BUILT_IN.keys()):
-        roles = frozenset[Role]().union(*(ready.roles for ready in dependents[name]))
-        readings.append(Reading(name, roles, specs[name].deadline_ms / 1000))
-    return tuple(readings)

@@ -25,8 +25,7 @@ from pydantic import (
 from classifiers.base import Role
 
 DEFAULT_MESSAGE = (
-    "I'm sorry, but I can't help with that request: it was blocked by policy '{policy}'. "
-    "Reference: {decision_id}."
+    "I'm sorry, but I can't help with that request: it was blocked by policy '{policy}'. Reference: {decision_id}."
 )
 DEFAULT_REASON = "content_policy_violation"
 MESSAGE_FIELDS = frozenset({"policy", "decision_id", "reason"})
@@ -85,8 +84,7 @@ def _only_fields(fields: frozenset[str]) -> AfterValidator:
         for name in re.findall(r"\{(\w*)\}", text):
             if name not in fields:
                 raise ValueError(
-                    f"no field {{{name}}} here; fields are "
-                    + ", ".join(f"{{{field}}}" for field in sorted(fields))
+                    f"no field {{{name}}} here; fields are " + ", ".join(f"{{{field}}}" for field in sorted(fields))
                 )
         return text
 
@@ -209,13 +207,9 @@ class Rule(_Strict):
     mode: Annotated[Mode, Field(description="off, shadow (recorded, never acts) or enforce.")] = Mode.ENFORCE
     on_error: Annotated[
         OnError | None,
-        Field(
-            description="When a classifier gave no answer. Default: block for block and mask rules, else log."
-        ),
+        Field(description="When a classifier gave no answer. Default: block for block and mask rules, else log."),
     ] = None
-    message: Annotated[Message | None, Field(description="What the caller reads; default: the policy's.")] = (
-        None
-    )
+    message: Annotated[Message | None, Field(description="What the caller reads; default: the policy's.")] = None
     reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")] = (
         DEFAULT_REASON
     )
@@ -224,6 +218,15 @@ class Rule(_Strict):
     ] = "whole"
     mask_with: Annotated[Replacement, Field(description="What stands in place of masked text.")] = "[{LABEL}]"
     tags: Annotated[list[Id], AfterValidator(_unique)] = []
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> Rule:
+        # A setting that can never matter is a mistake about what the rule does.
+        if "stream" in self.model_fields_set and Stage.OUTPUT not in self.stages:
+            raise ValueError("'stream' is for rules with the stage output")
+        if "mask_with" in self.model_fields_set and self.action is not Action.MASK:
+            raise ValueError("'mask_with' is for rules with the action mask")
+        return self
 
     @property
     def silence(self) -> OnError:
@@ -266,9 +269,7 @@ class Expectation(_Strict):
 class Case(_Strict):
     """A test beside the rules. A set is fit for traffic only when all its cases pass."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]})
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     stage: Stage = Stage.INPUT

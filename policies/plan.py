@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .engine import PolicySet, Reading
 from .model import Action, HoldBack, Mode, OnError, Stage
+from .ready import PolicySet, Reading
 
 __all__ = ["Hold", "Reading", "StreamMode", "plan", "stream_mode"]
 

@@ -1,0 +1,120 @@
+"""The tests that stand beside the rules, run against the very engine that decides traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+
+from .engine import Decision, PolicySet, decide
+from .model import Case, Stage
+from .plan import plan
+
+
+class Outcome(StrEnum):
+    """What became of a case. Skipped: it needs a classifier that is asked only when running live."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One case. `place` is file:line:column where the set came from files; `why` explains a failed or skipped
+    one.
+    `decision` is None for a skipped case."""
+
+    policy: str
+    name: str
+    place: str
+    outcome: Outcome
+    why: str = ""
+    decision: Decision | None = None
+
+
+def run_cases(policy: PolicySet, live: bool = False) -> list[CaseResult]:
+    """All cases of the set, in order.
+
+    A case with `scores` asks no classifier: those are the findings, on the whole of each message. Any other
+    case asks the real ones: the inline ones always, the slower ones only when `live`. Blocks while
+    classifiers work.
+    """
+    return [
+        run_case(policy, case, each.id, policy.places.get((each.id, "cases", at), each.id), live)
+        for each in policy.policies
+        for at, case in enumerate(each.cases)
+    ]
+
+
+def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool) -> CaseResult:
+    """One case of the policy called `owner`."""
+    messages = _messages(case)
+    if case.scores is None and not live:
+        slow = [
+            reading.classifier
+            for reading in plan(policy, case.stage)
+            if not policy.classifiers[reading.classifier].inline and reading.classifier not in case.failed
+        ]
+        if slow:
+            why = f"needs {', '.join(slow)}: run with --live, or give 'scores'"
+            return CaseResult(owner, case.name, place, Outcome.SKIPPED, why)
+    report = _ask(policy, case, messages) if case.scores is None else _mocked(case, messages)
+    decision = decide(policy, case.stage, messages, report)
+    why = _difference(case, decision)
+    return CaseResult(owner, case.name, place, Outcome.FAILED if why else Outcome.PASSED, why, decision)
+
+
+def _messages(case: Case) -> list[Message]:
+    if case.messages is not None:
+        return [Message(message.role, message.text, f"/messages/{at}") for at, message in enumerate(case.messages)]
+    role = Role.USER if case.stage is Stage.INPUT else Role.ASSISTANT
+    return [Message(role, case.text or "", "/text")]
+
+
+def _mocked(case: Case, messages: Sequence[Message]) -> Report:
+    findings = []
+    for name, score in (case.scores or {}).items():
+        classifier, _, label = name.partition(".")
+        findings += [
+            Finding(classifier, label, score, at, (0, len(message.text)) if message.text else None)
+            for at, message in enumerate(messages)
+        ]
+    return Report(tuple(findings), _failed(case))
+
+
+def _failed(case: Case) -> tuple[Failure, ...]:
+    return tuple(Failure(name, Silence.UNAVAILABLE, "as the case says") for name in case.failed)
+
+
+def _ask(policy: PolicySet, case: Case, messages: Sequence[Message]) -> Report:
+    findings: list[Finding] = []
+    failures = list(_failed(case))
+    for name, roles, _ in plan(policy, case.stage):
+        read = [at for at, message in enumerate(messages) if message.role in roles]
+        if name in case.failed or not read:
+            continue
+        try:
+            found = policy.classifiers[name].classify([messages[at] for at in read])
+        except Exception as error:
+            failures.append(Failure(name, Silence.CRASH, type(error).__name__))
+            continue
+        findings += [Finding(name, item.label, item.score, read[item.message], item.span) for item in found]
+    return Report(tuple(findings), tuple(failures))
+
+
+def _difference(case: Case, decision: Decision) -> str:
+    """Why the decision is not the one expected, or nothing."""
+    expect = case.expect
+    by_rule = expect.rule is None or any(fired.rule == expect.rule for fired in decision.fired)
+    if decision.action is expect.action and by_rule:
+        return ""
+    wanted = f"expected {expect.action}" + (f" by rule '{expect.rule}'" if expect.rule else "")
+    fired = ", ".join(
+        f"'{each.rule}' ({each.action}{', not evaluated' if each.not_evaluated else ''})" for each in decision.fired
+    )
+    highest = sorted(decision.findings, key=lambda finding: -finding.score)[:5]
+    seen = ", ".join(f"{finding.classifier}.{finding.label} {finding.score:.2f}" for finding in highest)
+    return f"{wanted}, decided {decision.action}; fired: {fired or 'none'}; seen: {seen or 'nothing'}"

@@ -1,0 +1,98 @@
+"""What comes out of the engine: one action, with the rules that asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from classifiers.base import Failure, Finding
+
+from .model import Action, Mode, OnBlock, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A rule that fired and what it asks for. `action` is the rule's own, or its `on_error` if
+    `not_evaluated`.
+
+    `message` is the refusal's template. `note` says, for people, why the action is not the rule's own.
+    """
+
+    policy: str
+    rule: str
+    action: Action
+    mode: Mode
+    reason: str
+    message: str
+    on_block: OnBlock
+    tags: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    not_evaluated: bool = False
+    note: str = ""
+
+    @property
+    def score(self) -> float:
+        """The highest score among the findings that made it fire; 0 where there are none."""
+        return max((finding.score for finding in self.findings), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """[start, end) in code points of message number `message` is to be replaced by `replacement`."""
+
+    message: int
+    start: int
+    end: int
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and why.
+
+    `fired` has the most severe first (equals in the order of the rules). `masks` is not empty only when
+    `action` is mask; they are sorted and do not overlap. `findings` and `failures` are all that the report
+    held. `revision` names the policy set that decided.
+    """
+
+    action: Action
+    fired: tuple[Fired, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    shadow: tuple[Fired, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    stage: Stage = Stage.INPUT
+    revision: str = ""
+
+    @property
+    def rule(self) -> str | None:
+        """The id of the rule that decided; None when none fired."""
+        return self.fired[0].rule if self.fired else None
+
+    @property
+    def policy(self) -> str | None:
+        """The id of the policy whose rule decided."""
+        return self.fired[0].policy if self.fired else None
+
+    @property
+    def reason(self) -> str | None:
+        """The reason code of the rule that decided."""
+        return self.fired[0].reason if self.fired else None
+
+    @property
+    def message(self) -> str | None:
+        """The refusal's template of the rule that decided; `refusal` fills it."""
+        return self.fired[0].message if self.fired else None
+
+    @property
+    def on_block(self) -> OnBlock:
+        """How the caller is to be told of a block."""
+        return self.fired[0].on_block if self.fired else OnBlock.ERROR
+
+    def refusal(self, decision_id: str) -> str:
+        """The text that a caller reads."""
+        if not self.fired:
+            return ""
+        first = self.fired[0]
+        # The id goes in last: a policy's own words are never read as a field twice.
+        text = first.message.replace("{policy}", first.policy).replace("{reason}", first.reason)
+        return text.replace("{decision_id}", decision_id)

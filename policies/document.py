@@ -1,0 +1,272 @@
+"""One YAML 1.2 document to plain values with their places, or to problems that name line and column.
+
+Only what two readers of a file cannot read in two ways: no key twice, no anchors, aliases, merge keys or
+tags, one document, bounded in size, depth and number of values. Plain words are resolved by the core schema
+of YAML 1.2, so `on`, `off`, `yes` and `12:30` are text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.reader import ReaderError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 24
+MAX_VALUES = 50_000
+
+Path = tuple[str | int, ...]
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something that an author must mend. `line` and `column` count from 1; 0 means the whole file."""
+
+    file: str
+    line: int
+    column: int
+    what: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+
+
+class PolicyError(ValueError):
+    """A policy set cannot be used. `problems` is never empty; printed, one problem stands on each line."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(slots=True)
+class Document:
+    """A file as plain values. `places` holds where each value starts, `keys` where each key does."""
+
+    file: str
+    value: Any = None
+    places: dict[Path, Place] = field(default_factory=dict)
+    keys: dict[Path, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, path: Path, what: str, mend: str = "", at_key: bool = False) -> Problem:
+        """A problem at `path`, or at the nearest place above it that the file has."""
+        for size in range(len(path), -1, -1):
+            near = path[:size]
+            if at_key and near in self.keys:
+                return Problem(self.file, *self.keys[near], what, mend)
+            if near in self.places:
+                return Problem(self.file, *self.places[near], what, mend)
+        return Problem(self.file, 0, 0, what, mend)
+
+
+_MENDS = (
+    ("mapping values are not allowed", "check the indentation, and quote a text that contains ': '"),
+    ("found character '\\t'", "indent with spaces, never with tabs"),
+    ("cannot start any token", "put quotes around a text that starts with a special character"),
+    ("expected <block end>", "check the indentation, and quote the whole of a text that holds quotes"),
+    ("could not find expected ':'", "write 'key: value', with a blank after the colon"),
+    ("while scanning a quoted scalar", "close the quotes"),
+    ("while parsing a flow", "close the bracket"),
+    ("unknown escape character", "use single quotes around a text with backslashes"),
+)
+
+# The core schema of YAML 1.2 (10.3.2), less .inf and .nan: no number of a policy may be one of those.
+_NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+_TRUE = re.compile(r"(?:true|True|TRUE)\Z")
+_FALSE = re.compile(r"(?:false|False|FALSE)\Z")
+_INT = re.compile(r"[-+]?[0-9]{1,40}\Z")
+_BASED = re.compile(r"0(?:o[0-7]{1,40}|x[0-9a-fA-F]{1,40})\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?\Z")
+
+
+def read(raw: bytes, file: str) -> Document:
+    """The document in `raw`. What is wrong with it is in `problems`; then `value` is not to be used."""
+    document = Document(file)
+    if len(raw) > MAX_BYTES:
+        document.problems.append(
+            Problem(file, 0, 0, f"larger than {MAX_BYTES >> 10} KiB", "split it into several files")
+        )
+        return document
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        document.problems.append(Problem(file, line, column, "not UTF-8", "save the file as UTF-8"))
+        return document
+    try:
+        _Builder(document).run(YAML(typ="safe", pure=True).parse(text))
+    except _Stop:
+        pass
+    except ReaderError as error:
+        before_it = text[: error.position]
+        line, column = before_it.count("\n") + 1, error.position - before_it.rfind("\n")
+        document.problems.append(Problem(file, line, column, "a control character", "remove it"))
+    except MarkedYAMLError as error:
+        document.problems.append(_syntax(file, error))
+    except YAMLError as error:
+        document.problems.append(Problem(file, 0, 0, f"not YAML: {error}"))
+    return document
+
+
+def _syntax(file: str, error: MarkedYAMLError) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    words = f"{error.context or ''} {error.problem or ''}".strip()
+    mend = next((mend for sign, mend in _MENDS if sign in words), "")
+    return Problem(file, line, column, f"not YAML: {error.problem or error.context}", mend)
+
+
+class _Stop(Exception):
+    """A problem after which reading on would only mislead, or cost too much."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection that is being filled. `key` is the key that waits for its value."""
+
+    path: Path
+    value: dict[str, Any] | list[Any]
+    key: str | None = None
+    skip: bool = False
+
+
+class _Builder:
+    """Events in, plain values out. No recursion, so that depth is a bound and not a crash."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.open: list[_Open] = []
+        self.values = 0
+        self.documents = 0
+
+    def run(self, events: Iterator[Event]) -> None:
+        for event in events:
+            match event:
+                case DocumentStartEvent():
+                    self.document_start(event)
+                case AliasEvent():
+                    self.complain(event, f"alias *{event.anchor}", "write the value again")
+                    self.place(event, None)
+                case ScalarEvent():
+                    self.scalar(event)
+                case MappingStartEvent() | SequenceStartEvent():
+                    self.collection(event)
+                case MappingEndEvent() | SequenceEndEvent():
+                    self.open.pop()
+                case _:
+                    pass
+
+    def complain(self, event: Event, what: str, mend: str = "") -> None:
+        mark = event.start_mark
+        self.document.problems.append(Problem(self.document.file, mark.line + 1, mark.column + 1, what, mend))
+
+    def document_start(self, event: DocumentStartEvent) -> None:
+        self.documents += 1
+        if self.documents > 1:
+            self.complain(event, "a second document", "put each policy into a file of its own")
+            raise _Stop
+        if event.version not in (None, (1, 2)):
+            self.complain(event, "a YAML version other than 1.2", "remove the %YAML line")
+            raise _Stop
+
+    def properties(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent) -> None:
+        if event.anchor is not None:
+            self.complain(event, f"anchor &{event.anchor}", "remove it; nothing is shared here")
+        if event.tag is not None:
+            self.complain(event, f"tag {event.tag}", "remove it; types follow from how a value is written")
+
+    def scalar(self, event: ScalarEvent) -> None:
+        self.properties(event)
+        if any("\ud800" <= letter <= "\udfff" for letter in event.value):
+            self.complain(event, "half of a surrogate pair", "write the character itself")
+        top = self.open[-1] if self.open else None
+        if top is not None and isinstance(top.value, dict) and top.key is None:
+            self.key(top, event)
+        else:
+            plain = event.implicit[0] and event.style is None
+            self.place(event, _resolve(event.value) if plain else event.value)
+
+    def key(self, top: _Open, event: ScalarEvent) -> None:
+        name = event.value
+        if name == "<<" and event.style is None:
+            self.complain(event, "merge key <<", "write the keys themselves; nothing is shared here")
+        path = (*top.path, name)
+        if path in self.document.keys:
+            first = self.document.keys[path]
+            self.complain(event, f"key '{name}' is there twice, first in line {first[0]}", "keep one of them")
+            top.skip = True
+        else:
+            self.document.keys[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
+        top.key = name
+
+    def collection(self, event: MappingStartEvent | SequenceStartEvent) -> None:
+        self.properties(event)
+        top = self.open[-1] if self.open else None
+        if top is not None and isinstance(top.value, dict) and top.key is None:
+            self.complain(event, "a key that is no plain text", "write 'key: value'")
+            raise _Stop
+        if len(self.open) >= MAX_DEPTH:
+            self.complain(event, f"nested deeper than {MAX_DEPTH}", "make it flatter")
+            raise _Stop
+        value: dict[str, Any] | list[Any] = {} if isinstance(event, MappingStartEvent) else []
+        self.open.append(_Open(self.place(event, value), value))
+
+    def place(self, event: Event, value: Any) -> Path:
+        """Puts a value where it belongs and returns its path."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            self.complain(event, f"more than {MAX_VALUES} values", "split it into several files")
+            raise _Stop
+        mark = (event.start_mark.line + 1, event.start_mark.column + 1)
+        if not self.open:
+            self.document.value, self.document.places[()] = value, mark
+            return ()
+        top = self.open[-1]
+        if isinstance(top.value, list):
+            path: Path = (*top.path, len(top.value))
+            top.value.append(value)
+        else:
+            assert top.key is not None  # a value comes after its key
+            path = (*top.path, top.key)
+            if top.skip:
+                path = (*path, *mark)  # what is inside must not be taken for a repetition of the first
+            else:
+                top.value[top.key] = value
+            top.key, top.skip = None, False
+        self.document.places[path] = mark
+        return path
+
+
+def _resolve(text: str) -> Any:
+    if _NULL.match(text):
+        return None
+    if _TRUE.match(text) or _FALSE.match(text):
+        return text[0] in "tT"
+    if _INT.match(text):
+        return int(text)
+    if _BASED.match(text):
+        return int(text[2:], 8 if text[1] == "o" else 16)
+    if _FLOAT.match(text) and math.isfinite(float(text)):
+        return float(text)
+    return text

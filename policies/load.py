@@ -1,0 +1,205 @@
+"""Files to a PolicySet, or every problem at once, each with its place and its mend.
+
+Nothing half right comes out: a set is whole and checked, or there is a PolicyError and whoever asked keeps
+what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from classifiers.base import Classifier
+from classifiers.catalog import KINDS, OptionError, create
+
+from .document import Document, PolicyError, Problem, read
+from .document import Path as Place
+from .mends import did_you_mean, parse
+from .model import ClassifierSpec, Policy
+from .ready import BUILT_IN, PolicySet
+
+__all__ = ["PolicyError", "Problem", "load", "packs"]
+
+MAX_FILES = 1000
+_SUFFIXES = (".yaml", ".yml")
+_Read = tuple[Document, Policy]
+
+
+def packs() -> tuple[str, ...]:
+    """The names of the shipped packs."""
+    shipped = resources.files("policies") / "packs"
+    return tuple(sorted(item.name[:-5] for item in shipped.iterdir() if item.name.endswith(".yaml")))
+
+
+def load(path_or_pack: str) -> PolicySet:
+    """The policies of a directory of YAML files, of one file, or of a shipped pack.
+
+    A bare name of a pack means the pack; where a file or directory has the same name, say `./name` or
+    `pack:name`. Raises PolicyError.
+    """
+    documents = [read(raw, name) for name, raw in _sources(path_or_pack)]
+    parsed = [(document, parse(document)) for document in documents]
+    _raise(documents)
+    known: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
+    _unique(known)
+    if not any(policy.rules for _, policy in known):
+        raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
+    specs = _specs(known)
+    classifiers = _create(specs)
+    _names(known, specs, classifiers)
+    _raise(documents)
+    places = {
+        (policy.id, what, at): str(document.problem((what, at), "")).removesuffix(": ")
+        for document, policy in known
+        for what, items in (("rules", policy.rules), ("cases", policy.cases))
+        for at in range(len(items))
+    }
+    return PolicySet.build([policy for _, policy in known], classifiers, path_or_pack, places)
+
+
+def _raise(documents: list[Document]) -> None:
+    problems = [problem for document in documents for problem in document.problems]
+    if problems:
+        raise PolicyError(problems)
+
+
+def _sources(path_or_pack: str) -> list[tuple[str, bytes]]:
+    """Names and contents of the files meant."""
+    prefix, _, name = path_or_pack.rpartition("pack:")
+    path = Path(path_or_pack)
+    if not prefix and name in packs() and path_or_pack in (name, f"pack:{name}"):
+        if path_or_pack == name and path.exists():
+            mend = f"write './{name}' for the one here, or 'pack:{name}' for the shipped one"
+            raise PolicyError([Problem(name, 0, 0, "both a shipped pack and a path here", mend)])
+        shipped = resources.files("policies") / "packs" / f"{name}.yaml"
+        return [(f"{name}.yaml", shipped.read_bytes())]
+    try:
+        return [(str(file), file.read_bytes()) for file in _files(path, path_or_pack)]
+    except OSError as error:
+        where = str(error.filename or path_or_pack)
+        raise PolicyError([Problem(where, 0, 0, f"cannot be read: {error.strerror}")]) from None
+
+
+def _files(path: Path, given: str) -> list[Path]:
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and not item.name.startswith("."))
+        if not files:
+            raise PolicyError([Problem(given, 0, 0, "no *.yaml file in this directory", "write a policy file there")])
+        if len(files) > MAX_FILES:
+            raise PolicyError([Problem(given, 0, 0, f"more than {MAX_FILES} files", "name the directory of policies")])
+        return files
+    if not path.exists():
+        mend = "name a directory, a file, or a pack: " + ", ".join(packs())
+        raise PolicyError([Problem(given, 0, 0, "no such file, directory or pack", mend)])
+    return [path]
+
+
+def _unique(known: list[_Read]) -> None:
+    """Ids of policies, and of rules over all files, stand for one thing each; so do names of cases in a file.
+    """
+    seen: dict[tuple[str, str], tuple[str, Place, int]] = {}
+    for document, policy in known:
+        named: list[tuple[str, Place, str]] = [("policy", ("id",), policy.id)]
+        named += [("rule", ("rules", at, "id"), rule.id) for at, rule in enumerate(policy.rules)]
+        named += [(f"{document.file} case", ("cases", at, "name"), case.name) for at, case in enumerate(policy.cases)]
+        for what, path, name in named:
+            line = document.places[path][0]
+            first = seen.setdefault((what, name), (document.file, path, line))
+            if first[:2] != (document.file, path):
+                used = f"'{name}' is used already at {first[0]}:{first[2]}"
+                document.problems.append(document.problem(path, used, "choose another"))
+
+
+def _specs(known: list[_Read]) -> dict[str, tuple[Document, ClassifierSpec]]:
+    """Classifiers by name, over all files. The same name may be defined again in equal words."""
+    specs: dict[str, tuple[Document, ClassifierSpec]] = {}
+    for document, policy in known:
+        for name, spec in policy.classifiers.items():
+            path = ("classifiers", name)
+            if name in BUILT_IN:
+                problem = document.problem(path, f"'{name}' is a name of Penstock's own", "choose another", True)
+                document.problems.append(problem)
+                continue
+            first, other = specs.setdefault(name, (document, spec))
+            if other != spec:
+                what = f"classifier '{name}' is defined otherwise in {first.file}"
+                problem = document.problem(path, what, "make them equal, or rename one", True)
+                document.problems.append(problem)
+    return specs
+
+
+def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, Classifier]:
+    classifiers: dict[str, Classifier] = {}
+    for name, (document, spec) in specs.items():
+        path: Place = ("classifiers", name)
+        if spec.kind not in KINDS:
+            mend = did_you_mean(spec.kind, sorted(KINDS))
+            document.problems.append(document.problem((*path, "kind"), f"no classifier kind '{spec.kind}'", mend))
+            continue
+        try:
+            classifiers[name] = create(spec.kind, name, spec.options)
+        except OptionError as error:
+            option = tuple(int(part) if part.isdigit() else part for part in error.option.split("."))
+            what = f"{error.option}: {error.problem}"
+            document.problems.append(document.problem((*path, *option), what, error.mend))
+        except Exception as error:  # a missing library, broken weights: the author sees which classifier it is
+            what = f"classifier '{name}' cannot be made: {type(error).__name__}: {error}"
+            document.problems.append(document.problem(path, what, at_key=True))
+    return classifiers
+
+
+def _names(
+    known: list[_Read], specs: Mapping[str, tuple[Document, ClassifierSpec]], classifiers: Mapping[str, Classifier]
+) -> None:
+    """Every classifier.label that a rule or a case names must exist. What could not be made is not judged
+    twice.
+    """
+    labels = {name: classifier.labels for name, classifier in classifiers.items()} | BUILT_IN
+    rules = {rule.id for _, policy in known for rule in policy.rules}
+    for document, policy in known:
+        named: list[tuple[Place, str]] = []
+        for place in range(len(policy.rules)):
+            named += _finding_paths(document, ("rules", place, "when"))
+        for place, case in enumerate(policy.cases):
+            where: Place = ("cases", place)
+            named += [((*where, "scores", finding), finding) for finding in case.scores or {}]
+            for number, name in enumerate(case.failed):
+                if name not in specs:
+                    _unknown(document, (*where, "failed", number), name, specs)
+            if case.expect.rule is not None and case.expect.rule not in rules:
+                mend = did_you_mean(case.expect.rule, sorted(rules))
+                document.problems.append(
+                    document.problem((*where, "expect", "rule"), f"no rule '{case.expect.rule}'", mend)
+                )
+        for path, finding in named:
+            name, _, label = finding.partition(".")
+            in_scores = "scores" in path
+            if name not in specs and name not in BUILT_IN:
+                _unknown(document, path, name, specs)
+            elif name in labels and label not in labels[name] and (in_scores or label != "*"):
+                what = f"classifier '{name}' finds no '{label}'"
+                mend = did_you_mean(label, sorted(labels[name]))
+                document.problems.append(document.problem(path, what, mend, in_scores))
+
+
+def _finding_paths(document: Document, path: Place) -> list[tuple[Place, str]]:
+    """Each classifier.label below a condition, with its place."""
+    value = document.value
+    for part in path:
+        value = value[part]
+    for form in ("any", "all"):
+        if form in value:
+            return [
+                item for place in range(len(value[form])) for item in _finding_paths(document, (*path, form, place))
+            ]
+    finding = value["finding"]
+    if isinstance(finding, str):
+        return [((*path, "finding"), finding)]
+    return [((*path, "finding", place), name) for place, name in enumerate(finding)]
+
+
+def _unknown(document: Document, path: Place, name: str, specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> None:
+    known = sorted(specs)
+    mend = did_you_mean(name, known) if known else "define it under 'classifiers'"
+    document.problems.append(document.problem(path, f"no classifier is called '{name}'", mend, "scores" in path))

@@ -1,0 +1,193 @@
+"""A document to a Policy, or to problems in the words of the person who wrote the file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from . import model
+from .document import Document, Path
+
+# The model whose keys are allowed below the last named part of a path.
+_MODELS: dict[str, tuple[type[BaseModel], ...]] = {
+    "": (model.Policy,),
+    "rules": (model.Rule,),
+    "when": (model.Seen, model.AnyOf, model.AllOf),
+    "any": (model.Seen,),
+    "all": (model.Seen,),
+    "stream": (model.HoldBack,),
+    "cases": (model.Case,),
+    "messages": (model.CaseMessage,),
+    "expect": (model.Expectation,),
+}
+
+# What people write who know other tools. Keys that are near in letters are found by difflib.
+_KNOWN_AS = {
+    "on": "stages",
+    "where": "stages",
+    "phase": "stages",
+    "if": "when",
+    "condition": "when",
+    "threshold": "at_least",
+    "score": "at_least",
+    "min_score": "at_least",
+    "name": "id",
+    "title": "description",
+    "enabled": "mode",
+    "status": "mode",
+    "fail_open": "on_error",
+    "on_failure": "on_error",
+    "replacement": "mask_with",
+    "tests": "cases",
+    "detectors": "classifiers",
+    "label": "finding",
+    "or": "any",
+    "and": "all",
+    "type": "kind",
+    "timeout_ms": "deadline_ms",
+}
+
+_TYPES = {
+    "string_type": ("must be text", "put it in quotes"),
+    "int_type": ("must be a whole number", "write it without quotes and without a point"),
+    "int_from_float": ("must be a whole number", "write it without a point"),
+    "float_type": ("must be a number", "write it without quotes"),
+    "list_type": ("must be a list", "write [a, b], or one item on each line after '- '"),
+    "dict_type": ("must be a mapping", "write 'key: value' on the lines below it"),
+    "model_type": ("must be a mapping", "write 'key: value' on the lines below it"),
+    "model_attributes_type": ("must be a mapping", "write 'key: value' on the lines below it"),
+}
+
+_PATTERNS = {
+    "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
+    "rule": "write the id of a rule: small letters, digits, '.', '_' or '-'",
+    "tags": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
+    "reason": "start with a small letter, then small letters, digits or '_', 64 at most",
+    "finding": "write classifier.label, or classifier.* for every label",
+    "scores": "write classifier.label",
+    "classifiers": "start with a small letter, then small letters, digits, '_' or '-', 64 at most",
+    "failed": "write the name of a classifier",
+}
+
+
+def parse(document: Document) -> model.Policy | None:
+    """The policy in `document`. What is wrong is added to its problems; then the answer is None."""
+    if document.problems:
+        return None
+    value = document.value
+    if value is None:
+        _add(document, (), "an empty file", "write a policy: id, version, owner, description and rules")
+    elif not isinstance(value, dict):
+        _add(document, (), "not a policy", "write 'key: value' lines: id, version, owner, description and rules")
+    else:
+        for path in _empty(value, ()):
+            _add(document, path, f"'{path[-1]}' has no value", "write one, or remove the key", at_key=True)
+    if document.problems:
+        return None
+    try:
+        # By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a
+        # tuple.
+        return model.Policy.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _explain(document, detail)
+        return None
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A mend for a word that is not among `known`."""
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
+    return f"did you mean '{near[0]}'?" if near else f"one of {listed}"
+
+
+def _add(document: Document, path: Path, what: str, mend: str = "", at_key: bool = False) -> None:
+    document.problems.append(document.problem(path, what, mend, at_key))
+
+
+def _empty(value: Any, path: Path) -> list[Path]:
+    """Paths of keys without a value. The options of a classifier are its own affair."""
+    if value is None:
+        return [path]
+    if len(path) == 2 and path[0] == "classifiers":
+        return [(*path, "kind")] if isinstance(value, dict) and "kind" in value and value["kind"] is None else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in items for found in _empty(item, (*path, key))]
+
+
+def _explain(document: Document, detail: ErrorDetails) -> None:
+    # A part in angle brackets is the name of a union's member; "[key]" says that the key itself is wrong.
+    path = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part[:1] in "<[" and part))
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    name = path[-1] if path else "the file"
+    holder = _holder(path)
+    if kind == "extra_forbidden":
+        _add(document, path, f"unknown key '{name}'{_in(path[:-1])}", _key_mend(str(name), path[:-1]), at_key=True)
+    elif kind == "missing":
+        _add(document, path[:-1], f"'{name}' is missing{_in(path[:-1])}", f"add '{name}: ...'")
+    elif kind in ("enum", "literal_error"):
+        words = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
+        _add(document, path, f"'{holder}' cannot be {_shown(value)}", did_you_mean(str(value), words))
+    elif kind in _TYPES:
+        what, mend = _TYPES[kind]
+        _add(document, path, f"'{holder}' {what}, not {_shown(value)}", mend)
+    elif kind == "string_pattern_mismatch":
+        _add(document, path, f"'{holder}' cannot be {_shown(value)}", _PATTERNS.get(str(holder), ""))
+    elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        (sign, limit), *_ = context.items()
+        words_for = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        _add(document, path, f"'{holder}' must be {words_for[sign]} {limit:g}, not {_shown(value)}")
+    elif kind == "too_short":
+        _add(document, path, f"'{holder}' is an empty list", "name at least one, or remove the key")
+    elif kind == "string_too_short":
+        _add(document, path, f"'{holder}' is empty", "write something")
+    elif kind == "string_too_long":
+        _add(document, path, f"'{holder}' is longer than {context['max_length']} characters", "shorten it")
+    elif kind == "value_error":
+        _add(document, path, f"'{holder}': {context['error']}" if path else str(context["error"]))
+    else:
+        _add(document, path, f"'{holder}': {detail['msg']}")
+
+
+def _holder(path: Path) -> str:
+    """The last key of a path: what a person would call the thing that is wrong."""
+    return next((part for part in reversed(path) if isinstance(part, str)), "the file")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"'{value[:60]}'"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return str(value)[:60]
+
+
+_PLACES = {
+    "": "",
+    "rules": " in a rule",
+    "when": " in a condition",
+    "any": " in a condition",
+    "all": " in a condition",
+    "cases": " in a case",
+    "messages": " in a message",
+}
+
+
+def _in(path: Path) -> str:
+    holder = _holder(path) if path else ""
+    return _PLACES.get(holder, f" in '{holder}'")
+
+
+def _key_mend(name: str, path: Path) -> str:
+    models = _MODELS.get(_holder(path) if path else "", ())
+    known = list(dict.fromkeys(key for each in models for key in each.model_fields))
+    meant = _KNOWN_AS.get(name.lower())
+    if meant in known:
+        return f"write '{meant}'"
+    return did_you_mean(name, known)

@@ -1,0 +1,156 @@
+"""Policies made ready to decide: names resolved and rules arranged once, so that a decision looks at few of
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from classifiers.base import Classifier, Role
+
+from .decision import Decision
+from .model import Action, Mode, Policy, Rule, Stage
+
+# Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
+BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
+
+
+class Reading(NamedTuple):
+    """What a classifier is to read at a stage: messages of these roles, within `deadline` seconds."""
+
+    classifier: str
+    roles: frozenset[Role]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rule made ready: `needs` holds, for each part of its condition, the classifiers that it asks."""
+
+    order: int
+    policy: Policy
+    rule: Rule
+    roles: frozenset[Role]
+    every: bool
+    needs: tuple[frozenset[str], ...]
+    message: str
+    tags: tuple[str, ...]
+
+    def holds(self, parts: int) -> bool:
+        """Whether the condition is true when the parts whose bits are set are."""
+        return parts == (1 << len(self.needs)) - 1 if self.every else parts != 0
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One part of a rule's condition, met by a finding of the right label, score and role."""
+
+    ready: Ready
+    bit: int
+    at_least: float
+
+
+# classifier -> label -> (lowest threshold, tests); the label "*" holds the tests for labels not listed.
+Tests = dict[str, dict[str, tuple[float, tuple[Test, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rules of one stage, arranged so that a finding meets only the rules that ask for its label."""
+
+    tests: Tests
+    dependents: dict[str, tuple[Ready, ...]]
+    readings: tuple[Reading, ...]
+    clear: Decision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicySet:
+    """Policies made ready to decide, with the classifiers that they name.
+
+    `digest` (sha256, hex) covers the normalised policies and the classifiers' digests: equal digests decide
+    equally. `revision` is its first twelve digits. `source` says for people where it came from.
+    """
+
+    policies: tuple[Policy, ...]
+    classifiers: Mapping[str, Classifier]
+    digest: str
+    tables: Mapping[Stage, Table]
+    source: str = ""
+    places: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> str:
+        return self.digest[:12]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules, in the order in which equals are listed in a decision."""
+        return tuple(rule for policy in self.policies for rule in policy.rules)
+
+    @classmethod
+    def build(
+        cls,
+        policies: Sequence[Policy],
+        classifiers: Mapping[str, Classifier],
+        source: str = "",
+        places: Mapping[tuple[str, str, int], str] | None = None,
+    ) -> Self:
+        """A set from checked policies. Raises KeyError for a classifier that is named and not given."""
+        ordered = tuple(sorted(policies, key=lambda policy: policy.id))
+        content = {
+            "policies": [policy.model_dump(mode="json") for policy in ordered],
+            "classifiers": {name: classifiers[name].digest for name in sorted(classifiers)},
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        tables = {stage: _table(ordered, stage, digest[:12]) for stage in Stage}
+        return cls(ordered, dict(classifiers), digest, tables, source, places or {})
+
+
+def _table(policies: Sequence[Policy], stage: Stage, revision: str) -> Table:
+    tests: dict[str, dict[str, list[Test]]] = {}
+    dependents: dict[str, list[Ready]] = {}
+    pairs = [(policy, rule) for policy in policies for rule in policy.rules]
+    for order, (policy, rule) in enumerate(pairs):
+        if rule.mode is Mode.OFF or stage not in rule.stages:
+            continue
+        parts, every = rule.conditions
+        names = [[name.partition(".") for name in part.finding] for part in parts]
+        needs = tuple(frozenset(classifier for classifier, _, _ in part) for part in names)
+        message = rule.message if rule.message is not None else policy.message
+        ready = Ready(order, policy, rule, frozenset(rule.roles), every, needs, message, tuple(rule.tags))
+        for place, (part, split) in enumerate(zip(parts, names, strict=True)):
+            for classifier, _, label in split:
+                row = tests.setdefault(classifier, {}).setdefault(label, [])
+                row.append(Test(ready, 1 << place, part.at_least))
+        for classifier in frozenset[str]().union(*needs):
+            dependents.setdefault(classifier, []).append(ready)
+    return Table(
+        {classifier: _rows(labels) for classifier, labels in tests.items()},
+        {classifier: tuple(rules) for classifier, rules in dependents.items()},
+        _readings(policies, dependents),
+        Decision(Action.PASS, stage=stage, revision=revision),
+    )
+
+
+def _rows(labels: dict[str, list[Test]]) -> dict[str, tuple[float, tuple[Test, ...]]]:
+    wild = labels.get("*", [])
+    rows: dict[str, tuple[float, tuple[Test, ...]]] = {}
+    for label, own in labels.items():
+        tests = tuple(own if label == "*" else own + wild)
+        rows[label] = (min(test.at_least for test in tests), tests)
+    return rows
+
+
+def _readings(policies: Sequence[Policy], dependents: Mapping[str, Sequence[Ready]]) -> tuple[Reading, ...]:
+    # Two files may define one classifier only in equal words, so whichever comes last says the same.
+    specs = {name: spec for policy in policies for name, spec in policy.classifiers.items()}
+    readings = []
+    for name in sorted(dependents.keys() - BUILT_IN.keys()):
+        roles = frozenset[Role]().union(*(ready.roles for ready in dependents[name]))
+        readings.append(Reading(name, roles, specs[name].deadline_ms / 1000))
+    return tuple(readings)
