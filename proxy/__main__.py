@@ -1,0 +1,5 @@
+"""`python -m proxy` is `penstock`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""What goes back to the caller: an answer in one piece or in many, and the headers that may travel."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .dialects.base import Dialect
+from .upstream import Headers, Response
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# An alternative service would lead the client past Penstock.
+_NOT_RELAYED = HOP_BY_HOP | {b"alt-svc", b"content-length"}
+# What Penstock sets itself, or what would let a caller speak for a proxy in front of it.
+_NOT_FORWARDED = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"accept-encoding",
+    b"expect",
+    b"forwarded",
+    b"via",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Header names are lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Caller:
+    """The client's side of one exchange. `started`: the status line has left. `gone`: the client hung up."""
+
+    __slots__ = ("_send", "gone", "sent", "started")
+
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        self._send = send
+        self.started = False
+        self.gone = False
+        self.sent = 0
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, body: bytes) -> None:
+        if body:
+            self.sent += len(body)
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer(self, answer: Answer) -> None:
+        """The whole answer at once."""
+        self.started = True
+        headers = answer.headers
+        if not any(name == b"content-length" for name, _ in headers):
+            headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
+        self.sent += len(answer.body)
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+
+def problem(
+    dialect: Dialect,
+    status: int,
+    code: str,
+    message: str,
+    decision: str,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    param: str | None = None,
+    retry: bool | None = None,
+) -> Answer:
+    """An error in the caller's dialect. `retry` False tells the official clients not to try again."""
+    kept = [(name, value) for name, value in headers if name not in {b"content-type", b"content-length", b"etag"}]
+    kept.append((b"content-type", b"application/json"))
+    if not any(name == b"x-request-id" for name, _ in kept):
+        kept.append((b"x-request-id", decision.encode()))
+    if retry is False:
+        kept.append((b"x-should-retry", b"false"))
+    return Answer(status, kept, dialect.error(status, code, message, param))
+
+
+def relayed(response: Response, *, keep_length: bool = False) -> Headers:
+    """The answer's headers that the client may see, names in lower case. `keep_length` keeps the body's length."""
+    dropped = _NOT_RELAYED | _nominated(response.headers)
+    if keep_length:
+        dropped = dropped - {b"content-length"}
+    return [(lowered, value) for name, value in response.headers if (lowered := name.lower()) not in dropped]
+
+
+def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | None) -> Headers:
+    """The request's headers that the upstream may see. `credentials`, if given, replace the caller's own.
+
+    An underscore in a name reads as a hyphen to some servers: such headers are dropped."""
+    received = list(headers)
+    dropped = _NOT_FORWARDED | _nominated(received)
+    if credentials is not None:
+        dropped = dropped | {b"authorization", b"x-api-key", b"api-key"}
+    kept = [
+        (name, value)
+        for name, value in received
+        if name not in dropped and b"_" not in name and not name.startswith((b"x-penstock-", b"x-forwarded-"))
+    ]
+    kept.append((b"accept-encoding", b"identity"))
+    kept.extend(credentials or ())
+    return kept
+
+
+def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """The headers that `Connection` declares to be of this hop only."""
+    named = [value for name, value in headers if name.lower() == b"connection"]
+    if not named:
+        return frozenset()
+    return frozenset(token.strip().lower() for value in named for token in value.split(b","))

@@ -1,0 +1,169 @@
+"""`penstock`: the composition root. Exit codes: 0 well, 1 something is wrong with what was given, 2 wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import structlog
+import typer
+import uvloop
+from rich.console import Console
+
+from .audit_cli import app as audit_app
+from .config import ConfigError, Settings
+from .config import load as load_settings
+from .server import CannotServe, Running, run
+
+app = typer.Typer(
+    help="Penstock: a policy-enforcement proxy for model APIs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(audit_app, name="audit")
+out = Console(highlight=False, soft_wrap=True)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", envvar="PENSTOCK_CONFIG", help="A YAML file of settings.", show_default=False)
+]
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - one parameter an option
+    config: ConfigFile = None,
+    upstream: Annotated[str | None, typer.Option(help="The model's base URL, like https://api.openai.com/v1.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A directory, a file, or a pack: baseline, observe.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    admin_host: Annotated[str | None, typer.Option(help="Address of health and metrics.")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="Port of health and metrics.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the audit log lies.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Stand between callers and a model, and enforce a policy on both ways."""
+    settings = _settings(
+        config,
+        upstream=upstream,
+        policy=policy,
+        host=host,
+        port=port,
+        admin_host=admin_host,
+        admin_port=admin_port,
+        data_dir=data_dir,
+        log_level=log_level,
+    )
+    configure_logs(settings)
+
+    def announce(running: Running) -> None:
+        structlog.get_logger("penstock").info(
+            "serving",
+            base_url=f"http://{address(running.address)}/v1",
+            admin=f"http://{address(running.admin_address)}",
+            upstream=settings.upstream,
+            policy=settings.policy,
+            revision=running.plane.guard.policies.revision,
+            audit=str(settings.audit_path),
+        )
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings, announce))
+    except CannotServe as error:
+        fail(str(error))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Port to listen on; a free one if 0.")] = 8700,
+    admin_port: Annotated[int, typer.Option(help="Port of health and metrics; a free one if 0.")] = 8701,
+    once: Annotated[bool, typer.Option("--once", help="End after the table instead of waiting for Ctrl-C.")] = False,
+) -> None:
+    """Watch a real client talk to a real model through Penstock."""
+    from .demo import run_demo
+
+    try:
+        raise typer.Exit(run_demo(port, admin_port, once=once))
+    except CannotServe as error:
+        fail(str(error))
+
+
+@app.command()
+def config(config: ConfigFile = None) -> None:
+    """Print every setting: its value, where it may be set, and what it is for."""
+    settings = _settings(config)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown = f'"{value}"' if isinstance(value, Path) or value == "" else value
+        out.print(f"{name}: {shown}  # {field.description or ''} [PENSTOCK_{name.upper()}]", markup=False)
+
+
+@app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="A directory, a file, or a shipped pack.")],
+    mocked: Annotated[
+        bool, typer.Option("--mocked", help="Run only the cases that need no learned classifier.")
+    ] = False,
+) -> None:
+    """Validate a policy and run its cases."""
+    from policies.check import check as check_policy
+
+    result = check_policy(path, live=not mocked)
+    for line in result.lines():
+        out.print(line, markup=False)
+    raise typer.Exit(0 if result.ok else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(installed_version("penstock"))
+
+
+def _settings(file: Path | None, **given: Any) -> Settings:
+    try:
+        return load_settings(file, **given)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, a line each, and end with 1."""
+    for line in message.splitlines():
+        print(f"penstock: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def address(pair: tuple[str, int]) -> str:
+    """(host, port) as a URL has it."""
+    host, port = pair
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def configure_logs(settings: Settings) -> None:
+    """Structured logs on standard error: no text of a request or an answer is ever in them."""
+    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # The stack of a fault of ours, without the values of its variables: they hold requests.
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    """The command's entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

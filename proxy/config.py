@@ -1,0 +1,158 @@
+"""Every setting, in one place: defaults, then a YAML file, then PENSTOCK_* in the environment, then the command line.
+
+`penstock config` prints what results. Unknown keys are errors. In the file a value may hold ${NAME} or ${NAME:-default}.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class ConfigError(Exception):
+    """A setting is wrong. The message is one line a problem, each with its place and the mend."""
+
+
+class Settings(BaseSettings):
+    """The settings of one Penstock process."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="forbid", frozen=True, validate_default=True)
+
+    upstream: Annotated[str, Field(description="The model's base URL, for example https://api.openai.com/v1.")] = ""
+    upstream_key: Annotated[
+        SecretStr | None,
+        Field(description="Sent upstream instead of the caller's key; unset passes the caller's through."),
+    ] = None
+    policy: Annotated[str, Field(description="A directory, a file, or a shipped pack: baseline, observe.")] = "baseline"
+    host: Annotated[str, Field(description="Address of the data plane.")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
+    admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"
+    admin_port: Annotated[Port, Field(description="Port of health and metrics; 0 takes a free one.")] = 8701
+    data_dir: Annotated[Path, Field(description="Where the audit log and its key lie; made if missing.")] = Path(
+        "penstock-data"
+    )
+    max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
+    max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
+    max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096
+    max_connections: Annotated[int, Field(ge=1, description="Connections to the upstream.")] = 4096
+    receive_timeout: Annotated[Seconds, Field(description="For a request's body to arrive.")] = 30.0
+    connect_timeout: Annotated[Seconds, Field(description="For a connection to the upstream.")] = 10.0
+    first_byte_timeout: Annotated[Seconds, Field(description="For the head of the upstream's answer.")] = 600.0
+    gap_timeout: Annotated[Seconds, Field(description="For the next piece of the upstream's answer.")] = 120.0
+    drain_timeout: Annotated[Seconds, Field(description="For exchanges in flight to end after SIGTERM.")] = 30.0
+    classifier_workers: Annotated[int, Field(ge=0, description="Threads for classifiers; 0 means one a core.")] = 0
+    metrics_models: Annotated[
+        list[str], Field(description="Model names that are metric labels; all others count as 'other'.")
+    ] = []
+    decision_headers: Annotated[bool, Field(description="Add X-Penstock-Decision to every answer.")] = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
+        "auto"
+    )
+
+    @field_validator("upstream")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        from .upstream import Upstream
+
+        if value:
+            Upstream(value)
+        return value
+
+    @property
+    def audit_path(self) -> Path:
+        return self.data_dir / "audit.db"
+
+    @property
+    def key_path(self) -> Path:
+        return self.data_dir / "audit.key"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's values are given to __init__ under the environment's; see `load`.
+        return (init_settings,)
+
+
+def load(file: Path | None = None, **given: Any) -> Settings:
+    """The settings that result. `given` (the command line) wins; None in it means not given. Raises ConfigError."""
+    values = _from_file(file) if file else {}
+    values.update(_from_environment())
+    values.update({key: value for key, value in given.items() if value is not None})
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            name = ".".join(str(step) for step in item["loc"])
+            problem = item["msg"].removeprefix("Value error, ")
+            mend = "; `penstock config` lists the settings" if item["type"] == "extra_forbidden" else ""
+            lines.append(f"setting {name}: {problem[:1].lower() + problem[1:]}{mend}")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _from_environment() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in os.environ.items():
+        if name.startswith("PENSTOCK_") and name != "PENSTOCK_CONFIG":
+            key = name.removeprefix("PENSTOCK_").lower()
+            field = Settings.model_fields.get(key)
+            if field is None:
+                raise ConfigError(f"environment {name}: no such setting; `penstock config` lists the settings")
+            is_list = field.annotation == list[str]
+            values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{path}: {reason}") from None
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = False
+    try:
+        tree = yaml.load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a mapping of settings is expected, like `upstream: https://...`")
+    return {str(key): _expanded(value) for key, value in tree.items()}
+
+
+def _expanded(value: Any) -> Any:
+    """`value` with ${NAME} and ${NAME:-default} replaced from the environment."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    out, rest = "", value
+    while (start := rest.find("${")) >= 0 and (end := rest.find("}", start)) >= 0:
+        name, _, default = rest[start + 2 : end].partition(":-")
+        out += rest[:start] + (os.environ.get(name) or default)
+        rest = rest[end + 1 :]
+    return out + rest

@@ -1,0 +1,194 @@
+"""What every dialect translates to and from, and the walk over leaves that none of them may narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from classifiers.base import Message, Role
+
+from ..gate import Kind, Part, Piece
+from ..sse import Event
+from ..strict import Malformed, parse
+
+
+class BadRequest(ValueError):
+    """A request of the wrong shape. `param` names the field (dots and brackets, as the API's own errors do)."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(slots=True)
+class Body:
+    """What a request or an answer says. `unscannable` holds (origin, kind) of parts that are no text: an image, a file."""
+
+    messages: list[Message] = field(default_factory=list)
+    unscannable: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, role: Role, text: str, origin: str) -> None:
+        """Text to judge; empty text says nothing."""
+        if text:
+            self.messages.append(Message(role, text, origin))
+
+    def leaves(self, value: Any, role: Role, origin: str, vocabulary: frozenset[str]) -> None:
+        """Every string leaf and object key in `value`, but for words of the dialect's own vocabulary."""
+        if isinstance(value, str):
+            if value not in vocabulary:
+                self.add(role, value, origin)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                place = f"{origin}/{escaped(key)}"
+                if key not in vocabulary:
+                    self.add(role, key, place + "#key")
+                if inner is not None:
+                    self.leaves(inner, role, place, vocabulary)
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                self.leaves(inner, role, f"{origin}/{index}", vocabulary)
+
+    def arguments(self, text: str, origin: str) -> None:
+        """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""
+        self.add(Role.TOOL_CALL, text, origin)
+        if "\\" in text:
+            self.add(Role.TOOL_CALL, "\n".join(decoded(text)), origin + "#decoded")
+
+
+@dataclass(slots=True)
+class Request(Body):
+    """A request, read. `tree` is the parsed body; `settings` are the facts that policies may ask for."""
+
+    tree: Any = None
+    model: str = ""
+    stream: bool = False
+    usage_wanted: bool = False
+    choices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a caller is told, and nothing more: no score, no matched text."""
+
+    message: str
+    reason: str
+    policy: str
+    stage: str
+    decision: str
+    param: str = "messages"
+
+
+class StreamReader(Protocol):
+    """Reads one stream's events, and ends it in the dialect's own words."""
+
+    def read(self, event: Event) -> Part:
+        """The part that `event` is. Raises Malformed where it cannot be read."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream has said that it is over."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer in it has said that it is finished."""
+        ...
+
+    def released(self, part: Part) -> None:
+        """`part` has left: what it says of itself may be said again."""
+        ...
+
+    def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
+        """`part` with new text in some pieces."""
+        ...
+
+    def ending(self, refusal: Refusal) -> bytes:
+        """Events that end the stream after a block: visible words, a finish for every open choice."""
+        ...
+
+    def broken(self, message: str, code: str) -> bytes:
+        """Events that end the stream after a fault of the upstream, or of ours."""
+        ...
+
+
+class Dialect(Protocol):
+    """One API."""
+
+    name: str
+
+    def read_request(self, tree: Any) -> Request:
+        """Raises BadRequest where the shape is wrong."""
+        ...
+
+    def read_response(self, tree: Any) -> Body: ...
+
+    def reader(self, request: Request) -> StreamReader: ...
+
+    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
+        """An error body."""
+        ...
+
+    def refused(self, refusal: Refusal) -> bytes:
+        """The body of a 400 that refuses."""
+        ...
+
+    def answered(self, refusal: Refusal, request: Request) -> bytes:
+        """The body of a 200 that refuses in words."""
+        ...
+
+    def streamed(self, refusal: Refusal, request: Request) -> bytes:
+        """The events of a whole stream that refuses in words."""
+        ...
+
+
+def escaped(key: str) -> str:
+    """`key` as a token of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
+
+
+def replaced(tree: Any, origin: str, value: str) -> None:
+    """Set the string leaf at JSON pointer `origin` of `tree`."""
+    *path, last = (token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
+    for token in path:
+        tree = tree[int(token)] if isinstance(tree, list) else tree[token]
+    if isinstance(tree, list):
+        tree[int(last)] = value
+    else:
+        tree[last] = value
+
+
+def decoded(arguments: str) -> Iterator[str]:
+    """The strings and keys in a JSON text, escapes undone; nothing where it is not JSON."""
+    try:
+        tree = parse(arguments)
+    except Malformed:
+        return
+    stack = [tree]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+
+
+__all__ = [
+    "BadRequest",
+    "Body",
+    "Dialect",
+    "Kind",
+    "Malformed",
+    "Part",
+    "Piece",
+    "Refusal",
+    "Request",
+    "StreamReader",
+    "decoded",
+    "escaped",
+    "replaced",
+]

@@ -1,0 +1,99 @@
+"""Asks the classifiers what is in a list of messages, then the policy what to do about it.
+
+One Guard holds one policy revision and never changes: an exchange keeps the guard that it began with, so all that it
+judges is judged by one revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from classifiers.base import Finding, Message, Report
+from classifiers.panel import Asked, Panel, asked_of
+from policies.engine import Decision, PolicySet, decide
+from policies.model import Action, Stage
+from policies.plan import Hold, plan, stream_mode
+
+from .metrics import Metrics
+
+SURFACE = "surface"
+"""The built-in source of findings that are facts about a body's form, not opinions of a classifier."""
+
+
+class Guard:
+    """`policies` and what asking by them takes. `policies` and `hold` are for reading."""
+
+    def __init__(self, policies: PolicySet, panel: Panel, metrics: Metrics) -> None:
+        self.policies = policies
+        self.hold = stream_mode(policies)
+        self._panel = panel
+        self._metrics = metrics
+        self._asked: dict[Stage, list[Asked]] = {
+            stage: asked_of(policies.classifiers, ((r.classifier, r.roles, r.deadline) for r in plan(policies, stage)))
+            for stage in Stage
+        }
+        added = metrics.added
+        self._classify, self._queue = added.labels("classify"), added.labels("queue")
+
+    def of(self, policies: PolicySet) -> Guard:
+        """A guard for other policies, with the same panel and metrics."""
+        return Guard(policies, self._panel, self._metrics)
+
+    @property
+    def hold_back(self) -> int | None:
+        """Characters of a streamed answer that wait; None for all of them."""
+        return None if self.hold.hold is Hold.WHOLE else self.hold.characters
+
+    @property
+    def enforcing(self) -> bool:
+        """Whether any rule could stop or change an answer."""
+        return self.hold.hold is not Hold.NONE
+
+    async def check(
+        self,
+        stage: Stage,
+        dialect: str,
+        messages: list[Message],
+        unscannable: Sequence[tuple[Message, str]] = (),
+    ) -> Decision:
+        """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the messages
+        as empty ones, with a finding each. Raises nothing for a fault of a classifier."""
+        asked = self._asked[stage]
+        report = self._panel.report_now(messages, asked)
+        if report is None:
+            report = await self._panel.report(messages, asked)
+            if report.queued:
+                self._queue.observe(report.queued)
+        self._classify.observe(report.seconds - report.queued)
+        if report.findings:
+            report = _located(messages, report)
+        if unscannable:
+            first = len(messages)
+            messages = messages + [message for message, _ in unscannable]
+            found = tuple(Finding(SURFACE, "unscannable", 1.0, first + i) for i in range(len(unscannable)))
+            report = replace(report, findings=report.findings + found)
+            for _, kind in unscannable:
+                self._metrics.unscanned.labels(dialect, stage, kind).inc()
+        if report.unread:
+            self._metrics.unscanned.labels(dialect, stage, "text").inc(len(report.unread))
+        decision = decide(self.policies, stage, messages, report)
+        self._count(decision, dialect)
+        return decision
+
+    def _count(self, decision: Decision, dialect: str) -> None:
+        for failure in decision.failures:
+            self._metrics.failures.labels(failure.classifier, failure.reason).inc()
+        if decision.failures and decision.action is not Action.BLOCK:
+            self._metrics.fail_open.labels(decision.stage).inc()
+
+
+def _located(messages: Sequence[Message], report: Report) -> Report:
+    """A derived text (its origin says so behind a '#') has no place that could be masked: its spans are dropped."""
+    if all("#" not in messages[finding.message].origin for finding in report.findings):
+        return report
+    findings = tuple(
+        replace(finding, span=None) if "#" in messages[finding.message].origin else finding
+        for finding in report.findings
+    )
+    return replace(report, findings=findings)

@@ -1,0 +1,116 @@
+"""What operators watch: one object, made once a process, written to by the exchange and nobody else.
+
+Names follow Prometheus' conventions (base units, `_total`). Label sets are bounded: rules and policies come from the loaded
+policy, everything else from enumerations; no key, user, prompt or path is ever a label. A model's name is one only where
+the operator listed it; all others are `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+GUARD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+FIRST_BUCKETS = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    15,
+    20,
+    30,
+    45,
+    60,
+)
+
+
+class Metrics:
+    """Every series of the data plane."""
+
+    def __init__(self, models: Iterable[str] = (), worker: str = "0") -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._models = frozenset(models)
+        self._worker = worker
+        r = self.registry
+        self.decisions = Counter(
+            "penstock_decisions",
+            "Rules that fired, one for each; rule and policy are empty where none did.",
+            ("dialect", "stage", "action", "policy", "rule", "mode"),
+            registry=r,
+        )
+        self.exchanges = Counter(
+            "penstock_exchanges", "Exchanges that ended.", ("dialect", "model", "outcome"), registry=r
+        )
+        self.added = Histogram(
+            "penstock_added_latency_seconds",
+            "What Penstock added, by part: queue (waiting for a classifier), classify, audit (waiting for the intent "
+            "to be durable), gate (text held back).",
+            ("part",),
+            buckets=GUARD_BUCKETS,
+            registry=r,
+        )
+        self.upstream = Histogram(
+            "penstock_upstream_seconds",
+            "From the request sent to the answer's head.",
+            buckets=FIRST_BUCKETS,
+            registry=r,
+        )
+        self.first = Histogram(
+            "penstock_time_to_first_token_seconds",
+            "From the request's last byte to the first released text of a stream.",
+            buckets=FIRST_BUCKETS,
+            registry=r,
+        )
+        self.unscanned = Counter(
+            "penstock_unscanned_parts",
+            "Parts that no classifier could or did read.",
+            ("dialect", "stage", "kind"),
+            registry=r,
+        )
+        self.failures = Counter(
+            "penstock_classifier_failures", "Classifiers that gave no answer.", ("classifier", "reason"), registry=r
+        )
+        self.fail_open = Counter(
+            "penstock_fail_open", "Exchanges that passed although a classifier gave no answer.", ("stage",), registry=r
+        )
+        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",), registry=r)
+        self.refused = Counter(
+            "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",), registry=r
+        )
+        self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.", registry=r)
+        self.revision = Gauge(
+            "penstock_policy_revision",
+            "1 for the policy revision that this worker enforces.",
+            ("worker", "revision"),
+            registry=r,
+        )
+        self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.", registry=r)
+        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.", registry=r)
+
+    def model(self, name: str) -> str:
+        """`name` as a label: itself where the operator listed it, else other."""
+        return name if name in self._models else "other"
+
+    def enforce(self, revision: str) -> None:
+        """This worker enforces `revision` from now on."""
+        self.revision.clear()
+        self.revision.labels(self._worker, revision).set(1)

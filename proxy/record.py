@@ -1,0 +1,161 @@
+"""What is written down of one exchange: notes taken on its way, two audit records, and the metrics at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from policies.engine import Decision, Fired
+from policies.model import Action, Stage
+
+from .audit import Record, new_id
+from .dialects.base import Request
+from .metrics import Metrics
+
+
+class Notes:
+    """Facts of one exchange, as they become known. Times are seconds since `began` (time.perf_counter)."""
+
+    def __init__(self, metrics: Metrics, dialect: str, method: str, path: str, account: str, revision: str) -> None:
+        self.id = new_id()
+        self.outcome_name = ""
+        self._metrics, self._dialect = metrics, dialect
+        self._at, self._began = time.time(), time.perf_counter()
+        self._facts: dict[str, Any] = {
+            "account": account,
+            "dialect": dialect,
+            "method": method,
+            "path": path,
+            "policy": None,
+            "revision": revision,
+        }
+        self._model = ""
+        self._stages: dict[Stage, _Seen] = {}
+        self._times: dict[str, float] = {}
+        self._sent = 0.0
+        self._head = 0.0
+        self._stream = False
+
+    def asked(self, request: Request) -> None:
+        """The request was read."""
+        self._model, self._stream = request.model, request.stream
+        self._facts.update(model=request.model[:200], stream=request.stream)
+
+    def decided(self, decision: Decision) -> None:
+        """A decision fell. A stream has many on its output: they add up."""
+        seen = self._stages.get(decision.stage)
+        if seen is None:
+            seen = self._stages[decision.stage] = _Seen()
+        if decision.findings or decision.failures:
+            seen.add(decision)
+
+    def sent(self) -> None:
+        self._sent = time.perf_counter()
+        self._times["input"] = self._sent - self._began
+
+    def answered(self, status: int) -> None:
+        self._head = time.perf_counter()
+        self._facts["upstream_status"] = status
+        self._times["upstream"] = self._head - self._sent
+        self._metrics.upstream.observe(self._head - self._sent)
+
+    def first_token(self) -> None:
+        now = time.perf_counter()
+        self._times["first_token"] = now - self._began
+        self._times["gate"] = now - self._head
+        self._metrics.first.observe(now - self._began)
+        self._metrics.added.labels("gate").observe(now - self._head)
+
+    def waited(self, seconds: float) -> None:
+        """For the intent to be durable."""
+        self._times["audit"] = seconds
+        self._metrics.added.labels("audit").observe(seconds)
+
+    def judged(self, seconds: float) -> None:
+        """Time in which the output was judged and nothing else could happen."""
+        self._times["output"] = self._times.get("output", 0.0) + seconds
+
+    def usage(self, tree: Any) -> None:
+        usage = tree.get("usage") if isinstance(tree, dict) else None
+        if isinstance(usage, dict):
+            self._facts["usage"] = {key: value for key, value in usage.items() if type(value) is int}
+
+    def ended(self, outcome: str, detail: str = "") -> None:
+        """How it ended; the first word stands."""
+        if not self.outcome_name:
+            self.outcome_name = outcome
+            if detail:
+                self._facts["detail"] = str(detail)
+
+    def intent(self) -> Record:
+        """The record that is durable before the first byte of the answer."""
+        return Record(self.id, "intent", self._at, {**self._facts, **self._verdict(), **self._seen()})
+
+    def outcome(self) -> Record:
+        """The record of how it ended; counts it in the metrics. Call it once."""
+        self._times["total"] = time.perf_counter() - self._began
+        self._count()
+        times = {name: round(seconds * 1000, 3) for name, seconds in self._times.items()}
+        added = sum(self._times.get(name, 0.0) for name in ("input", "output", "audit"))
+        body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
+        body["milliseconds"] = {**times, "added": round(added * 1000, 3)}
+        return Record(self.id, "outcome", time.time(), body)
+
+    def _verdict(self) -> dict[str, Any]:
+        """The most severe of all that fired, on either side."""
+        fired = [rule for seen in self._stages.values() for rule in seen.fired.values()]
+        if not fired:
+            return {"action": str(Action.PASS), "rule": None}
+        first = max(fired, key=lambda item: item.action.severity)
+        stage = next(stage for stage, seen in self._stages.items() if first in seen.fired.values())
+        return {"action": str(first.action), "rule": first.rule, "policy": first.policy, "stage": str(stage)}
+
+    def _seen(self) -> dict[str, Any]:
+        return {str(stage): seen.facts() for stage, seen in self._stages.items()}
+
+    def _count(self) -> None:
+        metrics = self._metrics
+        metrics.exchanges.labels(self._dialect, metrics.model(self._model), self.outcome_name or "failed").inc()
+        for stage, seen in self._stages.items():
+            if not seen.fired and not seen.shadow:
+                metrics.decisions.labels(self._dialect, stage, "pass", "", "", "enforce").inc()
+            for item in (*seen.fired.values(), *seen.shadow.values()):
+                metrics.decisions.labels(self._dialect, stage, item.action, item.policy, item.rule, item.mode).inc()
+
+
+class _Seen:
+    """What was seen at one stage: the rules that fired, the highest score of each label, the failures."""
+
+    __slots__ = ("failures", "fired", "scores", "shadow")
+
+    def __init__(self) -> None:
+        self.fired: dict[str, Fired] = {}
+        self.shadow: dict[str, Fired] = {}
+        self.scores: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
+
+    def add(self, decision: Decision) -> None:
+        for item in decision.fired:
+            known = self.fired.get(item.rule)
+            if known is None or item.action.severity > known.action.severity:
+                self.fired[item.rule] = item
+        for item in decision.shadow:
+            self.shadow.setdefault(item.rule, item)
+        for finding in decision.findings:
+            name = f"{finding.classifier}.{finding.label}"
+            if finding.score > self.scores.get(name, -1.0):
+                self.scores[name] = round(finding.score, 4)
+        for failure in decision.failures:
+            self.failures[failure.classifier] = str(failure.reason)
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        if self.fired:
+            facts["rules"] = {name: str(item.action) for name, item in self.fired.items()}
+        if self.shadow:
+            facts["shadow"] = {name: str(item.action) for name, item in self.shadow.items()}
+        if self.scores:
+            facts["scores"] = self.scores
+        if self.failures:
+            facts["failures"] = self.failures
+        return facts

@@ -1,0 +1,260 @@
+"""One process: everything is opened, both listeners serve, and everything is closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+import classifiers
+import policies
+import proxy
+from classifiers.base import Message, Role
+from classifiers.panel import Asked, Panel
+from policies.load import PolicyError
+from policies.load import load as load_policy
+
+from .app import DataPlane, admin
+from .audit import Audit, AuditUnavailable, Key
+from .config import Settings
+from .guard import Guard
+from .metrics import Metrics
+from .upstream import Upstream
+
+log = structlog.get_logger("penstock.server")
+
+CANARY = Message(Role.USER, "penstock readiness canary", "")
+
+
+class CannotServe(Exception):
+    """Penstock cannot start. The message is for the operator: what is wrong and the mend, a line each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What `serving` made. Addresses are (host, port) as bound."""
+
+    plane: DataPlane
+    audit: Audit
+    metrics: Metrics
+    address: tuple[str, int]
+    admin_address: tuple[str, int]
+    stop: Callable[[], None]
+    stopped: asyncio.Future[None]
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Running]:
+    """Penstock, serving until the block ends. Raises CannotServe."""
+    check_packages()
+    if not settings.upstream:
+        raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
+    try:
+        policy_set = await asyncio.to_thread(load_policy, settings.policy)
+    except PolicyError as error:
+        raise CannotServe(str(error)) from None
+    async with contextlib.AsyncExitStack() as stack:
+        data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
+        admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
+        key, audit = await _open_audit(settings)
+        stack.push_async_callback(_close_audit, audit)
+        metrics = Metrics(settings.metrics_models)
+        panel = Panel(settings.classifier_workers or None)
+        stack.callback(panel.close)
+        guard = Guard(policy_set, panel, metrics)
+        await _warm(guard, panel)
+        metrics.enforce(policy_set.revision)
+        upstream = Upstream(
+            settings.upstream,
+            max_connections=settings.max_connections,
+            connect=settings.connect_timeout,
+            first_byte=settings.first_byte_timeout,
+            gap=settings.gap_timeout,
+        )
+        stack.push_async_callback(upstream.close)
+        plane = DataPlane(settings, guard, upstream, audit, key, metrics)
+        ready = _Readiness(plane, panel, audit)
+        admin_app = admin(ready, metrics, lambda: _refresh(metrics, audit, plane))
+        servers = [_server(plane, settings, data_socket), _server(admin_app, settings, admin_socket)]
+        tasks = [
+            asyncio.create_task(server.serve(sockets=[sock]))
+            for server, sock in zip(servers, (data_socket, admin_socket), strict=True)
+        ]
+        stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def stop() -> None:
+            plane.draining = True
+            if not stopped.done():
+                stopped.set_result(None)
+
+        while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn offers no event
+            await asyncio.sleep(0.005)
+        try:
+            yield Running(
+                plane, audit, metrics, data_socket.getsockname()[:2], admin_socket.getsockname()[:2], stop, stopped
+            )
+        finally:
+            plane.draining = True
+            await _drain(plane, settings.drain_timeout)
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP loads the policy again."""
+    loop = asyncio.get_running_loop()
+    async with serving(settings) as running:
+        announce(running)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, running.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload(settings, running)))
+        await running.stopped
+        log.info("draining", exchanges=len(running.plane.in_flight))
+
+
+async def reload(settings: Settings, running: Running) -> bool:
+    """Load the policy again; where it has an error, the old one stays in force."""
+    plane = running.plane
+    try:
+        policy_set = await asyncio.to_thread(load_policy, settings.policy)
+    except PolicyError as error:
+        log.error("policy not loaded, the old one stays", revision=plane.guard.policies.revision, problem=str(error))
+        return False
+    guard = plane.guard.of(policy_set)
+    plane.guard = guard
+    running.metrics.enforce(policy_set.revision)
+    log.info("policy loaded", revision=policy_set.revision, source=policy_set.source)
+    return True
+
+
+def check_packages() -> None:
+    """`proxy` is also the import name of another distribution: all three packages must be ours."""
+    roots = {Path(package.__path__[0]).resolve().parent for package in (proxy, policies, classifiers)}
+    if len(roots) != 1:
+        raise CannotServe(
+            "another distribution hides one of our packages (proxy, policies, classifiers): "
+            "install Penstock into an environment of its own"
+        )
+
+
+class _Readiness:
+    """What is not ready, and why: nothing when all is well."""
+
+    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit) -> None:
+        self._plane, self._panel, self._audit = plane, panel, audit
+
+    async def __call__(self) -> dict[str, str]:
+        missing: dict[str, str] = {}
+        if self._plane.draining:
+            missing["drain"] = "this process is about to end"
+        for failure in await _silent(self._plane.guard, self._panel):
+            missing[f"classifier {failure[0]}"] = failure[1]
+        try:
+            async with asyncio.timeout(2):
+                await self._audit.probe()
+        except TimeoutError:
+            missing["audit"] = "the disk does not answer"
+        except AuditUnavailable as error:
+            missing["audit"] = str(error)
+        return missing
+
+
+async def _silent(guard: Guard, panel: Panel) -> list[tuple[str, str]]:
+    """The classifiers that do not answer a canary, and why."""
+    asked = [Asked(item, frozenset(Role), 2.0) for item in guard.policies.classifiers.values()]
+    report = await panel.report([CANARY], asked)
+    return [(failure.classifier, f"{failure.reason}: {failure.detail}") for failure in report.failures]
+
+
+async def _warm(guard: Guard, panel: Panel) -> None:
+    """The first answer of a model is slow: let it be nobody's. Raises CannotServe where a classifier does not answer."""
+    began = time.perf_counter()
+    asked = [Asked(item, frozenset(Role), 30.0) for item in guard.policies.classifiers.values()]
+    report = await panel.report([CANARY], asked)
+    if report.failures:
+        lines = [
+            f"classifier {item.classifier} does not answer: {item.reason} {item.detail}" for item in report.failures
+        ]
+        raise CannotServe("\n".join(lines))
+    log.debug("classifiers answer", seconds=round(time.perf_counter() - began, 3))
+
+
+async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        key = Key.load(settings.key_path)
+        return key, await Audit.open(settings.audit_path, key=key)
+    except AuditUnavailable as error:
+        raise CannotServe(f"{error}") from None
+    except OSError as error:
+        raise CannotServe(
+            f"the data directory {settings.data_dir} cannot be used: {error.strerror} "
+            "(choose another with --data-dir or PENSTOCK_DATA_DIR)"
+        ) from None
+
+
+async def _close_audit(audit: Audit) -> None:
+    try:
+        await audit.close()
+    except AuditUnavailable as error:
+        log.error("the audit log did not close well", problem=str(error))
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int, option: str) -> Generator[socket.socket, None, None]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CannotServe(f"cannot listen on {host}:{port}: {reason} (choose another with --{option})") from None
+    with sock:
+        yield sock
+
+
+class _Server(uvicorn.Server):
+    """A listener whose signals are not its own: there are two of them in the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _server(app: Any, settings: Settings, sock: socket.socket) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            interface="asgi3",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+async def _drain(plane: DataPlane, seconds: float) -> None:
+    if plane.in_flight:
+        await asyncio.wait(set(plane.in_flight), timeout=seconds)
+
+
+def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane) -> None:
+    metrics.in_flight.set(len(plane.in_flight))
+    metrics.audit_lag.set(audit.waiting)
+    metrics.audit_healthy.set(1 if audit.healthy else 0)
