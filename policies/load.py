@@ -96,8 +96,7 @@ def _files(path: Path, given: str) -> list[Path]:
 
 
 def _unique(known: list[_Read]) -> None:
-    """Ids of policies, and of rules over all files, stand for one thing each; so do names of cases in a file.
-    """
+    """Ids of policies, and of rules over all files, stand for one thing each; so do names of cases in a file."""
     seen: dict[tuple[str, str], tuple[str, Place, int]] = {}
     for document, policy in known:
         named: list[tuple[str, Place, str]] = [("policy", ("id",), policy.id)]

@@ -84,18 +84,24 @@ def parse(document: Document) -> model.Policy | None:
     elif not isinstance(value, dict):
         _add(document, (), "not a policy", "write 'key: value' lines: id, version, owner, description and rules")
     else:
-        for path in _empty(value, ()):
-            _add(document, path, f"'{path[-1]}' has no value", "write one, or remove the key", at_key=True)
-    if document.problems:
-        return None
+        return _validated(document, value)
+    return None
+
+
+def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None:
+    empty = _empty(value, ())
+    for path in empty:
+        _add(document, path, f"'{path[-1]}' has no value", "write one, or remove the key", at_key=True)
     try:
         # By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a
         # tuple.
-        return model.Policy.model_validate_json(json.dumps(value), strict=True)
+        policy = model.Policy.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            _explain(document, detail)
+            if _path(detail) not in empty:
+                _explain(document, detail)
         return None
+    return None if empty else policy
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -119,9 +125,13 @@ def _empty(value: Any, path: Path) -> list[Path]:
     return [found for key, item in items for found in _empty(item, (*path, key))]
 
 
-def _explain(document: Document, detail: ErrorDetails) -> None:
+def _path(detail: ErrorDetails) -> Path:
     # A part in angle brackets is the name of a union's member; "[key]" says that the key itself is wrong.
-    path = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part[:1] in "<[" and part))
+    return tuple(part for part in detail["loc"] if not (isinstance(part, str) and part.startswith(("<", "[key]"))))
+
+
+def _explain(document: Document, detail: ErrorDetails) -> None:
+    path = _path(detail)
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     name = path[-1] if path else "the file"
     holder = _holder(path)
@@ -190,4 +200,6 @@ def _key_mend(name: str, path: Path) -> str:
     meant = _KNOWN_AS.get(name.lower())
     if meant in known:
         return f"write '{meant}'"
+    if name == "on":
+        return "in a rule, 'stages' says where it looks"
     return did_you_mean(name, known)

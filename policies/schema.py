@@ -19,8 +19,7 @@ def schema() -> dict[str, Any]:
 
 
 def _without_null(node: Any) -> Any:
-    """No key of a file may be empty, so None is never a choice: only a key that is left out has its default.
-    """
+    """No key of a file may be empty, so None is never a choice: only a key that is left out has its default."""
     if isinstance(node, list):
         return [_without_null(item) for item in node]
     if not isinstance(node, dict):

@@ -1,0 +1,56 @@
+"""A classifier for tests: it finds words. What it is told to do wrong, it does wrong for real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from classifiers.base import Finding, Message
+from classifiers.catalog import OptionError
+
+KIND = "tests.policies.words:Words"
+
+
+@dataclass
+class Words:
+    """Options: `words` (label -> word), `inline`, `crash`, `score`."""
+
+    name: str
+    words: dict[str, str] = field(default_factory=lambda: {"mark": "MARK", "other": "OTHER"})
+    inline: bool = True
+    crash: bool = False
+    score: float = 1.0
+
+    @classmethod
+    def from_options(cls, name: str, options: Mapping[str, Any]) -> Words:
+        for option in options:
+            if option not in {"words", "inline", "crash", "score"}:
+                raise OptionError(option, "no such option", "one of crash, inline, score, words")
+        for label, word in options.get("words", {}).items():
+            if not isinstance(word, str):
+                raise OptionError(f"words.{label}", "is no word", "write one in quotes")
+        if options.get("score") == "broken":
+            raise RuntimeError("no weights here")
+        return cls(name, **options)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        return frozenset(self.words)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps([self.words, self.score], sort_keys=True).encode()).hexdigest()
+
+    def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
+        if self.crash:
+            raise RuntimeError("as told")
+        found = []
+        for at, message in enumerate(messages):
+            for label, word in self.words.items():
+                start = message.text.find(word)
+                if start >= 0:
+                    found.append(Finding(self.name, label, self.score, at, (start, start + len(word))))
+        return found
