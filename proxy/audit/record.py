@@ -1,0 +1,97 @@
+"""One decision as history, and the plain columns by which it is found again."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+Kind = Literal["intent", "outcome"]
+Plain = str | int | None
+
+COLUMNS = ("action", "rule", "policy", "model", "account", "status")
+MAX_BODY = 1 << 20
+"""Bytes of JSON in one record."""
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+
+
+class AuditUnavailable(Exception):
+    """The audit log cannot be read or written. `problem` and `mend` are one line each, for an operator."""
+
+    def __init__(self, problem: str, mend: str = "") -> None:
+        super().__init__(f"audit: {problem}" + (f" ({mend})" if mend else ""))
+        self.problem, self.mend = problem, mend
+
+    def again(self) -> AuditUnavailable:
+        """A fresh copy to raise: one instance raised many times would gather every traceback."""
+        return AuditUnavailable(self.problem, self.mend)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One half of an exchange. `id` is shared by both halves; `at` is unix seconds; `body` is JSON-able."""
+
+    id: str
+    kind: Kind
+    at: float
+    body: dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """A record as it goes into a store: `body` is JSON text, `columns` follow COLUMNS."""
+
+    id: str
+    kind: str
+    at: float
+    body: str
+    columns: tuple[Plain, ...]
+
+
+def new_id() -> str:
+    """``pn_`` and 26 letters: 48 bits of milliseconds, so that an index on it grows at one end, and 80 of chance."""
+    n = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
+    return "pn_" + "".join([_PAIRS[n >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def columns(body: dict[str, Any]) -> tuple[Plain, ...]:
+    """The filter columns of a body as JSON gave it: text and 64-bit integers, anything else is only in the body."""
+    return tuple([_plain(body.get(name)) for name in COLUMNS])
+
+
+def _plain(value: object) -> Plain:
+    if isinstance(value, int):
+        return int(value) if -(1 << 63) <= value < 1 << 63 else None
+    return value if isinstance(value, str) else None
+
+
+def encode(record: Record) -> Entry:
+    """The record as an entry. Raises ValueError where it could not be stored or found again as it is."""
+    if not _ID.fullmatch(record.id):
+        raise ValueError("audit record: the id must be 1 to 64 letters, digits or _ . : -")
+    if record.kind not in ("intent", "outcome"):
+        raise ValueError("audit record: the kind is 'intent' or 'outcome'")
+    at = float(record.at)
+    if not math.isfinite(at):
+        raise ValueError("audit record: the time must be a finite number of seconds")
+    try:
+        body = orjson.dumps(record.body, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:  # orjson names the type, never the value
+        raise ValueError(f"audit record: the body is not JSON-able: {error}") from None
+    if len(body) > MAX_BODY:
+        raise ValueError(f"audit record: the body has {len(body)} bytes, at most {MAX_BODY} are kept")
+    get = record.body.get
+    found = tuple([get(name) for name in COLUMNS])
+    for value in found:
+        if value is not None and type(value) is not str:
+            # An enumeration, a number, a bool: what it becomes in JSON is what `verify` will derive.
+            found = columns(orjson.loads(body))
+            break
+    return Entry(record.id, record.kind, at, body.decode(), found)

@@ -1,0 +1,155 @@
+"""The SQLite file itself: its tables and version, how it is opened, and what an operator reads when it is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+import uuid
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from .chain import Key
+from .record import AuditUnavailable
+
+APPLICATION = 0x50534155  # "PSAU" in the file's header: tells our file from anybody else's
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE writers (
+  id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, pid INTEGER NOT NULL, host TEXT NOT NULL,
+  started REAL NOT NULL, seen REAL, stopped REAL,
+  low INTEGER NOT NULL  -- no intent of this writer before this row is still open
+);
+CREATE TABLE records (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, writer INTEGER NOT NULL,
+  action, rule, policy, model, account, status, body TEXT NOT NULL, hash BLOB NOT NULL
+);
+CREATE INDEX records_id ON records (id);
+"""
+
+_CODES = {
+    sqlite3.SQLITE_FULL: ("the disk is full", "free space on the file system of {path}"),
+    sqlite3.SQLITE_READONLY: ("{path} is read-only", "make the file and its directory writable"),
+    sqlite3.SQLITE_BUSY: ("{path} is locked by another process", "end the program that holds it open for writing"),
+    sqlite3.SQLITE_IOERR: ("the disk reports an error for {path}", "check the disk and its free space"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot open {path}", "check that it is there and that this user may write it"),
+    sqlite3.SQLITE_NOTADB: ("{path} is not an audit log", "name another path"),
+    sqlite3.SQLITE_CORRUPT: ("{path} is damaged", "move it and its -head file away, keep them, and restart"),
+    sqlite3.SQLITE_PERM: ("{path} may not be opened", "give this user the right to write it"),
+}
+_ERRNO = {
+    errno.ENOENT: ("cannot open {path}: no such directory", "mkdir -p {folder}"),
+    errno.ENOTDIR: ("cannot open {path}: {folder} is not a directory", "name another path"),
+    errno.EISDIR: ("{path} is a directory", "name a file in it"),
+    errno.EACCES: ("{path} may not be opened", "give this user the right to write {folder}"),
+    errno.EPERM: ("{path} may not be opened", "give this user the right to write {folder}"),
+    errno.EROFS: ("{path} is on a read-only file system", "mount it writable or name another path"),
+    errno.ENOSPC: ("the disk is full", "free space on the file system of {path}"),
+    errno.EDQUOT: ("the disk quota is used up", "free space on the file system of {path}"),
+    errno.EIO: ("the disk reports an error for {path}", "check the disk"),
+}
+
+
+def explain(error: Exception, path: Path) -> AuditUnavailable:
+    """The error as one line for an operator."""
+    if isinstance(error, AuditUnavailable):
+        return error
+    known = None
+    if isinstance(error, sqlite3.Error):
+        known = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    elif isinstance(error, OSError):
+        known = _ERRNO.get(error.errno or 0)
+    if known is None:
+        return AuditUnavailable(f"{path}: {error}", "see `penstock audit verify`")
+    problem, mend = (text.format(path=path, folder=path.parent) for text in known)
+    return AuditUnavailable(problem, mend)
+
+
+def connect(path: Path, patience: float, mode: str = "rw") -> sqlite3.Connection:
+    """A connection to a file that is there. Raises sqlite3.Error."""
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    db = sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
+    try:
+        if mode == "rw":
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # done by `tidy`, when nobody waits
+            db.execute("PRAGMA journal_size_limit = 67108864")
+        return db
+    except sqlite3.Error:
+        db.close()
+        raise
+
+
+def inspect(path: Path, key: Key | None) -> None:
+    """Refuse what is not ours before anything is made beside it. A missing or empty file is fine.
+
+    Raises AuditUnavailable, OSError, sqlite3.Error."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+    if not path.exists() or not path.stat().st_size:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        return
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable")
+    with closing(connect(path, 5.0)) as db:
+        if not _blank(db):
+            open_meta(db, path, key)
+
+
+def _blank(db: sqlite3.Connection) -> bool:
+    """True for a new file, also one whose making was cut short."""
+    return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def open_meta(db: sqlite3.Connection, path: Path, key: Key | None) -> str:
+    """The file's uuid, after its kind, version and key were found to be right. Raises AuditUnavailable."""
+    check_version(db, path)
+    meta = dict(db.execute("SELECT name, value FROM meta"))
+    have, want = key.fingerprint if key else "", meta.get("key", "")
+    if have != want:
+        if not want:
+            raise AuditUnavailable(f"{path} was begun without a key", "leave the key out or begin a new log")
+        problem = "was written with another key" if have else "was written with a key"
+        raise AuditUnavailable(f"{path} {problem}", "name its key file, or begin a new log at another path")
+    return str(meta["uuid"])
+
+
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    """Raises AuditUnavailable for a file of another program or of another version of ours."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION:
+        raise AuditUnavailable(f"{path} is not an audit log", "name another path")
+    if version > VERSION:
+        mend = "upgrade Penstock or name another path"
+        raise AuditUnavailable(f"{path} has schema {version}, this Penstock knows {VERSION}", mend)
+    if version < VERSION:
+        mend = "move it and its -head file away and begin a new log"
+        raise AuditUnavailable(f"{path} has schema {version}, which this Penstock no longer reads", mend)
+
+
+def create(path: Path, key: Key | None, patience: float) -> sqlite3.Connection:
+    """Open for writing, with the tables made where the file is empty. Under the head lock."""
+    db = connect(path, patience)
+    try:
+        if _blank(db):
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES.strip().rstrip(";").split(";"):
+                db.execute(statement)
+            meta = {"uuid": str(uuid.uuid4()), "key": key.fingerprint if key else "", "created": str(time.time())}
+            db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("COMMIT")
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            mend = "use a local file system: network ones lack the shared memory that it needs"
+            raise AuditUnavailable(f"{path}: the file system does not allow a write-ahead log", mend)
+        return db
+    except BaseException:
+        db.close()
+        raise
