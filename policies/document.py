@@ -130,7 +130,10 @@ def read(raw: bytes, file: str) -> Document:
 
 
 def _syntax(file: str, error: MarkedYAMLError) -> Problem:
-    mark = error.problem_mark or error.context_mark
+    opened = "quoted scalar" in (error.context or "") or "flow" in (error.context or "")
+    # What is never closed is best shown where it was opened, not at the end of the file.
+    never = (opened and "<stream end>" in (error.problem or "")) or "unexpected end of stream" in (error.problem or "")
+    mark = (never and error.context_mark) or error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     words = f"{error.context or ''} {error.problem or ''}".strip()
     mend = next((mend for sign, mend in _MENDS if sign in words), "")
@@ -159,6 +162,7 @@ class _Builder:
         self.open: list[_Open] = []
         self.values = 0
         self.documents = 0
+        self.aliases: set[str] = set()
 
     def run(self, events: Iterator[Event]) -> None:
         for event in events:
@@ -166,7 +170,9 @@ class _Builder:
                 case DocumentStartEvent():
                     self.document_start(event)
                 case AliasEvent():
-                    self.complain(event, f"alias *{event.anchor}", "write the value again")
+                    if event.anchor not in self.aliases:
+                        self.complain(event, f"alias *{event.anchor}", "write the value again; nothing is shared here")
+                    self.aliases.add(str(event.anchor))
                     self.place(event, None)
                 case ScalarEvent():
                     self.scalar(event)

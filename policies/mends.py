@@ -97,8 +97,12 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
         # tuple.
         policy = model.Policy.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            if _path(detail) not in empty:
+        details = [each for each in error.errors(include_url=False) if _path(each) not in empty]
+        misspelt = {(_path(each)[:-1], _meant(each)) for each in details if each["type"] == "extra_forbidden"}
+        for detail in details:
+            path = _path(detail)
+            # A misspelt key is one mistake, not two: an unknown key and a missing one.
+            if detail["type"] != "missing" or (path[:-1], path[-1]) not in misspelt:
                 _explain(document, detail)
         return None
     return None if empty else policy
@@ -136,7 +140,7 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
     name = path[-1] if path else "the file"
     holder = _holder(path)
     if kind == "extra_forbidden":
-        _add(document, path, f"unknown key '{name}'{_in(path[:-1])}", _key_mend(str(name), path[:-1]), at_key=True)
+        _unknown_key(document, path)
     elif kind == "missing":
         _add(document, path[:-1], f"'{name}' is missing{_in(path[:-1])}", f"add '{name}: ...'")
     elif kind in ("enum", "literal_error"):
@@ -157,8 +161,11 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         _add(document, path, f"'{holder}' is empty", "write something")
     elif kind == "string_too_long":
         _add(document, path, f"'{holder}' is longer than {context['max_length']} characters", "shorten it")
+    elif kind == "idle_key":
+        _add(document, (*path, context["key"]), detail["msg"], at_key=True)
     elif kind == "value_error":
-        _add(document, path, f"'{holder}': {context['error']}" if path else str(context["error"]))
+        whole = not path or (isinstance(path[-1], int) and not isinstance(value, str))
+        _add(document, path, str(context["error"]) if whole else f"'{holder}': {context['error']}")
     else:
         _add(document, path, f"'{holder}': {detail['msg']}")
 
@@ -194,12 +201,28 @@ def _in(path: Path) -> str:
     return _PLACES.get(holder, f" in '{holder}'")
 
 
-def _key_mend(name: str, path: Path) -> str:
+def _known_keys(path: Path) -> list[str]:
     models = _MODELS.get(_holder(path) if path else "", ())
-    known = list(dict.fromkeys(key for each in models for key in each.model_fields))
+    return list(dict.fromkeys(key for each in models for key in each.model_fields))
+
+
+def _meant(detail: ErrorDetails) -> str | None:
+    """The key that an unknown one is for, where that can be told."""
+    path = _path(detail)
+    name, known = str(path[-1]), _known_keys(path[:-1])
     meant = _KNOWN_AS.get(name.lower())
-    if meant in known:
-        return f"write '{meant}'"
-    if name == "on":
-        return "in a rule, 'stages' says where it looks"
-    return did_you_mean(name, known)
+    return meant if meant in known else next(iter(difflib.get_close_matches(name, known, 1, 0.6)), None)
+
+
+def _unknown_key(document: Document, path: Path) -> None:
+    name, known = str(path[-1]), _known_keys(path[:-1])
+    what = f"unknown key '{name}'{_in(path[:-1])}"
+    if name in known:
+        what, mend = f"'{name}' cannot stand beside these keys", "a condition is one of finding, any, all"
+    elif (meant := _KNOWN_AS.get(name.lower())) in known:
+        mend = f"write '{meant}'"
+    elif name == "on":
+        mend = "in a rule, 'stages' says where it looks"
+    else:
+        mend = did_you_mean(name, known)
+    _add(document, path, what, mend, at_key=True)

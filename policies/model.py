@@ -21,6 +21,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
 
@@ -223,9 +224,9 @@ class Rule(_Strict):
     def _no_idle_keys(self) -> Rule:
         # A setting that can never matter is a mistake about what the rule does.
         if "stream" in self.model_fields_set and Stage.OUTPUT not in self.stages:
-            raise ValueError("'stream' is for rules with the stage output")
+            raise PydanticCustomError("idle_key", "'stream' is for rules with the stage output", {"key": "stream"})
         if "mask_with" in self.model_fields_set and self.action is not Action.MASK:
-            raise ValueError("'mask_with' is for rules with the action mask")
+            raise PydanticCustomError("idle_key", "'mask_with' is for rules with the action mask", {"key": "mask_with"})
         return self
 
     @property
