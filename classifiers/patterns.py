@@ -1,0 +1,272 @@
+"""Authors' own patterns and word lists: thousands of them in one linear pass over the text and over its disguises.
+
+    patterns:
+      codename: [project-bluebird, {words: [bluebird one, bluebird two], score: 0.8}]
+      ticket:   {regex: 'OPS-\\d{4,6}', ignore_case: false}
+
+Letter case is ignored unless `ignore_case: false`. A word matches as a whole word, in any script that parts words, and
+its blanks match any blanks; `word_boundary: false` finds it inside longer words too. With `views` (the default) the
+readings of views.py are judged as well; what is found in one of them has the span of the raw text that it stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import re2
+
+from .base import Finding, Message
+from .catalog import OptionError
+from .matcher import Expression, ExpressionError, Matcher, code_points, compile_expression, encode
+from .views import views
+
+RULES = "patterns-1"
+MOST_SPANS = 256
+"""Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
+
+_KEYS = frozenset({"regex", "words", "ignore_case", "word_boundary", "score"})
+_BLANKS = r"[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+"
+# Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
+_WORD_START = (
+    r"(?:^|[^\pL\pM\pN_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}])"
+)
+_UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO", "YI ")
+
+
+class ViewsTruncated(RuntimeError):
+    """The readings of a text were longer than the bound: part of what it may hide was not judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One expression of an author. `whole` asks for a word boundary on both sides of a match. `word` is for literal
+    words: an expression that finds only those that begin a word, in group 1, so that a flood of letters is cheap."""
+
+    label: str
+    expression: Expression
+    score: float
+    whole: bool = False
+    word: str = ""
+
+
+class Patterns:
+    """The classifier `patterns`. Thread-safe. Raises Exhausted or ViewsTruncated rather than miss anything."""
+
+    inline = True
+
+    def __init__(self, name: str, patterns: Sequence[Pattern], use_views: bool = True) -> None:
+        self.name = name
+        self.labels = frozenset(pattern.label for pattern in patterns)
+        self._patterns = tuple(patterns)
+        self._use_views = use_views
+        self._matcher = Matcher([pattern.expression for pattern in patterns])
+        facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
+        self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
+
+    @classmethod
+    def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
+        """Options: `patterns`, a mapping of label to pattern or list of patterns, and `views`. Raises OptionError."""
+        for key in options:
+            if key not in {"patterns", "views"}:
+                raise OptionError(str(key), "no such option", "patterns or views")
+        use_views = options.get("views", True)
+        if not isinstance(use_views, bool):
+            raise OptionError("views", f"{use_views!r} is neither true nor false")
+        table = options.get("patterns")
+        if not isinstance(table, Mapping) or not table:
+            raise OptionError("patterns", "no patterns", "a mapping of label to expression, e.g. {codename: bluebird}")
+        patterns = [pattern for label, value in table.items() for pattern in _read(label, value)]
+        try:
+            return cls(name, patterns, use_views)
+        except ExpressionError as error:
+            raise OptionError("patterns", error.problem, error.mend) from None
+
+    def classify(self, messages: Sequence[Message]) -> list[Finding]:
+        """Findings in message order; spans in code points of the raw text."""
+        findings: list[Finding] = []
+        candidates = self._matcher.candidates
+        for index, message in enumerate(messages):
+            text = message.text
+            data = encode(text)
+            hits = candidates(data)
+            seen = [(hit, start, end) for hit in hits for start, end in self._spans(hit, data)] if hits else []
+            if self._use_views:
+                seen += self._disguised(text, seen)
+            for hit, start, end in seen:
+                pattern = self._patterns[hit]
+                findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
+        return findings
+
+    def _disguised(self, text: str, seen: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+        """What only the readings show: the same label may not already be known at an overlapping place."""
+        readings = views(text)
+        if readings.truncated:
+            raise ViewsTruncated("the readings of a text were longer than their bound")
+        found: list[tuple[int, int, int]] = []
+        known: dict[str, bytearray] = {}  # by label: 1 at every code point that some finding covers
+        for view in readings:
+            data = view.text.encode()
+            hits = self._matcher.candidates(data)
+            if hits and not known:
+                for hit, start, end in seen:
+                    _cover(known, self._patterns[hit].label, text)[start:end] = b"\1" * (end - start)
+            for hit in hits:
+                covered = _cover(known, self._patterns[hit].label, text)
+                for start, end in view.trace_all(self._spans(hit, data)):
+                    if covered.find(1, start, end) < 0:
+                        covered[start:end] = b"\1" * (end - start)
+                        found.append((hit, start, end))
+        return found
+
+    def _spans(self, hit: int, data: bytes) -> list[tuple[int, int]]:
+        """Spans of one pattern, in code points."""
+        spans: list[tuple[int, int]] = []
+        for span in self._whole_words(hit, data) if self._patterns[hit].whole else self._all(hit, data):
+            spans.append(span)
+            if len(spans) == MOST_SPANS:
+                spans[-1] = (span[0], len(data))
+                break
+        if len(data) == 0 or data.isascii():
+            return spans
+        points = code_points(data, (offset for span in spans for offset in span))
+        return [(points[start], points[end]) for start, end in spans]
+
+    def _all(self, hit: int, data: bytes) -> Iterator[tuple[int, int]]:
+        for match in self._matcher.matches(hit, data):
+            yield match.span()
+
+    def _whole_words(self, hit: int, data: bytes) -> Iterator[tuple[int, int]]:
+        pattern = self._patterns[hit]
+        search = compile_expression(pattern.word or pattern.expression.source, pattern.expression.ignore_case).search
+        start = 0
+        while (match := search(data, start)) is not None:
+            span: tuple[int, int] = match.span(1 if pattern.word else 0)
+            whole = _is_boundary(data, span[0]) and _is_boundary(data, span[1])
+            if whole:
+                yield span
+            # A word may begin inside one that did not end; any other expression could then cost quadratic time.
+            start = _next_point(data, span[0]) if pattern.word and not whole else max(span[1], start + 1)
+
+
+def _cover(known: dict[str, bytearray], label: str, text: str) -> bytearray:
+    if label not in known:
+        known[label] = bytearray(len(text))
+    return known[label]
+
+
+def _is_boundary(data: bytes, offset: int) -> bool:
+    """Whether a word may begin or end between the code points at both sides of a byte offset."""
+    before = data[max(0, offset - 4) : offset].decode(errors="ignore")[-1:]
+    after = data[offset : offset + 4].decode(errors="ignore")[:1]
+    return not (_is_letter(before) and _is_letter(after))
+
+
+def _is_letter(letter: str) -> bool:
+    """Whether it is part of a word in a script that parts words."""
+    if not letter:
+        return False
+    if letter.isascii():
+        return letter.isalnum() or letter == "_"
+    if unicodedata.category(letter)[0] not in "LMN":
+        return False
+    return not unicodedata.name(letter, "").startswith(_UNPARTED)
+
+
+def _next_point(data: bytes, offset: int) -> int:
+    offset += 1
+    while offset < len(data) and data[offset] & 0xC0 == 0x80:
+        offset += 1
+    return offset
+
+
+def _read(label: object, value: object) -> list[Pattern]:
+    """The patterns under one label."""
+    if not isinstance(label, str) or not label:
+        raise OptionError("patterns", f"{label!r} is no label", "quote it if YAML reads it as something else")
+    option = f"patterns.{label}"
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise OptionError(option, "no pattern in the list")
+    patterns: list[Pattern] = []
+    for position, item in enumerate(items):
+        place = option if len(items) == 1 else f"{option}[{position}]"
+        if isinstance(item, str):
+            patterns.extend(_read_one(label, place, {"regex": item}))
+        elif isinstance(item, Mapping):
+            patterns.extend(_read_one(label, place, item))
+        else:
+            raise OptionError(place, f"{item!r} is no pattern", "an expression, or {regex: ...} or {words: [...]}")
+    return patterns
+
+
+def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Pattern]:
+    unknown = sorted(str(key) for key in item if key not in _KEYS)
+    if unknown:
+        raise OptionError(f"{place}.{unknown[0]}", "no such option", "one of " + ", ".join(sorted(_KEYS)))
+    if ("regex" in item) == ("words" in item):
+        raise OptionError(place, "needs either regex or words", "write one of the two")
+    ignore_case, boundary = _flag(place, item, "ignore_case"), _flag(place, item, "word_boundary")
+    score = item.get("score", 1.0)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 < score <= 1:
+        raise OptionError(f"{place}.score", f"{score!r} is no score", "a number above 0 and up to 1")
+    kind = "regex" if "regex" in item else "words"
+    values = item[kind] if isinstance(item[kind], list | tuple) else [item[kind]]
+    if not values:
+        raise OptionError(f"{place}.{kind}", "the list is empty")
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise OptionError(f"{place}.{kind}", f"{value!r} is no text", "quote it")
+        if kind == "words":
+            source, word = _word(place, value)
+            if not boundary:
+                source = source.removeprefix(r"\b").removesuffix(r"\b")
+            yield Pattern(label, Expression(source, ignore_case), float(score), boundary, word if boundary else "")
+        else:
+            asked = boundary and "word_boundary" in item
+            yield Pattern(label, Expression(_regex(place, value, ignore_case), ignore_case), float(score), asked)
+
+
+def _flag(place: str, item: Mapping[str, Any], key: str) -> bool:
+    value = item.get(key, True)
+    if not isinstance(value, bool):
+        raise OptionError(f"{place}.{key}", f"{value!r} is neither true nor false")
+    return value
+
+
+def _word(place: str, word: str) -> tuple[str, str]:
+    """Two expressions for one word or phrase: one for the set, one with the word in group 1 where a word can begin.
+    Runs of blanks in it match runs of any blanks."""
+    try:
+        source = _BLANKS.join(re2.escape(part) for part in word.split())
+    except UnicodeEncodeError:
+        raise OptionError(f"{place}.words", "a lone surrogate is no character", "write \\ufffd") from None
+    first, last = word.strip()[0], word.strip()[-1]
+    left = r"\b" if first.isascii() and _is_letter(first) else ""
+    right = r"\b" if last.isascii() and _is_letter(last) else ""
+    start = left or (_WORD_START if _is_letter(first) else "")
+    return f"{left}{source}{right}", f"{start}({source}){right}"
+
+
+def _regex(place: str, source: str, ignore_case: bool) -> str:
+    option = f"{place}.regex"
+    try:
+        compiled = compile_expression(source, ignore_case)
+    except ExpressionError as error:
+        raise OptionError(option, f"RE2 cannot run this expression: {error.problem}", error.mend) from None
+    if compiled.search(b"") is not None:
+        raise OptionError(option, "it matches the empty text, so it would flag everything", "ask for one character")
+    at = source.find(r"\b")
+    while at >= 0:
+        if source[at - 1 : at] > "\x7f" or source[at + 2 : at + 3] > "\x7f":
+            raise OptionError(
+                option,
+                r"\b knows only ASCII letters in RE2, so beside any other letter it never matches",
+                "use words: [...], which knows the boundaries of all scripts",
+            )
+        at = source.find(r"\b", at + 2)
+    return source

@@ -1,0 +1,337 @@
+"""What a text says once disguises are taken off: bounded, linear-time readings, judged beside the raw text.
+
+`plain` has no format characters and is in NFKC; `skeleton` has Latin letters for look-alikes; `letters` joins
+s p a c e d letters; `leet` reads 1337; `rot13` turns the alphabet; `decoded` undoes one layer of base64 and the like,
+and is read again, up to three layers deep. Names of nested views are joined by dots. Any span of a view can be traced back
+to the raw text, so that what was found can be masked.
+
+INVARIANT: all views together are at most GROWTH times as long as the text, plus GROWTH_BASE. What would be longer is
+left out or left as it is, and `truncated` says so.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from .confusables import look_alikes
+from .decoding import GATE, decode
+from .matcher import Expression, Matcher, compile_expression, find_all, replace_surrogates
+
+GROWTH, GROWTH_BASE = 16, 4096
+_TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
+MAX_DEPTH = 3
+NFKC_GROWTH = 6  # what any character but two may grow to; those two Arabic phrases become 18 and 8 letters
+
+Edit = tuple[int, int, str]
+
+
+class View(NamedTuple):
+    """One reading. `edits`, a function so that nothing is computed for what does not match, says how `text` was
+    made of `parent`; no parent means the raw text itself."""
+
+    name: str
+    text: str
+    parent: View | None
+    edits: Callable[[], Sequence[Edit]]
+
+    def trace(self, start: int, end: int) -> tuple[int, int]:
+        """The smallest known span of the raw text that [start, end) of this view was read from."""
+        return self.trace_all([(start, end)])[0]
+
+    def trace_all(self, spans: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        """`trace` of many spans, for the price of one walk."""
+        if self.parent is None or not spans:
+            return spans
+        begins: list[int] = []
+        pieces: list[tuple[int, int, int]] = []  # parent start, parent end, end in this view
+        shift = 0
+        for at, until, text in self.edits():
+            begins.append(at + shift)
+            pieces.append((at, until, at + shift + len(text)))
+            shift += len(text) - (until - at)
+        above = []
+        for start, end in spans:
+            first = _trace_one(begins, pieces, start)
+            above.append((first[0], _trace_one(begins, pieces, end - 1)[1] if end > start else first[0]))
+        return self.parent.trace_all(above)
+
+
+class Readings(tuple[View, ...]):
+    """The views of one text. `truncated`: some reading was longer than the bound and is missing or incomplete.
+    `deeper`: something coded was left after MAX_DEPTH layers."""
+
+    truncated: bool = False
+    deeper: bool = False
+
+
+def views(text: str) -> Readings:
+    """The readings of `text` that differ from it and from each other. Linear time, no exceptions for any str."""
+    clean = text if text.isascii() else replace_surrogates(text)
+    if len(clean) < 3:
+        return _NONE if clean.isascii() else _Growth(clean).readings()
+    if clean.isascii() and not _GATES.candidates(clean.encode()):
+        turned = _rot13(clean)
+        return (
+            Readings((View("rot13", turned, View("raw", clean, None, _nothing), _nothing),))
+            if turned != clean
+            else _NONE
+        )
+    return _Growth(clean).readings()
+
+
+def plain(text: str) -> str:
+    """`text` without format characters, stacked marks and fillers, in NFKC. Idempotent."""
+    for _ in range(4):
+        text, before = _fold(text), text
+        if text == before:
+            break
+    return text
+
+
+class _Growth:
+    """The views of one text while they are found."""
+
+    def __init__(self, text: str) -> None:
+        self._views: list[View] = []
+        self._seen = {text}
+        self._room = GROWTH * len(text) + GROWTH_BASE
+        self._truncated = self._deeper = False
+        self._root = View("raw", text, None, _nothing)
+
+    def readings(self) -> Readings:
+        self._grow(self._root, 0)
+        readings = Readings(self._views)
+        readings.truncated, readings.deeper = self._truncated, self._deeper
+        return readings
+
+    def _grow(self, node: View, depth: int) -> None:
+        base = self._surface(node)
+        coded = self._decoded(base)
+        if coded is not None and depth == MAX_DEPTH:
+            self._deeper = True
+        elif coded is not None and (view := self._add(coded)) is not None:
+            self._grow(view, depth + 1)
+        if depth < MAX_DEPTH and not base.name.endswith("rot13"):
+            turned = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
+            if (view := self._add(turned)) is not None and depth + 1 < MAX_DEPTH:
+                coded = self._decoded(view)
+                if coded is not None and (below := self._add(coded)) is not None:
+                    self._grow(below, depth + 2)
+
+    def _decoded(self, base: View) -> View | None:
+        gates = _GATES.candidates(base.text.encode())
+        if not any(gate < len(GATE) for gate in gates):
+            return None
+        edits = decode(base.text)
+        return _edited(base, "decoded", edits) if edits else None
+
+    def _surface(self, node: View) -> View:
+        """Adds what `node` looks like to a reader; returns the reading to decode."""
+        base = node
+        text = node.text
+        dirt = _DIRT.candidates(text.encode())
+        if dirt or not unicodedata.is_normalized("NFKC", text):
+            folded, complete = _bounded(text)
+            self._truncated |= not complete
+            if folded != text:
+                base = self._add(View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))) or node
+        best = base
+        if not base.text.isascii() and (edits := look_alikes(base.text)):
+            best = self._add(_edited(base, "skeleton", edits)) or base
+        gates = _GATES.candidates(best.text.encode())
+        if _SPACED_GATE in gates and (edits := _spaced(best.text)):
+            best = self._add(_edited(best, "letters", edits)) or best
+        if _LEET_GATE in gates or best.name.endswith("letters"):
+            for name, table in _LEET.items():
+                if edits := _leet(best.text, table):
+                    self._add(_edited(best, name, edits))
+        # Hidden letters are format characters: what strips them must not be the text that is searched for them.
+        return node if _HIDDEN in dirt else base
+
+    def _add(self, view: View) -> View | None:
+        if view.text in self._seen:
+            return None
+        if len(view.text) > self._room:
+            self._truncated = True
+            return None
+        self._room -= len(view.text)
+        self._seen.add(view.text)
+        self._views.append(view)
+        return view
+
+
+def _nothing() -> Sequence[Edit]:
+    return ()
+
+
+def _name(node: View, name: str) -> str:
+    return name if node.parent is None else f"{node.name}.{name}"
+
+
+def _edited(base: View, name: str, edits: Sequence[Edit]) -> View:
+    pieces: list[str] = []
+    at = 0
+    for start, end, text in edits:
+        pieces += (base.text[at:start], text)
+        at = end
+    pieces.append(base.text[at:])
+    return View(_name(base, name), "".join(pieces), base, lambda: edits)
+
+
+def _trace_one(begins: Sequence[int], pieces: Sequence[tuple[int, int, int]], at: int) -> tuple[int, int]:
+    """[start, end) in the parent of the one code point at `at`."""
+    index = bisect_right(begins, at) - 1
+    if index < 0:
+        return at, at + 1
+    start, end, until = pieces[index]
+    return (start, end) if at < until else (end + at - until, end + at - until + 1)
+
+
+# -- plain ------------------------------------------------------------------------------------------------------------
+
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f"
+_LONG = ("\ufdfa", "\ufdfb")
+
+
+def _class_of(points: Iterable[int]) -> str:
+    spans: list[list[int]] = []
+    for point in points:
+        if spans and spans[-1][1] == point - 1:
+            spans[-1][1] = point
+        else:
+            spans.append([point, point])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in spans)
+
+
+def _scan() -> tuple[str, str, str]:
+    """Character classes: format characters, in the basic plane and beyond; what NFKC sorts behind a base letter."""
+    formats, sorted_marks = [], []
+    for point in (*range(0x80, 0xD800), *range(0xE000, 0x1F000)):
+        letter = chr(point)
+        if unicodedata.category(letter) == "Cf":
+            formats.append(point)
+        if unicodedata.combining(letter) or (
+            unicodedata.decomposition(letter) and unicodedata.combining(unicodedata.normalize("NFKD", letter)[0])
+        ):
+            sorted_marks.append(point)
+    basic = [point for point in formats if point < 0x10000]
+    return _class_of(basic), _class_of(formats[len(basic) :]), _class_of(sorted_marks)
+
+
+_FORMATS, _FAR_FORMATS, _SORTED = _scan()
+_CONTROLS = "\x01-\x08\x0b\x0c\x0e-\x1f\x7f"
+# Two classes, since Python looks up a class of the basic plane in one step and any other one range by range.
+_STRIP = re.compile(f"[{_FORMATS}{_FILLERS}{_CONTROLS}\x00]")
+_STRIP_FAR = re.compile(f"[{_FAR_FORMATS}\U000e0000-\U000e0fff]")
+_STACKED = re.compile(f"[{_MARKS}]")
+# CPython sorts a run of marks in quadratic time: no writing system stacks more than thirty (UAX 15, stream-safe text).
+_MARK_RUN = compile_expression(f"[{_SORTED}]{{31,}}")
+_HIDDEN = 0
+_DIRT = Matcher(
+    [
+        Expression(r"[\x{e0020}-\x{e007e}]|[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]{4}"),
+        Expression(rf"[{_FORMATS}{_FAR_FORMATS}{_FILLERS}{_CONTROLS}\x00\x{{e0000}}-\x{{e0fff}}]"),
+        Expression(f"[{_MARKS}]"),
+        Expression(f"[{_SORTED}]{{2}}"),
+    ],
+    heavy_program=_TAME,
+)
+
+
+def _strip(text: str) -> str:
+    return _STRIP_FAR.sub("", _STRIP.sub("", text))
+
+
+def _fold(text: str) -> str:
+    bare = _strip(text)
+    for start, end in reversed(find_all(_MARK_RUN, bare)):
+        bare = bare[: start + 30] + bare[end:]
+    return _STACKED.sub("", _strip(unicodedata.normalize("NFKC", bare)))
+
+
+def _bounded(text: str) -> tuple[str, bool]:
+    """`plain(text)`, and whether it is complete: a flood of phrase ligatures is left as it is."""
+    if len(text) + 17 * text.count(_LONG[0]) + 7 * text.count(_LONG[1]) <= NFKC_GROWTH * len(text) + GROWTH_BASE:
+        return plain(text), True
+    return "".join(piece if piece in _LONG else plain(piece) for piece in re.split("([\ufdfa\ufdfb])", text)), False
+
+
+def _fold_edits(text: str) -> list[Edit]:
+    """How `plain` came about, in segments that never interact: nothing composes across the left side of ASCII."""
+    edits: list[Edit] = []
+    for match in re.finditer(r"[\x00-\x7f]?[^\x00-\x7f]+|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
+        edits.extend(_segment_edits(match[0], match.start()))
+    return edits
+
+
+def _segment_edits(segment: str, start: int) -> list[Edit]:
+    """Letter by letter where that gives the same, else one edit for the whole segment."""
+    single = [plain(letter) for letter in segment]
+    whole = plain(segment)
+    if "".join(single) == whole:
+        return [(at, at + 1, new) for at, new in enumerate(single, start) if new != segment[at - start]]
+    return [(start, start + len(segment), whole)]
+
+
+# -- letters and leet --------------------------------------------------------------------------------------------------
+
+_SEPARATOR = r"[ \t\r\n.,\-_*~|/+·•]"
+_RUN = re.compile(
+    rf"(?<![^\W_])(?:[^\W_]|[@$!]){_SEPARATOR}{{1,3}}(?:(?:[^\W_]|[@$!]){_SEPARATOR}{{1,3}}){{2,}}[^\W_](?![^\W_])"
+)
+_GAP = re.compile(rf"{_SEPARATOR}+")
+_LEET_LONGEST = 64  # longer ones are keys and hashes
+_DIGITS = "[01345678@$!|]"
+_LEET_TURN = rf"(?:[A-Za-z]{_DIGITS}|{_DIGITS}[A-Za-z])"
+_LEET_WORD = compile_expression(rf"[A-Za-z0-9@$!|]*{_LEET_TURN}[A-Za-z0-9@$!|]*")
+_LEET_LETTERS = dict(zip("01345678@$!|", "oieasgtbasii", strict=True))
+_LEET = {
+    name: str.maketrans(_LEET_LETTERS | changes)
+    for name, changes in {"leet": {}, "leet_l": {"1": "l", "|": "l"}}.items()
+}
+_ROT13 = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", b"NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
+)
+_GATES = Matcher(
+    [
+        *(Expression(source) for source in GATE),
+        # Any sign that is no ASCII punctuation stands for a letter here: a class of letters would be a large automaton.
+        Expression(r"(?:[0-9A-Za-z@$!\x{80}-\x{10ffff}][ \t\r\n.,\-_*~|/+·•]{1,3}){3}[0-9A-Za-z\x{80}-\x{10ffff}]"),
+        Expression(rf"[A-Za-z]{_DIGITS}+[A-Za-z]|(?:^|[^A-Za-z0-9]){_DIGITS}+[A-Za-z]{{2}}"),
+        Expression(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+    ],
+    heavy_program=_TAME,
+)
+_SPACED_GATE, _LEET_GATE = len(GATE), len(GATE) + 1
+_NONE = Readings()
+
+
+def _rot13(text: str) -> str:
+    return text.encode().translate(_ROT13).decode()  # far quicker than str.translate where there is more than ASCII
+
+
+def _spaced(text: str) -> list[Edit]:
+    """Drops the commonest gap of each run of single letters; other gaps in the run part words."""
+    edits: list[Edit] = []
+    for run in _RUN.finditer(text):
+        gaps = list(_GAP.finditer(run[0]))
+        joint = Counter(gap[0] for gap in gaps).most_common(1)[0][0]
+        edits.extend(
+            (run.start() + gap.start(), run.start() + gap.end(), "" if gap[0] == joint else " ") for gap in gaps
+        )
+    return edits
+
+
+def _leet(text: str, table: dict[int, str]) -> list[Edit]:
+    edits: list[Edit] = []
+    for start, end in find_all(_LEET_WORD, text):
+        word = text[start:end].rstrip("!|")
+        if len(word) <= _LEET_LONGEST and (new := word.translate(table)) != word:
+            edits.append((start, start + len(word), new))
+    return edits
