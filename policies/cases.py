@@ -9,7 +9,7 @@ from enum import StrEnum
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 
 from .engine import Decision, PolicySet, decide
-from .model import Case, Stage
+from .model import Action, Case, Mode, Stage
 from .plan import plan
 
 
@@ -38,9 +38,9 @@ class CaseResult:
 def run_cases(policy: PolicySet, live: bool = False) -> list[CaseResult]:
     """All cases of the set, in order.
 
-    A case with `scores` asks no classifier: those are the findings, on the whole of each message. Any other
-    case asks the real ones: the inline ones always, the slower ones only when `live`. Blocks while
-    classifiers work.
+    A case with `scores` asks no classifier: those are the findings, on the whole of each message. Any other case asks
+    the real ones: the inline ones always, the slower ones only when `live`. Without them a case is skipped, unless
+    its outcome is certain whatever they would say. Blocks while classifiers work.
     """
     return [
         run_case(policy, case, each.id, policy.places.get((each.id, "cases", at), each.id), live)
@@ -52,19 +52,34 @@ def run_cases(policy: PolicySet, live: bool = False) -> list[CaseResult]:
 def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool) -> CaseResult:
     """One case of the policy called `owner`."""
     messages = _messages(case)
+    slow: set[str] = set()
     if case.scores is None and not live:
-        slow = [
-            reading.classifier
-            for reading in plan(policy, case.stage)
-            if not policy.classifiers[reading.classifier].inline and reading.classifier not in case.failed
-        ]
-        if slow:
-            why = f"needs {', '.join(slow)}: run with --live, or give 'scores'"
-            return CaseResult(owner, case.name, place, Outcome.SKIPPED, why)
-    report = _ask(policy, case, messages) if case.scores is None else _mocked(case, messages)
+        asked = {reading.classifier for reading in plan(policy, case.stage)} - set(case.failed)
+        slow = {name for name in asked if not policy.classifiers[name].inline}
+    report = _mocked(case, messages) if case.scores is not None else _ask(policy, case, messages, slow)
     decision = decide(policy, case.stage, messages, report)
     why = _difference(case, decision)
+    if not _certain(policy, case, decision, slow):
+        skipped = f"needs {', '.join(sorted(slow))}: run with --live, or give 'scores'"
+        return CaseResult(owner, case.name, place, Outcome.SKIPPED, skipped)
     return CaseResult(owner, case.name, place, Outcome.FAILED if why else Outcome.PASSED, why, decision)
+
+
+def _certain(policy: PolicySet, case: Case, decision: Decision, slow: set[str]) -> bool:
+    """Whether the slow classifiers, which were not asked, could still change the outcome.
+
+    More findings never make a decision milder. So what is too severe stays so, and what is as severe as any rule that
+    asks a slow classifier could make it keeps its action.
+    """
+    dependents = policy.tables[case.stage].dependents
+    rules = [ready.rule for name in slow for ready in dependents[name] if ready.rule.mode is Mode.ENFORCE]
+    # A mask that finds no place in the text becomes a block.
+    ceiling = max(
+        (Action.BLOCK.severity if rule.action is Action.MASK else rule.action.severity for rule in rules), default=0
+    )
+    if decision.action.severity > case.expect.action.severity:
+        return True
+    return decision.action.severity >= ceiling and (not slow or not _difference(case, decision))
 
 
 def _messages(case: Case) -> list[Message]:
@@ -89,12 +104,12 @@ def _failed(case: Case) -> tuple[Failure, ...]:
     return tuple(Failure(name, Silence.UNAVAILABLE, "as the case says") for name in case.failed)
 
 
-def _ask(policy: PolicySet, case: Case, messages: Sequence[Message]) -> Report:
+def _ask(policy: PolicySet, case: Case, messages: Sequence[Message], slow: set[str]) -> Report:
     findings: list[Finding] = []
     failures = list(_failed(case))
     for name, roles, _ in plan(policy, case.stage):
         read = [at for at, message in enumerate(messages) if message.role in roles]
-        if name in case.failed or not read:
+        if name in case.failed or name in slow or not read:
             continue
         try:
             found = policy.classifiers[name].classify([messages[at] for at in read])

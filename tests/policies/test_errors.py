@@ -63,3 +63,15 @@ def test_sources_that_hold_no_policy(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load("baseline")
     with pytest.raises(PolicyError, match="no such file"):
         load("../" + "pack:baseline")
+
+
+def test_a_bad_expression_is_shown_where_it_stands(tmp_path: Path) -> None:
+    """T48, with the real kind: what RE2 says reaches the author with the place in the file."""
+    text = (ERRORS / "unknown_label.yaml").read_text(encoding="utf-8")
+    text = text.replace("{kind: words}", "{kind: patterns, patterns: {fine: ok, mark: {regex: 'a(?=b)'}}}")
+    file = tmp_path / "p.yaml"
+    file.write_text(text.replace("canary.marc", "canary.mark"), encoding="utf-8")
+    (problem,) = check(str(file)).problems
+    column = text.splitlines()[problem.line - 1].index("'a(?=b)'") + 1
+    assert (problem.line, problem.column) == (6, column), str(problem)
+    assert "look-ahead" in problem.mend
