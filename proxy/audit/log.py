@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from .chain import Head, Key
 from .record import AuditUnavailable, Entry, Record, encode
@@ -166,8 +166,8 @@ class Audit:
         if self.waiting:
             left, self.waiting, self.waiting_bytes = self.waiting, 0, 0
             self.lost += left
-            self._refuse(_CLOSED)
             why = f": {self._fault.problem}" if self._fault else ""
+            self._refuse(_CLOSED)
             raise AuditUnavailable(f"{left} record(s) could not be written before the end{why}")
 
     def _room(self, entry: Entry) -> bool:
@@ -237,11 +237,15 @@ class Audit:
                     if self._closing:
                         break
                     self._bell.get()
+                else:
+                    with contextlib.suppress(Empty):
+                        self._bell.get_nowait()  # the ring that came while the last commit was made
                 if pause > _SHORTEST:
                     time.sleep(pause)
                 self._rung = False
                 self._batch = batch = self._take()
                 if not batch:
+                    pause = 0.0
                     continue
                 began = time.monotonic()
                 if not self._commit(batch):
