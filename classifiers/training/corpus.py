@@ -1,0 +1,219 @@
+"""Rows of labelled sets become examples: licences checked, kinds mapped, sources and languages kept in balance."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from .labels import Targets, targets
+
+TABLE = Path(__file__).with_name("sources.yaml")
+HANDWRITTEN = Path(__file__).with_name("data")
+
+
+class CorpusError(ValueError):
+    """The data or the table of sources is not as it must be; the message names the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text and what is known of it. `targets` holds only the heads that its source speaks of. `family`
+    groups texts of one template or author's idea; `marked` is [start, end) in code points of a planted order."""
+
+    text: str
+    targets: Mapping[str, float]
+    source: str
+    role: str
+    lang: str = ""
+    weight: float = 1.0
+    family: str = ""
+    suite: str = ""
+    marked: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many rows were read and why others were left out, per source."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    licence: Counter[str] = field(default_factory=Counter)
+    unmapped: Counter[str] = field(default_factory=Counter)
+    licences: dict[str, str] = field(default_factory=dict)
+
+
+def table(path: Path = TABLE) -> dict[str, Any]:
+    """The table of sources: {licences: [...], train: {name: {...}}, dev: {name: {...}}}."""
+    loaded: dict[str, Any] = YAML(typ="safe").load(path.read_text("utf-8"))
+    return loaded
+
+
+def rows(path: Path, needed: Sequence[str] = ("text", "label")) -> Iterator[dict[str, Any]]:
+    """The rows of one JSON-lines file, gzipped or not. Raises CorpusError naming the line."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                for name in needed:
+                    row[name]
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorpusError(f"{path.name}, line {number}: {error!r}") from None
+            yield row
+
+
+def _fits(rule: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return all(
+        fnmatchcase(str(row.get(key) or ""), str(rule[key])) for key in ("label", "category", "role") if key in rule
+    )
+
+
+def read_row(row: Mapping[str, Any], entry: Mapping[str, Any]) -> Targets | None:
+    """What `row` says of the heads by its source's `entry` of the table; None where it is to be left out."""
+    for rule in entry["map"]:
+        if _fits(rule, row):
+            if rule.get("skip"):
+                return None
+            try:
+                return targets(rule["kind"], str(row.get("role") or "prompt"), rule.get("heads", ()))
+            except KeyError as error:
+                raise CorpusError(f"sources.yaml: no such kind or head {error}") from None
+    return None
+
+
+def _capped(examples: Sequence[tuple[str, Example]], cap: int, seed: int) -> list[Example]:
+    """At most `cap` examples, spread evenly over their groups (label and category): small groups stay whole."""
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for group, example in examples:
+        groups[group].append(example)
+    rng = random.Random(seed)
+    taken: list[Example] = []
+    left = cap
+    for place, (_, members) in enumerate(sorted(groups.items(), key=lambda item: (len(item[1]), item[0]))):
+        share = left // (len(groups) - place)
+        chosen = members if len(members) <= share else rng.sample(members, share)
+        taken += chosen
+        left -= len(chosen)
+    return taken
+
+
+def load(directory: Path, part: str, seed: int = 0, cap: int | None = None) -> tuple[list[Example], Tally]:
+    """The examples of `directory`/`part` (`train` or `dev`) and the tally of what was left out.
+
+    For training a row counts only where its own licence is permissive; a set that the table does not list is left
+    out in both parts. `cap` bounds every source further. Raises CorpusError where there is nothing to read.
+    """
+    listed = table()
+    sources, licences = listed[part], frozenset(listed["licences"])
+    tally = Tally()
+    found: list[Example] = []
+    files = sorted((directory / part).glob("*.jsonl.gz"))
+    if not files:
+        raise CorpusError(f"{directory / part}: no *.jsonl.gz files; --data must name a folder that holds {part}/")
+    for path in files:
+        name = path.name.removesuffix(".jsonl.gz")
+        if name not in sources:
+            tally.unlisted[name] += 1
+            continue
+        entry = sources[name]
+        mine: list[tuple[str, Example]] = []
+        for row in rows(path):
+            licence = str(row.get("licence"))
+            if part == "train" and licence not in licences:
+                tally.licence[f"{name} ({licence})"] += 1
+                continue
+            said = read_row(row, entry)
+            if said is None:
+                tally.unmapped[name] += 1
+                continue
+            tally.licences[name] = licence
+            mine.append((f"{row['label']}/{row.get('category')}", _example(row, said, name, entry)))
+        limit = min(entry.get("cap", len(mine)), cap or len(mine))
+        taken = _capped(mine, limit, seed)
+        tally.kept[name] = len(taken)
+        found += taken
+    return unique(found), tally
+
+
+def _example(row: Mapping[str, Any], said: Targets, name: str, entry: Mapping[str, Any]) -> Example:
+    text = str(row["text"])
+    marked = None
+    attack = row.get("attack")
+    if isinstance(attack, str) and attack and (start := text.find(attack)) >= 0:
+        marked = (start, start + len(attack))
+    return Example(
+        text=text,
+        targets=said,
+        source=name,
+        role=str(row.get("role") or "prompt"),
+        lang=str(row.get("lang") or ""),
+        weight=float(entry.get("weight", 1.0)),
+        suite=str(entry.get("suite", "")),
+        marked=marked,
+    )
+
+
+def handwritten(directory: Path = HANDWRITTEN) -> tuple[list[Example], list[Example]]:
+    """The texts that we wrote ourselves: (to train on, kept for validation). A row has text and kind and, where it
+    matters, role, heads, family, lang, `val` (true: a family kept out) and `carrier` (a text with {} in which the
+    text stands)."""
+    train: list[Example] = []
+    kept: list[Example] = []
+    for path in sorted(directory.glob("*.jsonl")):
+        for number, row in enumerate(rows(path, ("text", "kind")), 1):
+            text, role, marked = row["text"], row.get("role", "prompt"), None
+            if row.get("carrier"):
+                start = row["carrier"].index("{}")
+                marked, text = (start, start + len(text)), row["carrier"].replace("{}", text, 1)
+            try:
+                said = targets(row["kind"], role, row.get("heads", ()))
+            except KeyError as error:
+                raise CorpusError(f"{path.name}, line {number}: no such kind or head {error}") from None
+            family = row.get("family", path.stem)
+            example = Example(text, said, "handwritten", role, row.get("lang", ""), family=family, marked=marked)
+            (kept if row.get("val") else train).append(example)
+    return train, kept
+
+
+def unique(examples: Iterable[Example]) -> list[Example]:
+    """Examples without repeated texts; case and runs of spaces do not make a text another one. Where two sources
+    disagree on a head, neither is heard on it."""
+    merged: dict[str, Example] = {}
+    for example in examples:
+        key = " ".join(example.text.casefold().split())
+        if not key:
+            continue
+        first = merged.get(key)
+        if first is None:
+            merged[key] = example
+            continue
+        said = {k: v for k, v in {**example.targets, **first.targets}.items() if example.targets.get(k, v) == v}
+        merged[key] = Example(
+            first.text,
+            said,
+            first.source,
+            first.role,
+            first.lang,
+            first.weight,
+            first.family,
+            first.suite,
+            first.marked,
+        )
+    return list(merged.values())
+
+
+def summary(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """{head: {"1": positives, "0": negatives}} over `examples`."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        for head, value in example.targets.items():
+            counts[head]["1" if value > 0.5 else "0"] += 1
+    return {head: dict(count) for head, count in sorted(counts.items())}

@@ -1,0 +1,198 @@
+"""One encoder, many heads, each example heard only by the heads that it speaks of."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ..windows import SIZE
+from . import augment, encoder
+from .corpus import Example
+from .labels import INDEX, NAMES
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train. `minutes` bounds the wall time of one seed: the rate falls to zero by then."""
+
+    seed: int = 0
+    epochs: int = 2
+    minutes: float = 60.0
+    longest: int = 160
+    budget: int = 4096
+    rate: float = 4e-5
+    head_rate: float = 1e-3
+    smooth: float = 0.02
+    threads: int = 2
+    average: float = 0.998
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """ids, mask (n, t); what is said and how much it counts (n, heads)."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    said: NDArray[np.float32]
+    counts: NDArray[np.float32]
+
+
+def balance(examples: Sequence[Example]) -> NDArray[np.float32]:
+    """Weights (2, heads) of honest and of bad examples: each head's two sides come near to each other (by the square
+    root of their ratio, 8 at most), and heads of which little is known are heard twice as much at most."""
+    totals = np.zeros((2, len(NAMES)))
+    for example in examples:
+        for head, value in example.targets.items():
+            totals[int(value > 0.5), INDEX[head]] += example.weight
+    ratio = np.clip(np.sqrt(totals[0] / np.maximum(totals[1], 1.0)), 1.0, 8.0)
+    return np.stack((np.ones(len(NAMES)), ratio)).astype(np.float32)
+
+
+def _piece(
+    ids: NDArray[np.int64], offsets: Sequence[tuple[int, int]], example: Example, room: int, rng: random.Random
+) -> NDArray[np.int64]:
+    """At most `room` tokens: around a planted order; else of an attack most often the start, which says what it is;
+    of honest texts any part."""
+    if len(ids) <= room:
+        return ids
+    last = len(ids) - room
+    if example.marked:
+        starts = [i for i, (a, b) in enumerate(offsets) if b > example.marked[0] and a < example.marked[1]]
+        if starts:
+            first, final = starts[0], starts[-1]
+            lowest = max(0, final + 1 - room)
+            start = rng.randint(min(lowest, last), max(min(first, last), min(lowest, last)))
+            return ids[start : start + room]
+    bad = any(value == 1.0 for value in example.targets.values())
+    start = 0 if rng.random() < (0.75 if bad else 0.3) else rng.randint(0, last)
+    return ids[start : start + room]
+
+
+def batches(
+    examples: Sequence[Example], tokenizer: Tokenizer, weights: NDArray[np.float32], recipe: Recipe, rng: random.Random
+) -> Iterator[Batch]:
+    """Batches of like lengths with about `budget` tokens each, in random order."""
+    rows: list[tuple[NDArray[np.int64], Example]] = []
+    for start in range(0, len(examples), 2048):
+        part = examples[start : start + 2048]
+        clean = [e.text[:20000].encode("utf-8", "replace").decode("utf-8") for e in part]
+        for encoding, example in zip(tokenizer.encode_batch(clean, add_special_tokens=False), part, strict=True):
+            ids = _piece(np.asarray(encoding.ids, np.int64), encoding.offsets, example, recipe.longest - 2, rng)
+            rows.append((ids, example))
+    rows.sort(key=lambda row: len(row[0]) + rng.random() * 6)
+    groups: list[list[tuple[NDArray[np.int64], Example]]] = [[]]
+    for row in rows:
+        if groups[-1] and (len(groups[-1]) + 1) * (len(row[0]) + 2) > recipe.budget:
+            groups.append([])
+        groups[-1].append(row)
+    rng.shuffle(groups)
+    for group in groups:
+        yield _batch(group, weights)
+
+
+def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[np.float32]) -> Batch:
+    longest = max(len(ids) for ids, _ in group) + 2
+    ids = np.zeros((len(group), longest), np.int64)
+    mask, shape = np.zeros_like(ids), (len(group), len(NAMES))
+    said, counts = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for i, (tokens, example) in enumerate(group):
+        ids[i, : len(tokens) + 2] = (encoder.FIRST, *tokens, encoder.LAST)
+        mask[i, : len(tokens) + 2] = 1
+        for head, value in example.targets.items():
+            said[i, INDEX[head]] = value
+            counts[i, INDEX[head]] = example.weight * weights[int(value > 0.5), INDEX[head]]
+    return Batch(ids, mask, said, counts)
+
+
+def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say) -> Any:
+    """The trained module, its weights averaged over the last steps. Writes `kept` (safetensors) after each epoch."""
+    import torch
+    from safetensors.torch import save_file
+    from torch.nn import functional
+
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
+    rng = random.Random(recipe.seed)
+    tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
+    tokenizer.encode_special_tokens = True
+    module = encoder.build()
+    module.words.weight.requires_grad_(False)
+    heads = list(module.heads.parameters())
+    body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("heads.")]
+    optimiser = torch.optim.AdamW(
+        [{"params": body, "lr": recipe.rate}, {"params": heads, "lr": recipe.head_rate}], weight_decay=0.01
+    )
+    base_rates = [group["lr"] for group in optimiser.param_groups]
+    average = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    weights, begun, step = balance(examples), time.monotonic(), 0
+    for number in range(recipe.epochs):
+        made = augment.epoch(examples, rng)
+        every = list(batches(made, tokenizer, weights, recipe, rng))
+        seen = 0.0
+        for place, batch in enumerate(every):
+            done = (number + place / len(every)) / recipe.epochs
+            done = max(done, (time.monotonic() - begun) / (60 * recipe.minutes))
+            if done >= 1:
+                break
+            for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+                group["lr"] = rate * min(1.0, done / 0.06 + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
+            module.train()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, _ = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
+            said = torch.from_numpy(batch.said) * (1 - 2 * recipe.smooth) + recipe.smooth
+            counts = torch.from_numpy(batch.counts)
+            loss = functional.binary_cross_entropy_with_logits(logits.float(), said, counts, reduction="sum")
+            loss = loss / len(batch.ids)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            decay = min(recipe.average, step / (step + 10))
+            with torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    if parameter.requires_grad:
+                        average[name].lerp_(parameter, 1 - decay)
+            seen = loss.item() if not seen else 0.98 * seen + 0.02 * loss.item()
+            if step % 50 == 0:
+                say(
+                    f"seed {recipe.seed} epoch {number + 1}/{recipe.epochs} batch {place + 1}/{len(every)} "
+                    f"loss {seen:.3f} {time.monotonic() - begun:.0f} s"
+                )
+        held = module.state_dict() | average
+        save_file({n: t.contiguous() for n, t in held.items()}, str(kept))
+    module.load_state_dict(held)
+    return module.eval()
+
+
+def averaged(paths: Sequence[Path]) -> Any:
+    """The module whose weights are the mean of those in `paths`: a soup of seeds costs no time when it runs."""
+    import torch
+    from safetensors.torch import load_file
+
+    module = encoder.build(0.0)
+    states = [load_file(str(path)) for path in paths]
+    module.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+    return module.eval()
+
+
+def shown(examples: Sequence[Example], count: int, seed: int = 0) -> list[NDArray[np.int64]]:
+    """Token ids (special ones included) of `count` examples: what quantisation sees of the world."""
+    tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
+    chosen = random.Random(seed).sample(list(examples), min(count, len(examples)))
+    found = []
+    for example in chosen:
+        ids = tokenizer.encode_batch([example.text[:3000]], add_special_tokens=False)[0].ids[: SIZE - 2]
+        found.append(np.asarray([encoder.FIRST, *ids, encoder.LAST], np.int64))
+    return found

@@ -1,0 +1,98 @@
+"""The heads, and what a row of some kind says about each: 1, 0 or nothing (masked, no loss)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One head: what it means, and the roles of a message in which it was trained to be asked."""
+
+    name: str
+    roles: tuple[str, ...]
+    meaning: str
+
+
+PROMPT = ("user",)
+OUTSIDE = ("tool_result",)
+ANSWER = ("assistant",)
+TALK = ("user", "assistant")
+
+LABELS = (
+    Label("injection", PROMPT, "tries to override, replace or extract the instructions of the application"),
+    Label("injection_indirect", OUTSIDE, "text from outside that gives orders to the model that reads it"),
+    Label("jailbreak", PROMPT, "a persona, frame or trick meant to make a model drop its rules"),
+    Label("harmful", PROMPT, "asks for something harmful, of any category"),
+    Label("harmful_answer", ANSWER, "an answer that gives harmful help or is itself harmful (experimental)"),
+    Label("violence_weapons", TALK, "violence against people, weapons, explosives"),
+    Label("self_harm", TALK, "suicide, self-injury, eating disorders"),
+    Label("sexual", TALK, "sexual or erotic content"),
+    Label("minors", TALK, "sexual exploitation or abuse of minors"),
+    Label("hate", TALK, "hatred or contempt for a protected group"),
+    Label("harassment", TALK, "insult, bullying, threats, defamation of a person"),
+    Label("fraud", TALK, "scams, theft, forgery, financial crime, deception for gain"),
+    Label("illegal_goods", TALK, "drugs, trafficking, illegal trade"),
+    Label("privacy", TALK, "surveillance, doxxing, theft of personal data"),
+    Label("cyber", TALK, "malware, intrusion, misuse of computers"),
+    Label("bio_chem", TALK, "chemical, biological, radiological or nuclear harm"),
+    Label("extremism", TALK, "terrorism, violent extremism, its praise or recruiting"),
+)
+NAMES = tuple(label.name for label in LABELS)
+INDEX = MappingProxyType({name: place for place, name in enumerate(NAMES)})
+CATEGORIES = NAMES[NAMES.index("violence_weapons") :]
+ATTACKS = ("injection", "injection_indirect", "jailbreak")
+
+# Where a source names one category, these others may be true as well: they are masked, all further ones are 0.
+NEAR: Mapping[str, frozenset[str]] = {
+    "violence_weapons": frozenset({"extremism", "illegal_goods", "bio_chem", "harassment", "hate"}),
+    "self_harm": frozenset({"violence_weapons"}),
+    "sexual": frozenset({"minors", "harassment"}),
+    "minors": frozenset({"sexual", "violence_weapons", "harassment", "privacy"}),
+    "hate": frozenset({"harassment", "extremism", "violence_weapons", "sexual"}),
+    "harassment": frozenset({"hate", "privacy", "sexual", "violence_weapons"}),
+    "fraud": frozenset({"cyber", "illegal_goods", "privacy"}),
+    "illegal_goods": frozenset({"fraud", "bio_chem", "violence_weapons", "privacy"}),
+    "privacy": frozenset({"cyber", "fraud", "harassment"}),
+    "cyber": frozenset({"privacy", "fraud"}),
+    "bio_chem": frozenset({"violence_weapons", "illegal_goods", "extremism"}),
+    "extremism": frozenset({"violence_weapons", "hate", "bio_chem"}),
+}
+
+Targets = dict[str, float]
+
+
+def categories(named: Iterable[str]) -> Targets:
+    """1 for each named category, nothing for those near to one, 0 for the rest. Empty: nothing about any."""
+    chosen = frozenset(named)
+    if not chosen:
+        return {}
+    near = frozenset().union(*(NEAR[name] for name in chosen))
+    return {name: float(name in chosen) for name in CATEGORIES if name in chosen or name not in near}
+
+
+def targets(kind: str, role: str, named: Iterable[str] = ()) -> Targets:
+    """What a text of `kind` in `role` (prompt, document, tool_result, response) says. Raises KeyError for a kind
+    that is not in the table below."""
+    quiet = dict.fromkeys((*ATTACKS, "harmful", *CATEGORIES), 0.0)
+    if role == "prompt":
+        # Alone, "write a poem" is an honest prompt and would be an injection in a document.
+        del quiet["injection_indirect"]
+    named = tuple(named)
+    kinds: dict[str, Targets] = {
+        "benign": quiet if role != "response" else quiet | {"harmful_answer": 0.0},
+        # Honest text on a subject that a category head may or may not count: only what is certain.
+        "allowed": {name: quiet[name] for name in ("injection", "jailbreak", "harmful")},
+        "harmful": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
+        # Posts that are hateful without asking for anything: they teach the category, not the request.
+        "statement": {"injection": 0.0, "jailbreak": 0.0} | categories(named),
+        "injection": {"injection": 1.0},
+        "injection_indirect": {"injection_indirect": 1.0},
+        "jailbreak": {"jailbreak": 1.0},
+        "jailbreak_harmful": {"jailbreak": 1.0, "harmful": 1.0} | categories(named),
+        "harmful_answer": {"harmful_answer": 1.0} | {k: v for k, v in categories(named).items() if v},
+        "refusal": {"harmful_answer": 0.0, "injection": 0.0, "jailbreak": 0.0, "injection_indirect": 0.0},
+    }
+    return kinds[kind]
