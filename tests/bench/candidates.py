@@ -89,14 +89,13 @@ class Ground:
 
     def __exit__(self, *_: object) -> None:
         for process, _log in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
         for process, log in self._running:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):  # what it left behind, or itself
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
             log.close()
 
     def start(self, name: str, port: int, command: Sequence[str], environment: dict[str, str]) -> Candidate:
@@ -133,18 +132,10 @@ class Ground:
         raise BenchError(f"{candidate.name} {how}. It said:\n  " + "\n  ".join(said[-8:] or ["nothing"]))
 
 
-def penstock_command() -> str:
-    """The installed command, beside this Python or on the path."""
-    beside = Path(sys.executable).parent / "penstock"
-    found = str(beside) if beside.exists() else shutil.which("penstock")
-    if not found:
-        raise BenchError("the command penstock is not installed; run `make install` (or `pip install -e .`)")
-    return found
-
-
 def start_all(ground: Ground, names: Sequence[str], others: dict[str, str]) -> list[Candidate]:
     """Start the simulator and the candidates named; `others` maps further names to commands with {port} and
     {upstream} in them. The first of the list is always `direct`, the simulator itself."""
+    # This tree is measured, whatever penstock is installed elsewhere.
     root = {"PYTHONPATH": str(HERE.parent.parent)}
     direct = free_port()
     simulator = [sys.executable, "-m", "tests.upstream", "--port", str(direct)]
@@ -158,7 +149,9 @@ def start_all(ground: Ground, names: Sequence[str], others: dict[str, str]) -> l
         elif name in VARIANTS:
             addresses = ["--host", "127.0.0.1", "--port", str(port), "--admin-port", str(free_port())]
             command = [
-                penstock_command(),
+                sys.executable,
+                "-m",
+                "proxy",
                 "serve",
                 "--upstream",
                 f"{upstream}/v1",
@@ -166,7 +159,9 @@ def start_all(ground: Ground, names: Sequence[str], others: dict[str, str]) -> l
                 VARIANTS[name],
                 *addresses,
             ]
-            started.append(ground.start(name, port, command, {"PENSTOCK_DATA_DIR": str(ground.folder / name / "data")}))
+            started.append(
+                ground.start(name, port, command, root | {"PENSTOCK_DATA_DIR": str(ground.folder / name / "data")})
+            )
         else:
             command = [part.format(port=port, upstream=upstream) for part in shlex.split(others[name])]
             started.append(ground.start(name, port, command, {}))

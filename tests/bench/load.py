@@ -30,8 +30,8 @@ def measure(candidate: Candidate, scenario: Scenario, seed: int) -> Sample:
 
 def _requests(candidate: Candidate, scenario: Requests, seed: int) -> Sample:
     """p50_ms and p99_ms of the whole exchange; per_core: requests for each CPU second of the candidate; cpu_us: the
-    same as microseconds for each request; rate: requests a second; failed: requests without a good answer;
-    answer_bytes: the mean size of an answer."""
+    same as microseconds for each request; rate: requests a second; answer_bytes: the mean size of an answer;
+    'failed: ...': requests without a good answer, by reason."""
     url = f"http://127.0.0.1:{candidate.port}/"
     connections, seconds = str(scenario.connections), max(1, round(scenario.seconds))
     command = [tool("wrk"), "-t1", "-c", connections, f"-d{seconds}s", "--timeout", "10s", "--latency"]
@@ -47,7 +47,7 @@ def _requests(candidate: Candidate, scenario: Requests, seed: int) -> Sample:
         "p50_ms": result["p50_us"] / 1e3,
         "p99_ms": result["p99_us"] / 1e3,
         "rate": result["requests"] / result["microseconds"] * 1e6,
-        "failed": float(result["failed"]),
+        **{f"failed: {why}": float(number) for why, number in result["failed"].items() if number},
         "answer_bytes": result["bytes"] / count,
     }
     if cpu:
@@ -57,8 +57,8 @@ def _requests(candidate: Candidate, scenario: Requests, seed: int) -> Sample:
 
 def _streams(candidate: Candidate, scenario: Streams, seed: int) -> Sample:
     """first_event_ms and first_text_ms: medians from the request's last byte; cpu_us: for each event that arrived;
-    resident_mib: memory at the end; events: arrived in a second; expected: of that, the share that the simulator's
-    own pace allows at most; failed: streams cut, refused or broken."""
+    resident_mib: memory at the end; events: arrived in a second; paced: the same as a share
+    of what the pace of the streams allows; 'failed: ...': streams refused, blocked, cut or broken, by reason."""
     options = {
         "port": candidate.port,
         "connections": scenario.connections,
@@ -75,7 +75,7 @@ def _streams(candidate: Candidate, scenario: Streams, seed: int) -> Sample:
     sample = {
         "events": result["events"] / scenario.seconds,
         "paced": result["events"] / scenario.seconds * scenario.gap / scenario.connections,
-        "failed": float(result["failed"]),
+        **{f"failed: {why}": float(number) for why, number in result["failed"].items()},
     }
     for figure in ("first_event", "first_text"):
         if result[figure]:

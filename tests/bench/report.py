@@ -120,9 +120,9 @@ def troubles(results: Results) -> list[str]:
     """What makes a figure untrustworthy: failed requests, answers that came short, streams that fell behind."""
     said = []
     for (name, scenario), samples in results.items():
-        failed = sum(sample["failed"] for sample in samples)
-        if failed:
-            said.append(f"{name}: {failed:.0f} failed in '{scenario}'")
+        for reason in sorted({key for sample in samples for key in sample if key.startswith("failed: ")}):
+            number = sum(sample.get(reason, 0) for sample in samples)
+            said.append(f"{name}: {number:.0f} {reason} in '{scenario}'")
         direct = results[("direct", scenario)]
         short = _share(samples, direct, "answer_bytes")
         if short < 0.9:

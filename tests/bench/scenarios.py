@@ -22,7 +22,7 @@ class Requests:
 class Streams:
     """Streams of 200 chunks, `gap` seconds between two chunks, always `connections` at once.
 
-    They start spread over `ramp` seconds; what is counted lies in the `seconds` after it.
+    They start within `ramp` seconds, each at another place of its text; what is counted lies in the `seconds` after.
     """
 
     name: str
@@ -52,5 +52,5 @@ def scenarios(scale: float) -> list[Scenario]:
         Requests(MANY, 64, 1_000, 2.0 * scale),
         Requests(LONG, 16, 32_000, 1.5 * scale),
         Streams(FAST, 16, 0.002, 0.2, 1.5 * scale),
-        Streams(CROWD, 500, 0.1, 1.0, 2.5 * scale),
+        Streams(CROWD, 500, 0.1, 2.0, 2.5 * scale),
     ]

@@ -19,7 +19,7 @@ PER_CORE, LATENCY = report.ROWS[0], report.ROWS[3]
 
 
 def results(**per_core: list[float]) -> dict[tuple[str, str], list[Sample]]:
-    return {(name, MANY): [{"per_core": each, "failed": 0.0} for each in taken] for name, taken in per_core.items()}
+    return {(name, MANY): [{"per_core": each} for each in taken] for name, taken in per_core.items()}
 
 
 def test_ratios_compare_within_a_round() -> None:
@@ -44,18 +44,18 @@ def test_goals(reached: float, met: bool) -> None:
 
 
 def test_untrustworthy_figures_are_named() -> None:
-    good: Sample = {"failed": 0.0, "answer_bytes": 1000.0}
-    slow: Sample = {"failed": 2.0, "paced": 0.5}
+    good: Sample = {"answer_bytes": 1000.0}
+    slow: Sample = {"failed: status 503": 2.0, "paced": 0.5}
     taken: dict[tuple[str, str], list[Sample]] = {
         ("direct", MANY): [good],
         ("off", MANY): [good | {"answer_bytes": 300.0}],
-        ("direct", FAST): [slow | {"failed": 0.0, "paced": 1.0}],
+        ("direct", FAST): [{"paced": 1.0}],
         ("off", FAST): [slow],
     }
     said = report.troubles(taken)
     assert [text.partition(" in '")[0] for text in said] == [
         "off: answers",
-        "off: 2 failed",
+        "off: 2 failed: status 503",
         "off: only 50% of the chunks",
     ]
 
@@ -88,11 +88,11 @@ async def test_events_are_counted_whatever_the_cuts(size: int) -> None:
     events = shapes.stream("some words of no weight", obfuscation=True)
     data = b"".join(step for step in replies.sse(events) if isinstance(step, bytes))
     count, wire = Count(), _Wire()
-    stream = Stream(lambda: b"request", count, set())
+    stream = Stream(lambda ahead: b"request %d" % ahead, 5, count, set())
     stream.connection_made(wire)
     for start in range(0, len(data), size):
         stream.data_received(data[start : start + size])
-    assert (count.events, count.streams, count.failed) == (len(events) - 1, 1, 0)
+    assert (count.events, count.streams, count.failed) == (len(events) - 1, 1, {})
     assert len(count.first_event) == len(count.first_text) == 1
     await asyncio.sleep(0)
-    assert wire.written == [b"request"] * 2
+    assert wire.written == [b"request 5", b"request 0"]

@@ -1,8 +1,8 @@
 """The service as its callers know it: chat completions, streamed and not, and the list of models.
 
 `answer` is what an `Upstream` does unless told otherwise. A model name may carry a script, so that a load
-generator in another process can ask for what it needs: ``sim?chunks=200&gap=0.1`` is a stream of 200 text
-deltas, a tenth of a second apart, in words that no other answer had.
+generator in another process can ask for what it needs: ``sim?chunks=200&gap=0.1&ahead=50`` is a stream of 200 text
+deltas, a tenth of a second apart but for the first 50, which come at once, in words that no other answer had.
 """
 
 from __future__ import annotations
@@ -74,4 +74,6 @@ def _chat(request: Request) -> replies.Reply:
         include_usage=bool(options.get("include_usage")),
         obfuscation=options.get("include_obfuscation", True),
     )
+    ahead = int(script.get("ahead", 0))
+    events = [b"".join(events[: ahead + 1]), *events[ahead + 1 :]]
     return replies.sse(events, gap=float(script.get("gap", 0)), wait=float(script.get("wait", 0)))

@@ -83,9 +83,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self), self._host, self._port, backlog=2048
-        )
+        self._server = await loop.create_server(lambda: Connection(self), self._host, self._port, backlog=2048)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 

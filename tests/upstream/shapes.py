@@ -203,11 +203,7 @@ def stream(
 
     def choice(index: int, delta: Json, end: str | None = None) -> Json:
         told = delta.get("content") or delta.get("refusal") or ""
-        shown = (
-            _logprobs(told, refusal="refusal" in delta and bool(delta["refusal"]))
-            if logprobs and told
-            else None
-        )
+        shown = _logprobs(told, refusal="refusal" in delta and bool(delta["refusal"])) if logprobs and told else None
         return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": end}
 
     lanes: Iterable[Iterable[Json]] = [
