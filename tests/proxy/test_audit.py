@@ -399,6 +399,25 @@ async def test_what_close_finds_open_is_aborted(tmp_path: Path) -> None:
     assert "text_length" not in found.outcome
 
 
+def test_an_exchange_open_for_long_is_still_found_when_its_writer_is_gone(tmp_path: Path) -> None:
+    """Recovery does not read the whole table: each writer notes where its oldest open intent stands."""
+    path = tmp_path / "a.db"
+    store = SqliteStore.open(path, KEY)
+    early, long, late = new_id(), new_id(), new_id()
+    for record in (intent(early), intent(long), outcome(early), intent(late)):
+        store.write([encode(record)])
+        store.write([])  # notes it now instead of once a second
+    assert store._db is not None
+    assert store._db.execute("SELECT low FROM writers").fetchone() == (2,)
+    store._drop()
+    assert store._lock is not None
+    os.close(store._lock)  # as the kernel does for a process that died
+    SqliteStore.open(path, KEY).close()
+    with Reader(path) as log:
+        ends = {e.id: e.outcome and e.outcome["status"] for e in log.latest(10)}
+    assert ends == {early: 200, long: "aborted", late: "aborted"}
+
+
 class Proxied:
     """A connection that fails on command, in front of the real one."""
 

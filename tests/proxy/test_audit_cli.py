@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import sqlite3
@@ -81,6 +82,11 @@ def shown(args: Sequence[object], path: Path) -> list[str]:
 def test_tail(path: Path, args: list[object], ids: list[str]) -> None:
     assert shown(args, path) == ids
     assert shown([*args, "--json"], path) == ids
+
+
+def test_since_means_when_the_exchange_began(path: Path) -> None:
+    between = datetime.datetime.fromtimestamp(NOW - 199.5).isoformat()  # after the third began, before it ended
+    assert shown(["--since", between], path) == IDS[3:]
 
 
 def test_tail_joins_both_halves_to_one_line(path: Path) -> None:
