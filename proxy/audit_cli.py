@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from rich.text import Text
 
 from .audit import AuditUnavailable, Exchange, Key, Reader
 from .audit.chain import Head
+from .config import ConfigError, load
 
 app = typer.Typer(help="Read the log of decisions, and prove that it is whole.", no_args_is_help=True)
 
@@ -31,13 +33,12 @@ FOLLOW = 0.25
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-LogPath = Annotated[Path, typer.Option("--path", envvar="PENSTOCK_AUDIT_PATH", help="The log's file.")]
-_PATH = Path("penstock-audit.db")
+LogPath = Annotated[Path | None, typer.Option("--path", help="The log's file; else the one in the data directory.")]
 
 
 @app.command()
 def tail(
-    path: LogPath = _PATH,
+    path: LogPath = None,
     n: Annotated[int, typer.Option("-n", min=0, help="How many exchanges.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what ends from now on.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -47,7 +48,7 @@ def tail(
 ) -> None:
     """The latest exchanges, oldest first: time, id, action, rule, model, status."""
     begin = None if since is None else _since(since)
-    with _operator(), Reader(path) as log:
+    with _operator(), Reader(path := _path(path)) as log:
         seq = log.last_seq()
         latest = log.latest(n, action=action, rule=rule, since=begin)
         for exchange in latest:
@@ -69,11 +70,11 @@ def tail(
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(help="The decision's id, as the client was told.")],
-    path: LogPath = _PATH,
+    path: LogPath = None,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Everything that is kept about one decision."""
-    with _operator(), Reader(path) as log:
+    with _operator(), Reader(path := _path(path)) as log:
         exchange = log.exchange(id)
     if exchange is None:
         typer.echo(f"audit: no decision {clean(id)} in {path}", err=True)
@@ -86,9 +87,9 @@ def show(
 
 @app.command()
 def verify(
-    path: LogPath = _PATH,
+    path: LogPath = None,
     key: Annotated[
-        Path | None, typer.Option("--key", envvar="PENSTOCK_AUDIT_KEY", help="The key file it was written with.")
+        Path | None, typer.Option("--key", help="The key file it was written with; else the one beside it.")
     ] = None,
     head: Annotated[
         str | None, typer.Option("--head", help="A head noted earlier, SEQ:HASH, that must be in the chain.")
@@ -96,7 +97,10 @@ def verify(
 ) -> None:
     """Walk the hash chain; name the first row that was edited, deleted, moved or cut off."""
     noted = None if head is None else _head(head)
-    with _operator(), Reader(path) as log:
+    with _operator(), Reader(path := _path(path)) as log:
+        beside = path.with_suffix(".key")
+        if key is None and beside.exists():
+            key = beside
         verdict = log.verify(Key.load(key, create=False) if key else None, noted)
     for note in verdict.notes:
         typer.echo(f"note: {clean(note)}", err=True)
@@ -106,6 +110,16 @@ def verify(
         return
     typer.echo(f"broken at row {broken.seq} ({clean(broken.id)}): {broken.what}: {clean(broken.detail)}")
     raise typer.Exit(1)
+
+
+def _path(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    file = os.environ.get("PENSTOCK_CONFIG")
+    try:
+        return load(Path(file) if file else None).audit_path
+    except ConfigError as error:
+        raise AuditUnavailable(f"the settings do not say where it lies: {error}", "name it with --path") from None
 
 
 def clean(value: object) -> str:

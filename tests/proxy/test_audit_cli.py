@@ -132,6 +132,8 @@ def test_verify(tmp_path: Path) -> None:
     later = run("verify", "--path", path, "--key", key_file, "--head", "12:" + "0" * 64)
     assert later.exit_code == 1
     assert "broken at row 10 (-): truncated" in later.output
+    assert run("verify", "--path", path).exit_code == 0  # the key beside it
+    key_file = key_file.rename(tmp_path / "elsewhere")
     assert run("verify", "--path", path).exit_code == 2  # it needs its key
     db = sqlite3.connect(path)
     db.execute("UPDATE records SET action = 'pass' WHERE seq = 3")
@@ -163,6 +165,16 @@ def test_what_is_no_log_is_one_line(tmp_path: Path, command: list[str], content:
 @pytest.mark.parametrize("args", [["--since", "soon"], ["--since", "99999999999d"], ["-n", "-1"], ["-n", "x"]])
 def test_wrong_options_of_tail(path: Path, args: list[str]) -> None:
     assert run("tail", "--path", path, *args).exit_code == 2
+
+
+def test_the_settings_say_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path))
+    write(tmp_path / "audit.db")
+    assert IDS[1] in run("tail").output
+    monkeypatch.setenv("PENSTOCK_PORT", "none")
+    result = run("tail")
+    assert result.exit_code == 2
+    assert "--path" in result.output
 
 
 @pytest.mark.parametrize("head", ["", "5", "x:00", "5:zz"])
