@@ -1,13 +1,14 @@
 """The only place that talks to the model: a small pool of HTTP/1.1 connections on httptools and asyncio.
 
-It sends each request once. Nothing is retried, no redirect is followed, no environment variable names a proxy, certificates are
-always verified. What cannot be read in one way (a transfer coding other than chunked, bytes behind a whole answer, endless
-1xx) is a fault, and the connection is never used again.
+It sends each request once. Nothing is retried, no redirect is followed, no environment variable names a proxy,
+certificates are always verified. What cannot be read in one way (a transfer coding other than chunked, bytes behind a
+whole answer, endless 1xx) is a fault, and the connection is never used again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ class Fault(StrEnum):
 
 
 class UpstreamError(Exception):
-    """The upstream could not be asked, or its answer could not be read. The message is fit for operators and callers."""
+    """The upstream could not be asked, or its answer not be read. The message is fit for operators and callers."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
@@ -47,13 +48,15 @@ class UpstreamError(Exception):
 class Response:
     """An answer whose head has arrived. `headers` are as they came (names in their own case).
 
-    Read the body with `next` until None, or leave it with `abort`; one of the two must happen.
+    Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
+    connection may already serve another exchange, so both are then without effect.
     """
 
     __slots__ = ("_connection", "headers", "status")
 
     def __init__(self, connection: _Connection, status: int, headers: Headers) -> None:
-        self._connection, self.status, self.headers = connection, status, headers
+        self._connection: _Connection | None = connection
+        self.status, self.headers = status, headers
 
     def header(self, name: bytes) -> bytes | None:
         """The first header called `name` (lower case), or None."""
@@ -61,7 +64,12 @@ class Response:
 
     async def next(self) -> bytes | None:
         """The bytes that have arrived since the last call, at least one; None at the end. Raises UpstreamError."""
-        return await self._connection.next()
+        if self._connection is None:
+            return None
+        data = await self._connection.next()
+        if data is None:
+            self._connection = None
+        return data
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
@@ -77,14 +85,16 @@ class Response:
 
     def abort(self) -> None:
         """Stop reading and close the connection: the model stops writing."""
-        self._connection.abandon()
+        if self._connection is not None:
+            self._connection.abandon()
+            self._connection = None
 
 
 class Upstream:
     """One named upstream. `url` is its base, with or without a trailing ``/v1``: the caller's path follows it.
 
-    Times are in seconds. `first_byte` bounds connection and head together, `gap` the silence between two pieces of a body,
-    and `keep` the age of an idle connection (below the idle limits that servers commonly have, so that a request is
+    Times are in seconds. `first_byte` bounds connection and head together, `gap` the silence between two pieces of a
+    body, and `keep` the age of an idle connection (below the idle limits that servers commonly have, so that a request is
     hardly ever written to a connection that is being closed).
     """
 
@@ -98,18 +108,7 @@ class Upstream:
         gap: float = 120.0,
         keep: float = 4.0,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{url!r} is no upstream (write it like https://api.example.com/v1)")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("the upstream's URL may not hold credentials, a query or a fragment")
-        self._host, self._tls = parts.hostname, parts.scheme == "https"
-        self._port = parts.port or (443 if self._tls else 80)
-        path = parts.path.rstrip("/")
-        self._prefix = path.removesuffix("/v1").encode("ascii")
-        host = f"[{self._host}]".encode() if ":" in self._host else self._host.encode("idna")
-        default = self._port == (443 if self._tls else 80)
-        self._authority = host if default else host + b":%d" % self._port
+        self._host, self._port, self._tls, self._prefix, self._authority = _address(url)
         self._connect, self._first_byte, self._gap, self._keep = connect, first_byte, gap, keep
         self._max = max_connections
         self._idle: deque[_Connection] = deque()
@@ -118,7 +117,7 @@ class Upstream:
         self._context = _tls_context() if self._tls else None
 
     async def send(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
-        """Send one request (`target` is path and query as the caller wrote them), return when the answer's head is there.
+        """Send one request (`target` is path and query as the caller wrote them); return when the answer's head is in.
 
         Raises UpstreamError. Cancelling closes the connection.
         """
@@ -168,7 +167,9 @@ class Upstream:
         except ssl.SSLError as error:
             raise UpstreamError(Fault.CONNECT, f"no trusted connection to the upstream: {error.reason}") from None
         except OSError as error:
-            raise UpstreamError(Fault.CONNECT, f"no connection to the upstream: {error.strerror or error}") from None
+            # asyncio writes the address into the error's text, and callers read ours.
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else "no address answers"
+            raise UpstreamError(Fault.CONNECT, f"no connection to the upstream: {why}") from None
         finally:
             self._opening -= 1
         self._busy.add(connection)
@@ -185,6 +186,27 @@ class Upstream:
         self._busy.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
+    """Host, port, whether with TLS, the path before /v1, and what the Host header says. Raises ValueError, whose
+    message never quotes the URL: it may hold a credential."""
+    parts = urlsplit(url)
+    if any(letter.isspace() or not letter.isprintable() for letter in url) or not parts.path.isascii():
+        raise ValueError("the upstream's URL holds a blank or a letter that must be percent-encoded")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("the upstream's URL may not hold credentials, a query or a fragment")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("this is no upstream: write it like https://api.example.com/v1")
+    name, tls = parts.hostname, parts.scheme == "https"
+    default = 443 if tls else 80
+    port = parts.port or default
+    try:
+        host = f"[{name}]".encode("ascii") if ":" in name else name.encode("idna")
+    except UnicodeError:
+        raise ValueError("the upstream's URL holds no valid host name") from None
+    prefix = parts.path.rstrip("/").removesuffix("/v1").encode("ascii")
+    return name, port, tls, prefix, host if port == default else host + b":%d" % port
 
 
 def _tls_context() -> ssl.SSLContext:
@@ -214,6 +236,7 @@ class _Connection(asyncio.Protocol):
         self._informational = 0
         self._head_done = False
         self._sized = False  # the length of the body is known to the parser
+        self._keep_alive = False
         self._body: list[bytes] = []
         self._buffered = 0
         self._complete = False
@@ -225,7 +248,8 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, data: bytes, deadline: float) -> Response:
         """Write a request and wait for the head of its answer until `deadline` (loop time)."""
-        assert self._transport is not None
+        if self._transport is None:
+            raise UpstreamError(Fault.RESET, "the upstream closed the connection before it was asked")
         self._asked = True
         self._deadline = deadline
         self._transport.write(data)
@@ -303,11 +327,9 @@ class _Connection(asyncio.Protocol):
 
     # -- httptools
 
-    def on_status(self, status: bytes) -> None:
-        self._headers = []
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        if not self._head_done:  # trailers are no headers
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -316,15 +338,20 @@ class _Connection(asyncio.Protocol):
             if status == 101 or self._informational > MAX_INFORMATIONAL:
                 self._fail(Fault.PROTOCOL, "the upstream sends 1xx answers without end")
             return
+        if self._error:
+            return
         for name, value in self._headers:
             lowered = name.lower()
             if lowered == b"transfer-encoding":
                 self._sized = True
                 if value.strip().lower() != b"chunked":
                     self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
+                    return
             elif lowered == b"content-length":
                 self._sized = True
         self._sized = self._sized or status in {204, 304}
+        # Asked now: once the message is complete, the parser has forgotten it.
+        self._keep_alive = self._parser.should_keep_alive()
         self._head_done = True
 
     def on_body(self, body: bytes) -> None:
@@ -341,6 +368,8 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._complete:
             self._fail(Fault.PROTOCOL, "the upstream sends bytes behind its answer")
+        elif not self._head_done:
+            self._headers = []
 
     # -- waiting
 
@@ -364,8 +393,12 @@ class _Connection(asyncio.Protocol):
         now = self._loop.time()
         if self._complete or self._error:
             return
-        if now < self._deadline or self._waiter is None:
-            self._timer = self._loop.call_at(max(self._deadline, now + 0.05), self._ring)
+        if self._waiter is None:  # the reader is slow, not the upstream: its next wait begins with a new deadline
+            self._timer = self._loop.call_at(now + self._gap, self._ring)
+            return
+        if now < self._deadline:
+            # A later wait may have a nearer deadline than this one.
+            self._timer = self._loop.call_at(min(self._deadline, now + self._gap), self._ring)
             return
         what = "began no answer" if not self._head_done else f"sent nothing for {self._gap:g} s"
         self._fail(Fault.TIMEOUT, f"the upstream {what} in time")
@@ -387,7 +420,7 @@ class _Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """The answer is read to its end: back into the pool, where both sides want that."""
         self._unwatch()
-        keep = self.usable and self._error is None and self._sized and self._parser.should_keep_alive()
+        keep = self.usable and self._error is None and self._sized and self._keep_alive
         if not keep:
             self.abandon()
             return
