@@ -122,7 +122,7 @@ def test_show(path: Path) -> None:
 
 
 def test_verify(tmp_path: Path) -> None:
-    key_file, path = tmp_path / "audit.key", tmp_path / "a.db"
+    key_file, path = tmp_path / "a.key", tmp_path / "a.db"
     write(path, Key.load(key_file))
     good = run("verify", "--path", path, "--key", key_file)
     assert good.exit_code == 0
