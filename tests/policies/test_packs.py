@@ -1,0 +1,96 @@
+"""The shipped packs keep their own promises, and the ones that every pack makes."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+
+from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+from policies.cases import Outcome
+from policies.check import CheckResult, check
+from policies.engine import PolicySet, decide
+from policies.load import packs
+from policies.model import Action, Mode, OnError, Policy, Stage
+from policies.plan import Hold, plan, stream_mode
+
+
+@pytest.fixture(scope="module", params=packs())
+def result(request: pytest.FixtureRequest) -> CheckResult:
+    return check(f"pack:{request.param}", live=True)
+
+
+@pytest.fixture
+def pack(result: CheckResult) -> PolicySet:
+    assert result.policy is not None, result.lines()
+    return result.policy
+
+
+def test_it_is_well_written_and_every_case_passes(result: CheckResult) -> None:
+    assert result.lines()[:-1] == []
+    assert {case.outcome for case in result.cases} == {Outcome.PASSED}
+
+
+def test_there_is_a_case_for_every_rule_and_an_honest_one_for_every_rule_that_acts(pack: PolicySet) -> None:
+    (policy,) = pack.policies
+    named = {case.expect.rule for case in policy.cases}
+    acting = {rule.id for rule in policy.rules if rule.action in (Action.BLOCK, Action.MASK)}
+    assert acting <= named
+    honest = [case for case in policy.cases if case.expect.action in (Action.PASS, Action.LOG) and not case.failed]
+    assert len(honest) >= len(acting)
+
+
+def test_what_an_author_should_say_is_said(pack: PolicySet) -> None:
+    (policy,) = pack.policies
+    for rule in policy.rules:
+        stops = rule.action in (Action.BLOCK, Action.MASK)
+        if stops and Stage.OUTPUT in rule.stages:
+            assert "stream" in rule.model_fields_set, rule.id
+        assert "on_error" in rule.model_fields_set or _asks_only_the_surface(policy, rule.id), rule.id
+        assert len(rule.description.split()) >= 5, rule.id
+
+
+def _asks_only_the_surface(policy: Policy, rule_id: str) -> bool:
+    rule = next(rule for rule in policy.rules if rule.id == rule_id)
+    parts, _ = rule.conditions
+    return all(name.startswith("surface.") for part in parts for name in part.finding)
+
+
+def test_editors_are_told_of_the_schema() -> None:
+    for name in packs():
+        text = (resources.files("policies") / "packs" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert text.startswith("# yaml-language-server: $schema=../schema.json\n"), name
+
+
+def test_observe_never_stops_changes_or_holds_anything() -> None:
+    policy = check("pack:observe").policy
+    assert policy is not None
+    assert stream_mode(policy).hold is Hold.NONE
+    assert all(rule.action is Action.LOG and rule.silence is OnError.LOG for rule in policy.rules)
+    messages = [Message(role, "text", "/t") for role in Role]
+    findings = tuple(
+        Finding(name, label, 1.0, at)
+        for name, classifier in policy.classifiers.items()
+        for label in classifier.labels
+        for at in range(len(messages))
+    )
+    failures = tuple(Failure(name, Silence.CRASH) for name in policy.classifiers)
+    for stage in Stage:
+        assert decide(policy, stage, messages, Report(findings, failures)).action is Action.LOG
+
+
+def test_observe_judges_all_that_baseline_judges() -> None:
+    observe, baseline = check("pack:observe").policy, check("pack:baseline").policy
+    assert observe is not None
+    assert baseline is not None
+    for stage in Stage:
+        read = {reading.classifier: reading.roles for reading in plan(observe, stage)}
+        for reading in plan(baseline, stage):
+            assert reading.roles <= read[reading.classifier], (stage, reading.classifier)
+
+
+def test_baseline_holds_back_and_never_a_whole_answer() -> None:
+    policy = check("pack:baseline").policy
+    assert policy is not None
+    assert stream_mode(policy).hold is Hold.HOLD_BACK
+    assert all(rule.mode is Mode.ENFORCE for rule in policy.rules)
