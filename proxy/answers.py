@@ -45,19 +45,21 @@ class Answer:
 
 
 class Caller:
-    """The client's side of one exchange. `started`: the status line has left. `gone`: the client hung up."""
+    """The client's side of one exchange. `started`: the status line has left. `gone`: the client hung up.
+    `stamp` holds headers that every answer gets."""
 
-    __slots__ = ("_send", "gone", "sent", "started")
+    __slots__ = ("_send", "gone", "sent", "stamp", "started")
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self._send = send
         self.started = False
         self.gone = False
         self.sent = 0
+        self.stamp: Headers = []
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.start", "status": status, "headers": headers + self.stamp})
 
     async def send(self, body: bytes) -> None:
         if body:
@@ -70,7 +72,7 @@ class Caller:
     async def answer(self, answer: Answer) -> None:
         """The whole answer at once."""
         self.started = True
-        headers = answer.headers
+        headers = answer.headers + self.stamp
         if not any(name == b"content-length" for name, _ in headers):
             headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
         self.sent += len(answer.body)

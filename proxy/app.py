@@ -106,6 +106,8 @@ class DataPlane:
             return
         watch = _Watch(receive, caller, task)
         notes = self._notes(scope, dialect.name)
+        if self._settings.decision_headers:
+            caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
         exchange = Exchange(
             dialect,
             self.guard,

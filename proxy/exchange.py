@@ -214,6 +214,8 @@ class Exchange:
             if question.messages:
                 await self._judge(gate, question)
             await self._release(gate, reader, head)
+            if gate.held:
+                raise Malformed("a part of its stream was left without a verdict")
         except Blocked as block:
             response.abort()
             await self._end(reader, self._refusal_bytes(reader, block.decision, request), head)

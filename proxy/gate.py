@@ -182,7 +182,8 @@ class Gate:
         starts: list[int] = []
         ends: list[int] = []
         for name, channel in self._channels.items():
-            if not everything and channel.judged == channel.total:
+            settled = channel.judged == channel.total and not (channel.closed and channel.approved < channel.total)
+            if settled and not everything:
                 continue
             if channel.kind is Kind.CALL and not channel.closed and not everything:
                 continue

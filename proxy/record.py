@@ -108,7 +108,14 @@ class Notes:
             return {"action": str(Action.PASS), "rule": None}
         first = max(fired, key=lambda item: item.action.severity)
         stage = next(stage for stage, seen in self._stages.items() if first in seen.fired.values())
-        return {"action": str(first.action), "rule": first.rule, "policy": first.policy, "stage": str(stage)}
+        why = {f"{finding.classifier}.{finding.label}": round(finding.score, 4) for finding in first.findings}
+        return {
+            "action": str(first.action),
+            "rule": first.rule,
+            "policy": first.policy,
+            "stage": str(stage),
+            "why": why,
+        }
 
     def _seen(self) -> dict[str, Any]:
         return {str(stage): seen.facts() for stage, seen in self._stages.items()}
