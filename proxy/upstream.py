@@ -240,7 +240,6 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._buffered = 0
         self._complete = False
-        self._reusable = False
         self._asked = False
         self._paused = False
         self._error: UpstreamError | None = None
@@ -365,7 +364,6 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head_done:
             self._complete = True
-            self._reusable = self._parser.should_keep_alive()  # the parser knows it only here
 
     def on_message_begin(self) -> None:
         if self._complete:
