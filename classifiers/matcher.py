@@ -106,9 +106,11 @@ def compile_expression(source: str, ignore_case: bool = False) -> Any:
 class Matcher:
     """Which of many expressions may match a text, and where each of them does. Thread-safe.
 
-    Raises ExpressionError where an expression is wrong or too large. Own expressions, known to be tame, may raise
-    `heavy_program` so that `candidates` is exact. INVARIANT: an expression that matches is
-    always among `candidates`, or Exhausted is raised.
+    Raises ExpressionError where an expression is wrong or too large. Own expressions may raise `heavy_program`, where
+    they are known to be tame, so that `candidates` is exact; or put it to 0, where each needs some rare literal, so
+    that the filter does most of the work.
+
+    INVARIANT: an expression that matches is always among `candidates`, or Exhausted is raised.
     """
 
     def __init__(
@@ -117,15 +119,21 @@ class Matcher:
         self._expressions = tuple(expressions)
         self._sets: list[tuple[Any, tuple[int, ...], int]] = []
         self._filters: list[tuple[Any, tuple[int, ...], int]] = []
-        light: dict[bool, list[int]] = {False: [], True: []}
-        heavy: list[int] = []
-        for index, expression in enumerate(self._expressions):
-            program = compile_expression(expression.source, expression.ignore_case).programsize
-            (heavy if program > heavy_program else light[expression.ignore_case]).append(index)
-        for ignore_case, indices in light.items():  # a set has one letter case for all that is in it
-            self._build_sets(indices, ignore_case, set_memory)
+        programs = [compile_expression(item.source, item.ignore_case).programsize for item in self._expressions]
+        heavy = [index for index, program in enumerate(programs) if program > heavy_program]
         if heavy:
-            self._build_filter(heavy)
+            # What needs no literal would be run one by one on every text: better in a set, unless it is too large.
+            free = set(self._build_filter(heavy).Match(_FILTER_SENTINEL, potential=True)[:-1])
+            stay = [i for at, i in enumerate(heavy) if at not in free or programs[i] > HEAVY_PROGRAM]
+            if stay:
+                self._filters.append((self._build_filter(stay), tuple(stay), len(stay)))
+            heavy = stay
+        kept_out = set(heavy)
+        for ignore_case in (False, True):  # a set has one letter case for all that is in it
+            light = [
+                i for i, item in enumerate(self._expressions) if item.ignore_case == ignore_case and i not in kept_out
+            ]
+            self._build_sets(light, ignore_case, set_memory)
 
     def candidates(self, data: bytes) -> list[int]:
         """Indices of all expressions that match `data`, and perhaps a few that do not. Raises Exhausted."""
@@ -174,14 +182,15 @@ class Matcher:
             return
         self._sets.append((regex_set, tuple(indices), sentinel))
 
-    def _build_filter(self, indices: list[int]) -> None:
+    def _build_filter(self, indices: list[int]) -> Any:
+        """A filter over the literals that the expressions need; the sentinel comes last."""
         regex_filter = re2.Filter()
         for index in indices:
             expression = self._expressions[index]
             regex_filter.Add(expression.source.encode(), _options(expression.ignore_case))
-        sentinel = regex_filter.Add(_FILTER_SENTINEL, _options(False))
+        regex_filter.Add(_FILTER_SENTINEL, _options(False))
         regex_filter.Compile()
-        self._filters.append((regex_filter, tuple(indices), sentinel))
+        return regex_filter
 
 
 def _options(ignore_case: bool, memory: int | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 `plain` has no format characters and is in NFKC; `skeleton` has Latin letters for look-alikes; `letters` joins
 s p a c e d letters; `leet` reads 1337; `rot13` turns the alphabet; `decoded` undoes one layer of base64 and the like,
-and is read again, up to three layers deep. Names of nested views are joined by dots. Any span of a view can be traced back
+and is read again, up to three layers deep. Names of nested views are joined by dots. Any span can be traced back
 to the raw text, so that what was found can be masked.
 
 INVARIANT: all views together are at most GROWTH times as long as the text, plus GROWTH_BASE. What would be longer is
