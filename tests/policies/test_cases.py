@@ -41,6 +41,9 @@ cases:
   - name: not in the words of the system
     messages: [{role: system, text: MARK}, {role: user, text: hello}]
     expect: {action: pass}
+  - name: but in the words of the user after it
+    messages: [{role: system, text: hello}, {role: user, text: MARK}]
+    expect: {action: block, rule: fast-mark}
   - {name: silence stops, text: a b, failed: [fast], expect: {action: block, rule: fast-mark}}
   - {name: as if, stage: output, text: a b, scores: {slow.mark: 0.5}, expect: {action: mask, rule: slow-other}}
   - {name: as if nearly, stage: output, text: a b, scores: {slow.mark: 0.49}, expect: {action: pass}}
@@ -57,7 +60,7 @@ def checked(tmp_path: Path, text: str, live: bool = False) -> CheckResult:
 def test_all_cases_pass_live_and_the_slow_one_is_skipped_otherwise(tmp_path: Path) -> None:
     live = checked(tmp_path, POLICY, live=True)
     assert live.lines()[:-1] == []
-    assert [case.outcome for case in live.cases] == [Outcome.PASSED] * 7
+    assert [case.outcome for case in live.cases] == [Outcome.PASSED] * 8
     quick = checked(tmp_path, POLICY)
     assert quick.ok
     assert quick.skipped == 1
@@ -65,7 +68,7 @@ def test_all_cases_pass_live_and_the_slow_one_is_skipped_otherwise(tmp_path: Pat
     line = POLICY[: POLICY.index("{name: slow,")].count("\n") + 1
     assert quick.lines() == [
         f"{tmp_path}/demo.yaml:{line}:5: case 'slow' skipped: needs slow: run with --live, or give 'scores'",
-        f"{tmp_path}/demo.yaml: revision {quick.policy.revision}: 1 policy, 2 rules, cases: 6 passed, 1 skipped",
+        f"{tmp_path}/demo.yaml: revision {quick.policy.revision}: 1 policy, 2 rules, cases: 7 passed, 1 skipped",
     ]
 
 

@@ -48,22 +48,24 @@ rules = st.fixed_dictionaries(
         "stages": st.sampled_from([["input"], ["output"], ["input", "output"]]),
         "roles": st.lists(st.sampled_from(ROLES), min_size=1, unique=True),
         "when": st.one_of(seen, st.fixed_dictionaries({"any": parts}), st.fixed_dictionaries({"all": parts})),
-        "action": st.sampled_from(["pass", "log", "mask", "block"]),
+        "action": st.sampled_from(["pass", "log", "mask", "mask", "block"]),
         "mode": st.sampled_from(["off", "shadow", "enforce", "enforce"]),
         "on_error": st.sampled_from([None, "block", "log", "pass"]),
     }
 )
-spans = st.one_of(st.none(), st.tuples(st.integers(-1, 9), st.integers(-1, 9)))
+GOOD_SPANS = [(0, 1), (0, 3), (1, 3), (3, 4), (2, 6), (5, 6)]
+spans = st.sampled_from([*GOOD_SPANS, *GOOD_SPANS, *GOOD_SPANS, None, (2, 2), (3, 1), (-1, 2), (4, 7)])
 findings = st.builds(
     Finding,
     st.sampled_from([*CLASSIFIERS, "surface", "stranger"]),
     st.sampled_from([*LABELS, "unscannable", "undeclared"]),
-    st.sampled_from([0.0, 0.2, 0.49, 0.5, 0.8, 1.0, math.nan]),
-    st.integers(-1, 4),
+    st.sampled_from([0.0, 0.2, 0.49, 0.5, 0.8, 1.0, 1.0, 1.0, math.nan]),
+    st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, -1, 9]),
     spans,
 )
 failures = st.builds(Failure, st.sampled_from([*CLASSIFIERS, "stranger"]), st.sampled_from(list(Silence)))
-messages = st.lists(st.builds(Message, st.sampled_from(ROLES), st.text("ab", max_size=8), st.just("/t")), max_size=4)
+texts = st.sampled_from(["abcdef", "abcdef", "abcdef", "abc", ""])
+messages = st.lists(st.builds(Message, st.sampled_from(ROLES), texts, st.just("/t")), max_size=4)
 reports = st.builds(
     Report, st.lists(findings, max_size=6).map(tuple), st.one_of(st.just(()), st.lists(failures, max_size=2).map(tuple))
 )
@@ -163,10 +165,32 @@ def test_masks_carry_the_label_and_the_longest_speaks_for_overlapping_ones() -> 
     assert decision.masks == (Mask(0, 0, 2, "[X]"), Mask(0, 4, 9, "<y>"))
 
 
-def test_what_cannot_be_located_is_blocked_and_says_so() -> None:
-    decision = decide(built(make([rule(action="mask")])), Stage.INPUT, USER, Report((Finding("a", "x", 0.9, 0),)))
+NO_PLACE = [None, (2, 2), (3, 1), (-1, 2), (9, 11)]
+
+
+@pytest.mark.parametrize("span", NO_PLACE)
+def test_what_cannot_be_located_is_blocked_and_says_so(span: tuple[int, int] | None) -> None:
+    found = (Finding("a", "x", 0.9, 0, (0, 1)), Finding("a", "x", 0.9, 0, span))
+    decision = decide(built(make([rule(action="mask")])), Stage.INPUT, USER, Report(found))
     assert decision.action is Action.BLOCK
+    assert decision.masks == ()
     assert "cannot be masked" in decision.fired[0].note
+
+
+def test_masks_that_touch_stay_apart_and_shadow_rules_mask_nothing() -> None:
+    other = {"finding": "b.y", "at_least": 0.5}
+    ready = built(make([rule(action="mask"), rule("dark", action="mask", when=other, mode="shadow")]))
+    found = (Finding("a", "x", 0.9, 0, (0, 2)), Finding("a", "x", 0.9, 0, (2, 4)), Finding("b", "y", 0.9, 0, (6, 8)))
+    decision = decide(ready, Stage.INPUT, USER, Report(found))
+    assert decision.masks == (Mask(0, 0, 2, "[X]"), Mask(0, 2, 4, "[X]"))
+    assert [each.rule for each in decision.shadow] == ["dark"]
+
+
+def test_a_block_beside_a_mask_masks_nothing() -> None:
+    ready = built(make([rule(action="mask"), rule("stop", when={"finding": "b.y", "at_least": 0.5})]))
+    found = (Finding("a", "x", 0.9, 0, (0, 2)), Finding("b", "y", 0.9, 0, (4, 6)))
+    decision = decide(ready, Stage.INPUT, USER, Report(found))
+    assert (decision.action, decision.masks, decision.rule) == (Action.BLOCK, (), "stop")
 
 
 def test_shadow_never_acts() -> None:
