@@ -7,6 +7,7 @@ from importlib import resources
 import pytest
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+from classifiers.embedded import Embedded
 from policies.cases import Outcome
 from policies.check import CheckResult, check
 from policies.engine import PolicySet, decide
@@ -94,3 +95,21 @@ def test_baseline_holds_back_and_never_a_whole_answer() -> None:
     assert policy is not None
     assert stream_mode(policy).hold is Hold.HOLD_BACK
     assert all(rule.mode is Mode.ENFORCE for rule in policy.rules)
+
+
+@pytest.mark.parametrize("name", packs())
+def test_thresholds_are_the_ones_that_the_model_card_suggests(name: str) -> None:
+    """A newly trained model has other calibrated thresholds; a pack that keeps the old ones would block at random."""
+    policy = check(f"pack:{name}").policy
+    assert policy is not None
+    guard = policy.classifiers["guard"]
+    assert isinstance(guard, Embedded)
+    for rule in policy.rules:
+        parts, _ = rule.conditions
+        for part in parts:
+            for finding in part.finding:
+                classifier, _, label = finding.partition(".")
+                if classifier == "guard":
+                    head = guard.card.head(label)
+                    wanted = head.block if rule.action is Action.BLOCK else head.log
+                    assert part.at_least == wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"
