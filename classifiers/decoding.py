@@ -44,6 +44,7 @@ _ESCAPE = re.compile(r"\\[uxU]\{?([0-9A-Fa-f]+)\}?")
 _FLAG_TAGS = re.compile("[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 _SHORTEST = 8
 _FEWEST_BYTES = 4
+_SURELY_TEXT = 12  # random bytes are all printable ASCII once in 150,000 times
 
 
 def decode(text: str) -> list[tuple[int, int, str]]:
@@ -142,8 +143,10 @@ def _text(raw: bytes) -> str | None:
             if error.start < len(raw) - 3 or error.start < 6:
                 return None
             text = raw[: error.start].decode()  # the last character is cut
-    letters = sum(map(str.isalpha, text))
-    odd = len(text) - sum(map(str.isprintable, text)) - text.count("\n") - text.count("\t") - text.count("\r")
-    if odd * 20 > len(text) or (letters + text.count(" ")) * 10 < len(text) * 6 or letters < 3:
+    odd = len(text) - sum(map(str.isprintable, text)) - sum(map(text.count, "\n\t\r"))
+    if odd * 20 > len(text):
         return None
-    return text
+    if len(raw) >= _SURELY_TEXT and odd == 0 and text.isascii():
+        return text  # signs and digits too: one more layer of coding may be below
+    letters = sum(map(str.isalpha, text))
+    return text if letters >= 3 and (letters + text.count(" ")) * 10 >= len(text) * 6 else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -86,6 +86,7 @@ def views(text: str) -> Readings:
 
 def plain(text: str) -> str:
     """`text` without format characters, stacked marks and fillers, in NFKC. Idempotent."""
+    text = replace_surrogates(text)
     for _ in range(4):
         text, before = _fold(text), text
         if text == before:
@@ -104,24 +105,25 @@ class _Growth:
         self._root = View("raw", text, None, _nothing)
 
     def readings(self) -> Readings:
-        self._grow(self._root, 0)
+        # Breadth first: a text is met first where the fewest layers lie above it, and so read deepest.
+        queue = deque([(self._root, 0)])
+        while queue:
+            node, depth = queue.popleft()
+            turned = node.name.endswith("rot13")
+            base = node if turned else self._surface(node)
+            coded = self._decoded(base)
+            if depth == MAX_DEPTH:
+                self._deeper |= coded is not None
+                continue
+            if coded is not None and self._add(coded):
+                queue.append((coded, depth + 1))
+            if not turned:
+                turn = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
+                if self._add(turn):
+                    queue.append((turn, depth + 1))
         readings = Readings(self._views)
         readings.truncated, readings.deeper = self._truncated, self._deeper
         return readings
-
-    def _grow(self, node: View, depth: int) -> None:
-        base = self._surface(node)
-        coded = self._decoded(base)
-        if coded is not None and depth == MAX_DEPTH:
-            self._deeper = True
-        elif coded is not None and (view := self._add(coded)) is not None:
-            self._grow(view, depth + 1)
-        if depth < MAX_DEPTH and not base.name.endswith("rot13"):
-            turned = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
-            if (view := self._add(turned)) is not None and depth + 1 < MAX_DEPTH:
-                coded = self._decoded(view)
-                if coded is not None and (below := self._add(coded)) is not None:
-                    self._grow(below, depth + 2)
 
     def _decoded(self, base: View) -> View | None:
         gates = _GATES.candidates(base.text.encode())
@@ -139,13 +141,16 @@ class _Growth:
             folded, complete = _bounded(text)
             self._truncated |= not complete
             if folded != text:
-                base = self._add(View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))) or node
+                base = View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))
+                self._add(base)
         best = base
         if not base.text.isascii() and (edits := look_alikes(base.text)):
-            best = self._add(_edited(base, "skeleton", edits)) or base
+            best = _edited(base, "skeleton", edits)
+            self._add(best)
         gates = _GATES.candidates(best.text.encode())
         if _SPACED_GATE in gates and (edits := _spaced(best.text)):
-            best = self._add(_edited(best, "letters", edits)) or best
+            best = _edited(best, "letters", edits)
+            self._add(best)
         if _LEET_GATE in gates or best.name.endswith("letters"):
             for name, table in _LEET.items():
                 if edits := _leet(best.text, table):
@@ -153,16 +158,17 @@ class _Growth:
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
         return node if _HIDDEN in dirt else base
 
-    def _add(self, view: View) -> View | None:
+    def _add(self, view: View) -> bool:
+        """Keeps `view`; False where its text is known or no room is left."""
         if view.text in self._seen:
-            return None
+            return False
         if len(view.text) > self._room:
             self._truncated = True
-            return None
+            return False
         self._room -= len(view.text)
         self._seen.add(view.text)
         self._views.append(view)
-        return view
+        return True
 
 
 def _nothing() -> Sequence[Edit]:

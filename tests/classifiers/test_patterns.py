@@ -1,0 +1,95 @@
+"""Authors' patterns: what they find and where, what their authors are told, and that nothing slips through."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifiers import catalog
+from classifiers.base import Classifier
+from classifiers.patterns import MOST_SPANS, Patterns, ViewsTruncated
+from tests.classifiers.tables import messages, seen, table
+
+TABLE = table("patterns")
+PATTERNS = Patterns.from_options("p", {"patterns": TABLE["patterns"]})
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@pytest.mark.parametrize("case", TABLE["cases"], ids=lambda case: ascii(case["text"])[:40])
+def test_finds_and_places(case: dict[str, Any]) -> None:
+    findings = PATTERNS.classify(messages(case["text"]))
+    assert seen(findings, case["text"]) == case["found"]
+    assert all(finding.score == (0.5 if finding.label == "word" else 1.0) for finding in findings)
+
+
+@pytest.mark.parametrize("case", TABLE["wrong"], ids=lambda case: str(case["options"])[:40])
+def test_tells_the_author(case: dict[str, Any]) -> None:
+    with pytest.raises(catalog.OptionError) as caught:
+        Patterns.from_options("p", case["options"])
+    assert caught.value.option == case["option"]
+    assert case["says"] in str(caught.value)
+
+
+def test_is_a_classifier_of_the_catalog() -> None:
+    made = catalog.create("patterns", "mine", {"patterns": {"a": "b"}})
+    assert isinstance(made, Classifier)
+    assert (made.name, made.labels, made.inline) == ("mine", frozenset({"a"}), True)
+
+
+def test_digest_follows_the_options() -> None:
+    def digest(**options: Any) -> str:
+        return Patterns.from_options("p", {"patterns": {"a": {"regex": "b", **options}}}).digest
+
+    other = [digest(score=0.4), digest(ignore_case=False), Patterns.from_options("p", {"patterns": {"a": "c"}}).digest]
+    assert len({digest(), *other}) == 4
+    assert digest() == Patterns.from_options("q", {"patterns": {"a": "b"}}).digest
+    assert digest() != Patterns.from_options("p", {"patterns": {"a": "b"}, "views": False}).digest
+
+
+def test_views_can_be_turned_off() -> None:
+    raw = Patterns.from_options("p", {"patterns": {"a": "bomb"}, "views": False})
+    assert [finding.message for finding in raw.classify(messages("b0mb", "bomb"))] == [1]
+
+
+def test_a_flood_of_matches_is_reported_to_its_end() -> None:
+    text = "ab" * 1000
+    found = Patterns.from_options("p", {"patterns": {"x": "ab"}}).classify(messages(text))
+    assert len(found) == MOST_SPANS
+    assert found[-1].span == (2 * MOST_SPANS - 2, len(text))
+
+
+@pytest.mark.parametrize("word", ["a", "я", "aa"])
+def test_a_flood_of_letters_is_no_word(word: str) -> None:
+    assert not Patterns.from_options("p", {"patterns": {"x": {"words": word}}}).classify(messages("aя" * 100_000))
+
+
+def test_truncated_readings_are_not_passed_over() -> None:
+    with pytest.raises(ViewsTruncated):
+        PATTERNS.classify(messages("\ufdfa" * 10_000))
+
+
+def test_messages_are_independent() -> None:
+    texts = [case["text"] for case in TABLE["cases"]]
+    together = PATTERNS.classify(messages(*texts))
+    for index, text in enumerate(texts):
+        alone = [(finding.label, finding.span) for finding in PATTERNS.classify(messages(text))]
+        assert [(finding.label, finding.span) for finding in together if finding.message == index] == alone
+
+
+def test_threads_see_the_same() -> None:
+    work = messages(*[case["text"] for case in TABLE["cases"]])
+    expected = PATTERNS.classify(work)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: PATTERNS.classify(work), range(40)))
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_finds_what_is_there_in_any_company(before: str, after: str) -> None:
+    text = f"{before} bomb {after}"
+    found = PATTERNS.classify(messages(text))
+    assert ["word", "bomb"] in seen(found, text)
+    assert all(0 <= finding.span[0] <= finding.span[1] <= len(text) for finding in found if finding.span)
