@@ -55,12 +55,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One event of a stream: its bytes, the text it adds, and the groups (choices) it ends."""
+    """One event of a stream: its bytes, the text it adds, the groups (choices) it ends, and what in it is no text
+    (origin, kind)."""
 
     raw: bytes
     pieces: tuple[Piece, ...] = ()
     closes: tuple[int, ...] = ()
     tree: Any = None
+    unscannable: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Gate:
         self._channels: dict[str, _Channel] = {}
         self._queue: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
         self._unjudged = 0  # characters of flowing text
+        self._size = 0
         self._settled = False  # something was closed since the last question
         self._keep = None if hold_back is None else max(CONTEXT, hold_back)
 
@@ -124,14 +127,21 @@ class Gate:
         """Parts that wait."""
         return len(self._queue)
 
+    @property
+    def size(self) -> int:
+        """What is kept: the bytes of parts that wait, and the characters of all text."""
+        return self._size
+
     def push(self, part: Part) -> None:
         """Take the next part of the stream."""
+        self._size += len(part.raw)
         ends: list[tuple[Piece, _Channel, int]] = []
         for piece in part.pieces:
             channel = self._channels.get(piece.channel)
             if channel is None:
                 channel = self._channels[piece.channel] = _Channel(piece.role, piece.kind, piece.group)
             channel.pieces.append(piece.text)
+            self._size += len(piece.text)
             channel.total += len(piece.text)
             channel.closed = False
             if self._keep is not None:
@@ -217,6 +227,7 @@ class Gate:
             if self._enforcing and any(end > channel.approved for _, channel, end in ends):
                 break
             queue.popleft()
+            self._size -= len(part.raw)
             edits = tuple(
                 (piece, edited)
                 for piece, channel, end in ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -159,11 +160,19 @@ def replaced(tree: Any, origin: str, value: str) -> None:
         tree[last] = value
 
 
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
 def decoded(arguments: str) -> Iterator[str]:
-    """The strings and keys in a JSON text, escapes undone; nothing where it is not JSON."""
+    """The strings and keys in a JSON text, escapes undone.
+
+    Where it is not strictly JSON, the whole text with its escapes undone: a client's parser may be more lenient (about
+    duplicate keys, NaN, what stands around it), and it is the client who acts on what it reads."""
     try:
         tree = parse(arguments)
     except Malformed:
+        yield _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _SHORT.get(m[2], m[2]), arguments)
         return
     stack = [tree]
     while stack:

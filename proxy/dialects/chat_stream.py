@@ -1,0 +1,226 @@
+"""Chat Completions: what a stream says, event by event, and how it is ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from classifiers.base import Role
+
+from ..sse import Event, framed
+from ..strict import Malformed, parse
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped
+from .chat_body import REASONING, VOCABULARY, error_of, read_message, spelled, trace_of
+
+# Inside a delta these are complete where they stand; all other text there grows.
+_ATOMIC = frozenset({"type", "format", "id", "index", "name", "role", "signature"})
+
+
+class ChatReader:
+    """One stream of chat.completion.chunk events."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._seen: dict[str, str] = {}  # the last value of text that is repeated in every chunk
+        self._open: dict[int, bool] = {}  # choice -> whether it waits for its finish
+        self._told: set[int] = set()  # choices whose finish has left
+        self._head: dict[str, Any] | None = None
+        self._complete = False
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._open) and not any(self._open.values())
+
+    def read(self, event: Event) -> Part:
+        pieces: list[Piece] = []
+        for place, text in (("comment", event.comment), ("event", event.name), ("id", event.id)):
+            if text:
+                self._atom(pieces, f"#{place}", text, Role.SETTING)
+        if not event.data:
+            return Part(event.raw if event.plain else b"", tuple(pieces))
+        raw = event.raw if event.plain else framed(event.data, event.name)
+        if event.data.startswith("[DONE]"):  # so the official clients read it
+            self._complete = True
+            return Part(raw if event.data == "[DONE]" else framed("[DONE]"), tuple(pieces), tuple(self._open))
+        tree = parse(event.data)
+        if not isinstance(tree, dict):
+            raise Malformed("a chunk is not a JSON object")
+        opaque: list[tuple[str, str]] = []
+        for key, value in tree.items():
+            if key == "choices" and isinstance(value, list):
+                for position, choice in enumerate(value):
+                    self._choice(pieces, opaque, choice, position)
+            elif type(value) is str:
+                if key not in VOCABULARY:
+                    self._atom(pieces, f"/{escaped(key)}#key", key, Role.SETTING)
+                self._atom(pieces, "/" + escaped(key), value, Role.SETTING)
+            else:
+                self._rest(pieces, {key: value}, "", Role.ERROR if key == "error" else Role.SETTING)
+        # A finish reason closes nothing: clients go on reading what follows it, and some servers send it in each chunk.
+        return Part(raw, tuple(pieces), (), tree, tuple(opaque))
+
+    def released(self, part: Part) -> None:
+        if isinstance(part.tree, dict) and self._head is None:
+            keys = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+            self._head = {key: part.tree[key] for key in keys if key in part.tree}
+        choices = part.tree.get("choices") if isinstance(part.tree, dict) else None
+        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if choice.get("finish_reason"):
+                self._told.add(choice.get("index", position))
+
+    def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
+        for piece, text in edits:
+            target = part.tree
+            for step in piece.path[:-1]:
+                target = target[step]
+            # Log probabilities spell the text again, token by token: where it is masked they cannot stay.
+            target[piece.path[-1]] = None if piece.path[-1] == "logprobs" else text
+            choice = part.tree["choices"][piece.path[1]]
+            if choice.get("logprobs") is not None:
+                choice["logprobs"] = None
+        return framed(orjson.dumps(part.tree).decode())
+
+    def ending(self, refusal: Refusal) -> bytes:
+        head = self._head or {
+            "id": f"chatcmpl-{refusal.decision}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": self._request.model,
+        }
+        usage = {"usage": None} if self._request.usage_wanted else {}
+        started = self._head is not None
+        words = "\n\n" + refusal.message if started else refusal.message
+        delta = {"content": words} if started else {"role": "assistant", "content": words, "refusal": None}
+        waiting = sorted({*range(self._request.choices), *(self._open if started else ())} - self._told)
+        out: list[bytes] = []
+        for index in waiting or [0]:
+            for change, finish in ((delta, None), ({}, "content_filter")):
+                choice = {"index": index, "delta": change, "logprobs": None, "finish_reason": finish}
+                chunk = {**head, "choices": [choice], **usage}
+                if finish:
+                    chunk["penstock"] = trace_of(refusal)
+                out.append(framed(orjson.dumps(chunk).decode()))
+        if self._request.usage_wanted:
+            counts = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+            out.append(framed(orjson.dumps({**head, "choices": [], "usage": counts}).decode()))
+        out.append(framed("[DONE]"))
+        return b"".join(out)
+
+    def broken(self, message: str, code: str) -> bytes:
+        return framed(orjson.dumps({"error": error_of(502, code, message, None)}).decode())
+
+    def _choice(self, pieces: list[Piece], opaque: list[tuple[str, str]], choice: Any, position: int) -> None:
+        if not isinstance(choice, dict):
+            raise Malformed("a choice is not a JSON object")
+        index = choice.get("index", position)
+        if type(index) is not int:
+            raise Malformed("a choice's index is not an integer")
+        self._open.setdefault(index, True)
+        for key, value in choice.items():
+            if key == "index":
+                continue
+            if key == "delta" and isinstance(value, dict):
+                self._delta(pieces, opaque, value, index, ("choices", position, "delta"))
+            elif key == "message" and isinstance(value, dict):
+                body = Body()
+                read_message(body, value, Role.ASSISTANT, f"/choices/{index}/message")
+                opaque.extend(body.unscannable)
+                for said in body.messages:
+                    self._atom(pieces, said.origin, said.text, said.role)
+            elif key == "logprobs" and value is not None:
+                self._logprobs(pieces, value, index, ("choices", position, "logprobs"))
+            elif key == "finish_reason":
+                self._open[index] = self._open[index] and not value
+                self._rest(pieces, {key: value}, f"/choices/{index}", Role.SETTING)
+            else:
+                role = Role.ASSISTANT if key == "text" else Role.SETTING
+                self._rest(pieces, {key: value}, f"/choices/{index}", role)
+
+    def _delta(
+        self,
+        pieces: list[Piece],
+        opaque: list[tuple[str, str]],
+        delta: dict[str, Any],
+        index: int,
+        path: tuple[str | int, ...],
+    ) -> None:
+        base = f"/choices/{index}"
+        for key, value in delta.items():
+            if not value:
+                if key not in VOCABULARY:
+                    self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
+                continue
+            if key == "audio" and isinstance(value, dict) and "data" in value:
+                opaque.append((f"{base}/audio", "audio"))
+                around = {name: inner for name, inner in value.items() if name != "data"}
+                self._grow(pieces, around, f"{base}/audio", Role.ASSISTANT, Kind.FLOW, index, (*path, key))
+            elif key == "content" and type(value) is str:
+                pieces.append(Piece(base + "/content", Role.ASSISTANT, value, Kind.FLOW, index, (*path, "content")))
+            elif key == "role":
+                self._rest(pieces, {key: value}, base, Role.SETTING)
+            elif key in {"tool_calls", "function_call"}:
+                calls = value if isinstance(value, list) else [value]
+                for position, call in enumerate(calls):
+                    number = call.get("index", position) if isinstance(call, dict) else position
+                    inner = (*path, key, position) if isinstance(value, list) else (*path, key)
+                    self._grow(pieces, call, f"{base}/{key}/{number}", Role.TOOL_CALL, Kind.CALL, index, inner)
+            else:
+                role = Role.REFUSAL if key == "refusal" else Role.REASONING if key in REASONING else Role.ASSISTANT
+                if key not in VOCABULARY:
+                    self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
+                self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, index, (*path, key))
+
+    def _grow(
+        self,
+        pieces: list[Piece],
+        value: Any,
+        channel: str,
+        role: Role,
+        kind: Kind,
+        group: int,
+        path: tuple[str | int, ...],
+    ) -> None:
+        """Text that the next chunks may continue."""
+        if isinstance(value, str):
+            atom = kind is Kind.FLOW and path[-1] in _ATOMIC
+            if value and not (kind is Kind.CALL and path[-1] == "type" and value in VOCABULARY):
+                pieces.append(Piece(channel, role, value, Kind.ATOM if atom else kind, group, path))
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                if key not in VOCABULARY:
+                    pieces.append(Piece(f"{channel}/{escaped(key)}#key", role, key, kind, group))
+                self._grow(pieces, inner, f"{channel}/{escaped(key)}", role, kind, group, (*path, key))
+        elif isinstance(value, list):
+            for position, inner in enumerate(value):
+                self._grow(pieces, inner, f"{channel}/{position}", role, kind, group, (*path, position))
+
+    def _logprobs(self, pieces: list[Piece], value: Any, index: int, path: tuple[str | int, ...]) -> None:
+        tokens, others = spelled(value)
+        base = f"/choices/{index}/logprobs"
+        if tokens:
+            pieces.append(Piece(base, Role.ASSISTANT, tokens, Kind.FLOW, index, path))
+        if others:
+            pieces.append(Piece(base + "/top", Role.ASSISTANT, "\n" + others, Kind.ATOM, index, path))
+
+    def _rest(self, pieces: list[Piece], value: Any, place: str, role: Role) -> None:
+        """Every leaf of what is not known to grow."""
+        body = Body()
+        body.leaves(value, role, place, VOCABULARY)
+        for message in body.messages:
+            self._atom(pieces, message.origin, message.text, role)
+
+    def _atom(self, pieces: list[Piece], place: str, text: str, role: Role) -> None:
+        """Text that is judged once however often it is repeated, so it has no place where it could be masked (its
+        channel says so behind a '#'). What follows under the same name is another text: a line feed keeps them apart."""
+        known = self._seen.get(place)
+        if text and known != text:
+            self._seen[place] = text
+            channel = place if "#" in place else place + "#"
+            pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1))
