@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ import re2
 from .base import Finding, Message
 from .catalog import OptionError
 from .matcher import Expression, ExpressionError, Matcher, code_points, compile_expression, encode
-from .views import views
+from .views import only_turned, views
 
 RULES = "patterns-1"
 MOST_SPANS = 256
 """Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
 
 _KEYS = frozenset({"regex", "words", "ignore_case", "word_boundary", "score"})
+_ANCHOR = re.compile(r"(?<!\[)\^|\$|\\[Az]")  # it also takes some escaped signs for anchors, which only costs time
 _BLANKS = r"[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+"
 # Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
 _WORD_START = (
@@ -65,6 +67,7 @@ class Patterns:
         self._patterns = tuple(patterns)
         self._use_views = use_views
         self._matcher = Matcher([pattern.expression for pattern in patterns])
+        self._joinable = not any(_ANCHOR.search(pattern.expression.source) for pattern in patterns)
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
         self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
 
@@ -88,19 +91,39 @@ class Patterns:
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points of the raw text."""
+        texts = [encode(message.text) for message in messages]
+        raw_clear, clear = self._all_clear(texts)
+        if clear:
+            return []
         findings: list[Finding] = []
         candidates = self._matcher.candidates
-        for index, message in enumerate(messages):
-            text = message.text
-            data = encode(text)
-            hits = candidates(data)
+        for index, (message, data) in enumerate(zip(messages, texts, strict=True)):
+            hits = [] if raw_clear else candidates(data)
             seen = [(hit, start, end) for hit in hits for start, end in self._spans(hit, data)] if hits else []
             if self._use_views:
-                seen += self._disguised(text, seen)
+                turned = only_turned(data)
+                if turned is None or candidates(turned):
+                    seen += self._disguised(message.text, seen)
             for hit, start, end in seen:
                 pattern = self._patterns[hit]
                 findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
         return findings
+
+    def _all_clear(self, texts: Sequence[bytes]) -> tuple[bool, bool]:
+        """Whether no raw text, and whether no reading of any text either, can match: many small texts in one pass.
+
+        A match without anchors depends on nothing beyond its own letters, and a newline is as good a word boundary
+        as the end of a text: what matches in one text matches in the joined one.
+        """
+        if not self._joinable or len(texts) < 2:
+            return False, False
+        joined = b"\n".join(texts)
+        if self._matcher.candidates(joined):
+            return False, False
+        if not self._use_views:
+            return True, True
+        turned = only_turned(joined)
+        return True, turned is not None and not self._matcher.candidates(turned)
 
     def _disguised(self, text: str, seen: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         """What only the readings show: the same label may not already be known at an overlapping place."""

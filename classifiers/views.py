@@ -74,14 +74,18 @@ def views(text: str) -> Readings:
     clean = text if text.isascii() else replace_surrogates(text)
     if len(clean) < 3:
         return _NONE if clean.isascii() else _Growth(clean).readings()
-    if clean.isascii() and not _GATES.candidates(clean.encode()):
-        turned = _rot13(clean)
+    if (turned := only_turned(clean.encode())) is not None:
+        read = turned.decode()
         return (
-            Readings((View("rot13", turned, View("raw", clean, None, _nothing), _nothing),))
-            if turned != clean
-            else _NONE
+            Readings((View("rot13", read, View("raw", clean, None, _nothing), _nothing),)) if read != clean else _NONE
         )
     return _Growth(clean).readings()
+
+
+def only_turned(data: bytes) -> bytes | None:
+    """Most texts are plain ASCII with nothing to undo: their rot13 reading, the only one; None for any other text.
+    Where lines joined by newlines have one reading alone, so has each of them."""
+    return None if not data.isascii() or _GATES.candidates(data) else data.translate(_ROT13)
 
 
 def plain(text: str) -> str:

@@ -93,3 +93,27 @@ def test_finds_what_is_there_in_any_company(before: str, after: str) -> None:
     found = PATTERNS.classify(messages(text))
     assert ["word", "bomb"] in seen(found, text)
     assert all(0 <= finding.span[0] <= finding.span[1] <= len(text) for finding in found if finding.span)
+
+
+ANCHORED = [
+    "^ab",
+    "ab$",
+    r"\Aab",
+    r"ab\z",
+    r"(?m)^ab$",
+    r"\bab\b",
+    r"\Bab",
+    "a[^x]b",
+    "b.a",
+    r"b\s*a",
+    "(?s)b.a",
+    "[a^]b",
+]
+
+
+@given(st.sampled_from(ANCHORED), st.lists(st.text(st.sampled_from("ab xé1"), max_size=6), max_size=5))
+def test_company_changes_nothing(source: str, texts: list[str]) -> None:
+    patterns = Patterns.from_options("p", {"patterns": {"x": source}})
+    together = [(finding.message, finding.span) for finding in patterns.classify(messages(*texts))]
+    alone = [(i, found.span) for i, text in enumerate(texts) for found in patterns.classify(messages(text))]
+    assert together == alone
