@@ -26,7 +26,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/*.jsonl.gz and dev/*.jsonl.gz")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write (its name names the model)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings; their weights are averaged (default 1)")
-    parser.add_argument("--minutes", type=float, default=120.0, help="most wall time for all trainings (default 120)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=120.0,
+        help="most computing time for all trainings, on all threads (default 120)",
+    )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cap", type=int, default=None, help="most rows of any source (for a quick try)")
@@ -54,7 +59,7 @@ def examples(options: argparse.Namespace) -> tuple[list[Example], list[Example],
     for name, count in sorted((tally.unlisted + tally.licence).items()):
         say(f"left out: {name}, {count} rows (not in sources.yaml, or licence)")
     ours, ours_kept = corpus.handwritten()
-    training = [e for e in loaded if not held(e)] + ours
+    training = corpus.balance_languages([e for e in loaded if not held(e)] + ours)
     kept = [e for e in loaded if held(e)]
     dev, _ = corpus.load(options.data, "dev", cap=options.dev_cap)
     seen = {" ".join(e.text.casefold().split()) for e in training}

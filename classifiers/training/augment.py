@@ -27,6 +27,7 @@ class Stock:
     orders: tuple[Example, ...]
     errands: tuple[str, ...]
     prompts: tuple[Example, ...]
+    longs: tuple[Example, ...] = ()
 
 
 def stock(examples: Sequence[Example]) -> Stock:
@@ -38,7 +39,8 @@ def stock(examples: Sequence[Example]) -> Stock:
         if e.targets.get("injection_indirect") == 0.0 and e.role in outside and 40 < len(e.text) < 6000
     ]
     carriers += [e for e in examples if e.role == "response" and e.source == "gpteacher"]
-    orders = [e for e in examples if e.family.startswith("order")]
+    # Ours are few beside the templated ones, and the only ones that do not sound alike.
+    orders = [e for e in examples if e.family.startswith("order")] * 8
     # The payload alone, taken out of its document, can be planted elsewhere.
     orders += [
         replace(e, text=e.text[e.marked[0] : e.marked[1]], marked=None, family=e.source)
@@ -48,7 +50,11 @@ def stock(examples: Sequence[Example]) -> Stock:
     orders += [e for e in examples if e.targets.get("injection") == 1.0 and len(e.text) < 400]
     errands = [e.text for e in examples if e.family.startswith("errand")]
     prompts = [e for e in examples if e.role == "prompt" and e.targets.get("jailbreak") == 0.0 and len(e.text) < 500]
-    return Stock(tuple(carriers), tuple(orders), tuple(errands), tuple(prompts))
+    longs = [
+        e for e in examples if e.targets.get("injection") == 0.0 == e.targets.get("jailbreak") and len(e.text) > 400
+    ]
+    longs = [e for e in longs if e.targets.get("harmful") == 0.0 and e.role in {"prompt", *outside}]
+    return Stock(tuple(carriers), tuple(orders), tuple(errands), tuple(prompts), tuple(longs))
 
 
 def _sentences(text: str) -> list[int]:
@@ -123,7 +129,7 @@ def outside(stocked: Stock, count: int, rng: Rng) -> list[Example]:
     made = []
     for number in range(count):
         carrier = rng.choice(stocked.carriers)
-        body = _cut(carrier.text, rng)
+        body = _cut(carrier.text, rng, rng.choice((200, 500, 900)))
         if number % 2:
             order = rng.choice(stocked.orders)
             text, marked = plant(body, order.text, rng)
@@ -153,13 +159,15 @@ def company(stocked: Stock, direct: Sequence[Example], count: int, rng: Rng) -> 
     made = []
     for number in range(count):
         first = rng.choice(direct) if number % 2 else rng.choice(honest)
-        second = rng.choice(honest)
-        pieces = [_cut(first.text, rng, 400), _cut(second.text, rng, 300)]
+        second = rng.choice(stocked.longs) if stocked.longs and rng.random() < 0.5 else rng.choice(honest)
         said = {k: v for k, v in first.targets.items() if v == 1.0 or second.targets.get(k) == 0.0}
-        if rng.random() < 0.4:
-            pieces.reverse()
-        text = rng.choice(("\n\n", "\n", " ", "\n---\n")).join(pieces)
-        made.append(Example(text, said, "company", "prompt", weight=0.5 * first.weight))
+        piece, beside = _cut(first.text, rng, 400), _cut(second.text, rng, rng.choice((300, 800)))
+        place = rng.choice((0, len(beside), rng.choice(_sentences(beside))))
+        glue = rng.choice(("\n\n", "\n", " ", "\n---\n"))
+        before = beside[:place] + glue if place else ""
+        text = before + piece + glue + beside[place:]
+        marked = (len(before), len(before) + len(piece))
+        made.append(Example(text, said, "company", "prompt", weight=0.6 * first.weight, marked=marked))
     return made
 
 
@@ -213,7 +221,7 @@ def disguise(example: Example, rng: Rng, share: float) -> Example:
     return replace(example, text=rng.choice(DISGUISES)(example.text, rng))
 
 
-def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: float = 0.12) -> list[Example]:
+def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: float = 0.16) -> list[Example]:
     """The texts of one epoch: every example once, perhaps disguised, and `extra` of their number composed."""
     stocked = stock(examples)
     direct = [

@@ -119,19 +119,15 @@ def _module(dropout: float) -> Any:
             self.query, self.key, self.value, self.joined = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
             self.norm1, self.norm2 = nn.LayerNorm(WIDTH, EPSILON), nn.LayerNorm(WIDTH, EPSILON)
             self.inner, self.outer = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
-            self.drop = nn.Dropout(dropout)
 
         def forward(self, x: Any, hidden: Any) -> Any:
             shape = (x.shape[0], x.shape[1], ATTENTION_HEADS, WIDTH // ATTENTION_HEADS)
             query, key, value = (f(x).view(shape).transpose(1, 2) for f in (self.query, self.key, self.value))
-            if self.training:
-                mixed = functional.scaled_dot_product_attention(query, key, value, hidden.to(query.dtype))
-            else:  # spelt out, so that it exports as plain products, which can be quantised
-                scores = query @ key.transpose(-1, -2) * (1.0 / math.sqrt(shape[-1])) + hidden
-                mixed = scores.softmax(-1) @ value
+            scores = query @ key.transpose(-1, -2) * (1.0 / math.sqrt(shape[-1])) + hidden
+            mixed = scores.softmax(-1) @ value
             mixed = mixed.transpose(1, 2).reshape(x.shape)
-            x = self.norm1(x + self.drop(self.joined(mixed)))
-            return self.norm2(x + self.drop(self.outer(functional.gelu(self.inner(x)))))
+            x = self.norm1(x + self.joined(mixed))
+            return self.norm2(x + self.outer(functional.gelu(self.inner(x))))
 
     class Encoder(nn.Module):
         def __init__(self) -> None:
@@ -154,7 +150,7 @@ def _module(dropout: float) -> Any:
             mean = (x * kept).sum(1) / kept.sum(1)
             strongest = (x - (1.0 - kept) * 1e4).amax(1)
             embedding = functional.normalize(mean, dim=-1)
-            logits = self.heads(self.drop(torch.cat((mean, strongest), -1)))
-            return logits, embedding
+            both = torch.cat((mean, strongest), -1).to(self.heads.weight.dtype)
+            return self.heads(self.drop(both)), embedding
 
     return Encoder()

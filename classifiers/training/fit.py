@@ -24,14 +24,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. `minutes` bounds the wall time of one seed: the rate falls to zero by then."""
+    """How to train. `minutes` bounds the computing time of one seed: the rate falls to zero by then."""
 
     seed: int = 0
     epochs: int = 2
     minutes: float = 60.0
-    longest: int = 160
+    longest: int = 192
     budget: int = 4096
-    rate: float = 4e-5
+    rate: float = 5e-5
     head_rate: float = 1e-3
     smooth: float = 0.02
     threads: int = 2
@@ -115,11 +115,10 @@ def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[
     return Batch(ids, mask, said, counts)
 
 
-def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say) -> Any:
-    """The trained module, its weights averaged over the last steps. Writes `kept` (safetensors) after each epoch."""
+def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say) -> None:
+    """Trains and writes `kept` (safetensors) after each epoch: the weights averaged over the last steps."""
     import torch
     from safetensors.torch import save_file
-    from torch.nn import functional
 
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
@@ -128,52 +127,70 @@ def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say) -> 
     tokenizer.encode_special_tokens = True
     module = encoder.build()
     module.words.weight.requires_grad_(False)
-    heads = list(module.heads.parameters())
-    body = [p for n, p in module.named_parameters() if p.requires_grad and not n.startswith("heads.")]
-    optimiser = torch.optim.AdamW(
-        [{"params": body, "lr": recipe.rate}, {"params": heads, "lr": recipe.head_rate}], weight_decay=0.01
-    )
-    base_rates = [group["lr"] for group in optimiser.param_groups]
-    average = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-    weights, begun, step = balance(examples), time.monotonic(), 0
+    # Computed in bfloat16, remembered in float32: steps too small for bfloat16 would be lost.
+    exact = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    average = {n: p.clone() for n, p in exact.items()}
+    module.to(torch.bfloat16).heads.float()
+    live = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for n, p in exact.items() if n.startswith("heads.") == heads], "lr": rate}
+        for heads, rate in ((False, recipe.rate), (True, recipe.head_rate))
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    weights, clock, step = balance(examples), _Clock(recipe), 0
     for number in range(recipe.epochs):
         made = augment.epoch(examples, rng)
         every = list(batches(made, tokenizer, weights, recipe, rng))
         seen = 0.0
         for place, batch in enumerate(every):
-            done = (number + place / len(every)) / recipe.epochs
-            done = max(done, (time.monotonic() - begun) / (60 * recipe.minutes))
+            done = clock.done(number + place / len(every))
             if done >= 1:
                 break
-            for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, (recipe.rate, recipe.head_rate), strict=True):
                 group["lr"] = rate * min(1.0, done / 0.06 + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
-            module.train()
-            with torch.autocast("cpu", torch.bfloat16):
-                logits, _ = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
-            said = torch.from_numpy(batch.said) * (1 - 2 * recipe.smooth) + recipe.smooth
-            counts = torch.from_numpy(batch.counts)
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), said, counts, reduction="sum")
-            loss = loss / len(batch.ids)
-            optimiser.zero_grad(set_to_none=True)
+            loss = _loss(module.train(), batch, recipe.smooth)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            for name, parameter in live.items():
+                exact[name].grad, parameter.grad = parameter.grad.float(), None
+            torch.nn.utils.clip_grad_norm_(exact.values(), 1.0)
             optimiser.step()
             step += 1
-            decay = min(recipe.average, step / (step + 10))
-            with torch.no_grad():
-                for name, parameter in module.named_parameters():
-                    if parameter.requires_grad:
-                        average[name].lerp_(parameter, 1 - decay)
+            for name, parameter in live.items():
+                parameter.data.copy_(exact[name])
+                average[name].lerp_(exact[name], 1 - min(recipe.average, step / (step + 10)))
             seen = loss.item() if not seen else 0.98 * seen + 0.02 * loss.item()
             if step % 50 == 0:
-                say(
-                    f"seed {recipe.seed} epoch {number + 1}/{recipe.epochs} batch {place + 1}/{len(every)} "
-                    f"loss {seen:.3f} {time.monotonic() - begun:.0f} s"
-                )
-        held = module.state_dict() | average
+                say(f"seed {recipe.seed} epoch {number + 1} batch {place + 1}/{len(every)} loss {seen:.3f} {clock}")
+        held = {n: t.float() for n, t in module.state_dict().items()} | average
         save_file({n: t.contiguous() for n, t in held.items()}, str(kept))
-    module.load_state_dict(held)
-    return module.eval()
+
+
+class _Clock:
+    """How much of a training is done: by its epochs, or by its minutes of computing on all its threads, whichever
+    is further. Waiting for other programs does not count."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe, self._begun = recipe, time.process_time()
+
+    def minutes(self) -> float:
+        return (time.process_time() - self._begun) / 60 / self._recipe.threads
+
+    def done(self, epochs: float) -> float:
+        return max(epochs / self._recipe.epochs, self.minutes() / self._recipe.minutes)
+
+    def __str__(self) -> str:
+        return f"{self.minutes():.1f} minutes"
+
+
+def _loss(module: Any, batch: Batch, smooth: float) -> Any:
+    """Masked, weighted cross entropy of a batch, per example."""
+    import torch
+    from torch.nn import functional
+
+    logits, _ = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))
+    said = torch.from_numpy(batch.said) * (1 - 2 * smooth) + smooth
+    counts = torch.from_numpy(batch.counts)
+    return functional.binary_cross_entropy_with_logits(logits, said, counts, reduction="sum") / len(batch.ids)
 
 
 def averaged(paths: Sequence[Path]) -> Any:
