@@ -144,8 +144,8 @@ _PLACEHOLDER = re.compile(
     r"[.\[]|getenv|environ|\(\)$",
     re.IGNORECASE,
 )
+_ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _WORDY = re.compile(r"[A-Za-z]+(?:[_\-. /][A-Za-z]+)*[.!?:]?")
-_SEQUENCE = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz0123456789012345678901234567890123456789"
 
 
 def entropy(value: str) -> float:
@@ -231,9 +231,16 @@ def _password(value: str, score: float) -> float:
         or value.startswith(("$", "%", "&", "@", "-", "/", "\\"))
     ):
         return 0.0
+    if _ATTRIBUTE.fullmatch(value):
+        return 0.0
     if _WORDY.fullmatch(value):
         return 0.0 if "." in value or value[0].isupper() or len(value) < 6 else score - 0.3
     return score if len(value) >= 6 else score - 0.2
+
+
+def _mixed_password(value: str, score: float) -> float:
+    """After a colon, where prose goes on: no words."""
+    return 0.0 if _WORDY.fullmatch(value.rstrip(".,:")) or value.isdigit() else _password(value, score)
 
 
 def _quoted_password(value: str, score: float) -> float:
@@ -286,6 +293,7 @@ CHECKS: dict[str, Check] = {
     "basic": _basic,
     "url_password": _url_password,
     "password": _password,
+    "mixed_password": _mixed_password,
     "quoted_password": _quoted_password,
     "spoken_password": _spoken_password,
     "secret": _secret,
