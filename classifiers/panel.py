@@ -50,14 +50,13 @@ class Panel:
 
     def report_now(self, messages: Sequence[Message], asked: Sequence[Asked]) -> Report | None:
         """The report, at once, where all that is asked is inline and short; else None."""
-        if not all(item.classifier.inline for item in asked):
-            return None
-        if len(messages) > 1 and sum(len(message.text) for message in messages) > INLINE_LIMIT:
-            return None
-        if len(messages) == 1 and len(messages[0].text) > INLINE_LIMIT:
-            return None
         if not messages:
             return _NONE
+        for item in asked:
+            if not item.classifier.inline:
+                return None
+        if sum([len(message.text) for message in messages]) > INLINE_LIMIT:
+            return None
         began = time.perf_counter()
         findings: list[Finding] = []
         failures: list[Failure] = []
@@ -165,12 +164,12 @@ def _take(
 
 def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ...]:
     """The places of messages whose role nobody reads."""
-    roles: set[Role] = set()
+    roles: frozenset[Role] = frozenset()
     for item in asked:
-        if len(item.roles) == len(Role):
-            return ()
         roles |= item.roles
-    return tuple(index for index, message in enumerate(messages) if message.role not in roles)
+    if len(roles) == len(Role):
+        return ()
+    return tuple([index for index, message in enumerate(messages) if message.role not in roles])
 
 
 def asked_of(

@@ -45,15 +45,14 @@ class Answer:
 
 
 class Caller:
-    """The client's side of one exchange. `started`: the status line has left. `gone`: the client hung up.
-    `stamp` holds headers that every answer gets."""
+    """The client's side of one exchange. `started`: the status line has left. `done`: so has the last byte. `gone`: the
+    client hung up before that. `stamp` holds headers that every answer gets."""
 
-    __slots__ = ("_send", "gone", "sent", "stamp", "started")
+    __slots__ = ("_send", "done", "gone", "sent", "stamp", "started")
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self._send = send
-        self.started = False
-        self.gone = False
+        self.started = self.done = self.gone = False
         self.sent = 0
         self.stamp: Headers = []
 
@@ -67,11 +66,12 @@ class Caller:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def finish(self) -> None:
+        self.done = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, answer: Answer) -> None:
         """The whole answer at once."""
-        self.started = True
+        self.started = self.done = True
         headers = answer.headers + self.stamp
         if not any(name == b"content-length" for name, _ in headers):
             headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
@@ -102,11 +102,11 @@ def problem(
 
 
 def relayed(response: Response, *, keep_length: bool = False) -> Headers:
-    """The answer's headers that the client may see, names in lower case. `keep_length` keeps the body's length."""
+    """The answer's headers that the client may see. `keep_length` keeps the body's length."""
     dropped = _NOT_RELAYED | _nominated(response.headers)
-    if keep_length:
-        dropped = dropped - {b"content-length"}
-    return [(lowered, value) for name, value in response.headers if (lowered := name.lower()) not in dropped]
+    return [
+        pair for pair in response.headers if pair[0] not in dropped or (keep_length and pair[0] == b"content-length")
+    ]
 
 
 def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | None) -> Headers:
@@ -129,7 +129,7 @@ def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | Non
 
 def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The headers that `Connection` declares to be of this hop only."""
-    named = [value for name, value in headers if name.lower() == b"connection"]
-    if not named:
+    named = [value.lower() for name, value in headers if name == b"connection"]
+    if not named or named in ([b"keep-alive"], [b"close"]):
         return frozenset()
-    return frozenset(token.strip().lower() for value in named for token in value.split(b","))
+    return frozenset(token.strip() for value in named for token in value.split(b","))

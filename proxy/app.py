@@ -165,7 +165,7 @@ class DataPlane:
     ) -> None:
         notes = self._notes(scope, "none")
         notes.ended("refused", code)
-        self._metrics.refused.labels(code).inc()
+        self._metrics.refused.inc(code)
         self._audit.append(notes.outcome())
         answer = problem(self._shape, status, code, message, notes.id, extra or ())
         # What is left of the request's body is not read: the connection cannot be used again.
@@ -177,24 +177,29 @@ class DataPlane:
         limit = self._settings.max_request_bytes
         pieces: list[bytes] = []
         size = 0
+        late = _Late(self._settings.receive_timeout)
         try:
-            async with asyncio.timeout(self._settings.receive_timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    piece = message.get("body", b"")
-                    size += len(piece)
-                    if size > limit:
-                        text = f"The body is larger than {limit} bytes."
-                        await self._refuse(caller, scope, 413, "request_too_large", text)
-                        return None
-                    pieces.append(piece)
-                    if not message.get("more_body"):
-                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except TimeoutError:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > limit:
+                    text = f"The body is larger than {limit} bytes."
+                    await self._refuse(caller, scope, 413, "request_too_large", text)
+                    return None
+                pieces.append(piece)
+                if not message.get("more_body"):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except asyncio.CancelledError:
+            if not late.rang:
+                raise
+            late.task.uncancel()
             await self._refuse(caller, scope, 408, "request_timeout", "The body did not arrive in time.")
             return None
+        finally:
+            late.timer.cancel()
 
     async def _relay(self, scope: Scope, caller: Caller, headers: Headers) -> None:
         """Pass a GET and its answer, unjudged."""
@@ -205,7 +210,7 @@ class DataPlane:
             notes.ended("relayed")
             answer = Answer(response.status, relayed(response, keep_length=True), body)
         except UpstreamError as error:
-            self._metrics.faults.labels(error.fault).inc()
+            self._metrics.faults.inc(error.fault)
             notes.ended("upstream_fault", error.fault)
             answer = problem(self._shape, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
         self._audit.append(notes.outcome())
@@ -224,7 +229,7 @@ class DataPlane:
         return "anonymous"
 
     def _problem(self, status: int, code: str, message: str) -> Answer:
-        self._metrics.refused.labels(code).inc()
+        self._metrics.refused.inc(code)
         return problem(self._shape, status, code, message, "")
 
 
@@ -254,6 +259,22 @@ def admin(readiness: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, 
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
 
 
+class _Late:
+    """Cancels the current task after some seconds; asyncio.timeout does the same at five times the price."""
+
+    __slots__ = ("rang", "task", "timer")
+
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task, self.rang = task, False
+        self.timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self.rang = True
+        self.task.cancel()
+
+
 class _Watch:
     """Cancels an exchange when its client hangs up. It begins late: most exchanges with a fast upstream end before,
     and a task for each would cost more than it saves."""
@@ -274,7 +295,8 @@ class _Watch:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._task.done():
+        # To the server an answer that is complete is a disconnect, too: what is left to do then is ours.
+        if not self._task.done() and not self._caller.done:
             self._caller.gone = True
             self._task.cancel()
 

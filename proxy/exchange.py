@@ -24,11 +24,11 @@ from policies.model import Action, OnBlock, Stage
 
 from .answers import Answer, Caller, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, StreamReader, decoded, replaced
-from .gate import Gate, Mask, Question, Release
+from .gate import Gate, Mask, Part, Question, Release
 from .guard import Guard
 from .metrics import Metrics
 from .record import Notes
-from .sse import Decoder, Undecodable
+from .sse import Decoder, Event, Undecodable
 from .strict import Malformed, parse
 from .upstream import Headers, Response, Upstream, UpstreamError
 
@@ -44,6 +44,7 @@ class Journal(Protocol):
     @property
     def healthy(self) -> bool: ...
     def durable(self, record: Any) -> Awaitable[None]: ...
+    def submit(self, record: Any) -> asyncio.Future[None]: ...
     def append(self, record: Any) -> bool: ...
 
 
@@ -77,6 +78,7 @@ class Exchange:
         self._journal, self._metrics, self._caller, self._notes = journal, metrics, caller, notes
         self._max_answer = max_answer
         self._intent: asyncio.Future[None] | None = None
+        self._opaque: set[tuple[str, str]] = set()
 
     async def run(self, target: bytes, headers: Headers, body: bytes) -> None:
         """Judge `body`, forward it, judge the answer. `headers` are those that the upstream may see."""
@@ -97,16 +99,28 @@ class Exchange:
             await self._refuse_early(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
             return
         places = [(Message(Role.USER, "", origin), kind) for origin, kind in request.unscannable]
-        decision = await self._guard.check(Stage.INPUT, self._dialect.name, request.messages, places)
+        try:
+            decision = await self._guard.check(Stage.INPUT, self._dialect.name, request.messages, places)
+        except asyncio.CancelledError:
+            self._cancelled()
+            self._journal.append(notes.outcome())
+            raise
         notes.decided(decision)
         if decision.action is Action.BLOCK:
             await self._refuse_input(decision, request)
             return
         if decision.action is Action.MASK:
             body = _masked(body, request, decision)
-        self._intent = asyncio.ensure_future(self._journal.durable(notes.intent()))
+        try:
+            self._intent = self._journal.submit(notes.intent())
+        except Exception as error:
+            await self._journal_failed(error)
+            return
         try:
             await self._forward(request, target, headers, body)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
         finally:
             if not self._intent.done():
                 self._intent.cancel()
@@ -143,8 +157,10 @@ class Exchange:
             await self._journal_failed(error)
         except asyncio.CancelledError:
             response.abort()
-            notes.ended("client_gone" if self._caller.gone else "cancelled")
             raise
+
+    def _cancelled(self) -> None:
+        self._notes.ended("client_gone" if self._caller.gone else "cancelled")
 
     async def _answer(self, request: Request, response: Response) -> None:
         kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
@@ -200,15 +216,13 @@ class Exchange:
         head = Answer(response.status, relayed(response), b"")
         try:
             while not reader.complete and (chunk := await response.next()) is not None:
-                for event in decoder.feed(chunk):
-                    gate.push(reader.read(event))
-                    if reader.complete:
-                        break
+                await self._take(gate, reader, decoder.feed(chunk))
                 if gate.due():
                     await self._judge(gate, gate.question())
                 await self._release(gate, reader, head)
-            for event in decoder.finish() if not reader.complete else ():
-                gate.push(reader.read(event))
+                if gate.size > self._max_answer:
+                    raise Malformed(f"more than {self._max_answer} bytes of its stream would have to be kept")
+            await self._take(gate, reader, decoder.finish())
             gate.finish(clean=reader.complete or reader.finished)
             question = gate.question(everything=not self._guard.enforcing)
             if question.messages:
@@ -234,6 +248,16 @@ class Exchange:
             await self._send(head)
         await _drain(response)
 
+    async def _take(self, gate: Gate, reader: StreamReader, events: list[Event]) -> None:
+        """Put events into the gate, up to the one that says the stream is over. Raises Blocked and Malformed."""
+        for event in events:
+            if reader.complete:
+                return
+            part = reader.read(event)
+            if part.unscannable:
+                await self._judge_opaque(part)
+            gate.push(part)
+
     async def _judge(self, gate: Gate, question: Question) -> None:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
@@ -243,6 +267,18 @@ class Exchange:
             raise Blocked(decision)
         gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in decision.masks])
 
+    async def _judge_opaque(self, part: Part) -> None:
+        """Judge what in `part` is no text, or raise Blocked: it is whole where it stands, so it need not wait."""
+        fresh = [item for item in part.unscannable if item not in self._opaque]
+        if not fresh:
+            return
+        self._opaque.update(fresh)
+        places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in fresh]
+        decision = await self._guard.check(Stage.OUTPUT, self._dialect.name, [], places)
+        self._notes.decided(decision)
+        if decision.action is Action.BLOCK:
+            raise Blocked(decision)
+
     async def _release(self, gate: Gate, reader: StreamReader, head: Answer) -> None:
         releases = gate.release()
         if not releases:
@@ -251,7 +287,7 @@ class Exchange:
             await self._durable()
             self._notes.first_token()
             await self._caller.start(head.status, head.headers)
-        for release in releases[:1]:
+        for release in releases:
             reader.released(release.part)
         await self._caller.send(b"".join([_bytes(reader, release) for release in releases]))
 
@@ -307,7 +343,7 @@ class Exchange:
 
     async def _refuse_early(self, status: int, code: str, message: str, param: str | None = None) -> None:
         """Refused before it was judged."""
-        self._metrics.refused.labels(code).inc()
+        self._metrics.refused.inc(code)
         self._notes.ended("refused", code)
         answer = problem(self._dialect, status, code, message, self._notes.id, param=param)
         if code != "audit_unavailable":
@@ -330,7 +366,7 @@ class Exchange:
 
     def _fault(self, error: Exception) -> None:
         fault = error.fault if isinstance(error, UpstreamError) else "unreadable"
-        self._metrics.faults.labels(fault).inc()
+        self._metrics.faults.inc(fault)
         self._notes.ended("upstream_fault", fault)
         log.warning("upstream failed", decision=self._notes.id, fault=str(fault), problem=str(error))
 
@@ -347,11 +383,11 @@ class Exchange:
         """Wait until the intent is on disk. Raises Unrecorded."""
         if self._intent is None:
             return
+        if self._intent.done() and self._intent.exception() is None:
+            return
         began = time.perf_counter()
         try:
-            await asyncio.shield(self._intent)
-        except asyncio.CancelledError:
-            raise
+            await self._intent
         except Exception as error:
             raise Unrecorded(str(error)) from None
         self._notes.waited(time.perf_counter() - began)

@@ -33,8 +33,7 @@ class Guard:
             stage: asked_of(policies.classifiers, ((r.classifier, r.roles, r.deadline) for r in plan(policies, stage)))
             for stage in Stage
         }
-        added = metrics.added
-        self._classify, self._queue = added.labels("classify"), added.labels("queue")
+        self._added = metrics.added
 
     def of(self, policies: PolicySet) -> Guard:
         """A guard for other policies, with the same panel and metrics."""
@@ -64,8 +63,8 @@ class Guard:
         if report is None:
             report = await self._panel.report(messages, asked)
             if report.queued:
-                self._queue.observe(report.queued)
-        self._classify.observe(report.seconds - report.queued)
+                self._added.observe(report.queued, "queue")
+        self._added.observe(report.seconds - report.queued, "classify")
         if report.findings:
             report = _located(messages, report)
         if unscannable:
@@ -74,18 +73,18 @@ class Guard:
             found = tuple(Finding(SURFACE, "unscannable", 1.0, first + i) for i in range(len(unscannable)))
             report = replace(report, findings=report.findings + found)
             for _, kind in unscannable:
-                self._metrics.unscanned.labels(dialect, stage, kind).inc()
+                self._metrics.unscanned.inc(dialect, stage, kind)
         if report.unread:
-            self._metrics.unscanned.labels(dialect, stage, "text").inc(len(report.unread))
+            self._metrics.unscanned.inc(dialect, stage, "text", by=len(report.unread))
         decision = decide(self.policies, stage, messages, report)
         self._count(decision, dialect)
         return decision
 
     def _count(self, decision: Decision, dialect: str) -> None:
         for failure in decision.failures:
-            self._metrics.failures.labels(failure.classifier, failure.reason).inc()
+            self._metrics.failures.inc(failure.classifier, failure.reason)
         if decision.failures and decision.action is not Action.BLOCK:
-            self._metrics.fail_open.labels(decision.stage).inc()
+            self._metrics.fail_open.inc(decision.stage)
 
 
 def _located(messages: Sequence[Message], report: Report) -> Report:

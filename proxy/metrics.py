@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from .tally import Counter, Histogram
 
 GUARD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 FIRST_BUCKETS = (
@@ -55,46 +57,42 @@ class Metrics:
             "penstock_decisions",
             "Rules that fired, one for each; rule and policy are empty where none did.",
             ("dialect", "stage", "action", "policy", "rule", "mode"),
-            registry=r,
+            r,
         )
-        self.exchanges = Counter(
-            "penstock_exchanges", "Exchanges that ended.", ("dialect", "model", "outcome"), registry=r
-        )
+        self.exchanges = Counter("penstock_exchanges", "Exchanges that ended.", ("dialect", "model", "outcome"), r)
         self.added = Histogram(
             "penstock_added_latency_seconds",
             "What Penstock added, by part: queue (waiting for a classifier), classify, audit (waiting for the intent "
             "to be durable), gate (text held back).",
             ("part",),
-            buckets=GUARD_BUCKETS,
-            registry=r,
+            GUARD_BUCKETS,
+            r,
         )
         self.upstream = Histogram(
-            "penstock_upstream_seconds",
-            "From the request sent to the answer's head.",
-            buckets=FIRST_BUCKETS,
-            registry=r,
+            "penstock_upstream_seconds", "From the request sent to the answer's head.", (), FIRST_BUCKETS, r
         )
         self.first = Histogram(
             "penstock_time_to_first_token_seconds",
             "From the request's last byte to the first released text of a stream.",
-            buckets=FIRST_BUCKETS,
-            registry=r,
+            (),
+            FIRST_BUCKETS,
+            r,
         )
         self.unscanned = Counter(
             "penstock_unscanned_parts",
             "Parts that no classifier could or did read.",
             ("dialect", "stage", "kind"),
-            registry=r,
+            r,
         )
         self.failures = Counter(
-            "penstock_classifier_failures", "Classifiers that gave no answer.", ("classifier", "reason"), registry=r
+            "penstock_classifier_failures", "Classifiers that gave no answer.", ("classifier", "reason"), r
         )
         self.fail_open = Counter(
-            "penstock_fail_open", "Exchanges that passed although a classifier gave no answer.", ("stage",), registry=r
+            "penstock_fail_open", "Verdicts that let text pass although a classifier gave no answer.", ("stage",), r
         )
-        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",), registry=r)
+        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",), r)
         self.refused = Counter(
-            "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",), registry=r
+            "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",), r
         )
         self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.", registry=r)
         self.revision = Gauge(
@@ -104,6 +102,7 @@ class Metrics:
             registry=r,
         )
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.", registry=r)
+        self.audit_lost = Gauge("penstock_audit_lost_records", "Records that could not be kept.", registry=r)
         self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.", registry=r)
 
     def model(self, name: str) -> str:

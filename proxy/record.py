@@ -64,12 +64,12 @@ class Notes:
         self._times["first_token"] = now - self._began
         self._times["gate"] = now - self._head
         self._metrics.first.observe(now - self._began)
-        self._metrics.added.labels("gate").observe(now - self._head)
+        self._metrics.added.observe(now - self._head, "gate")
 
     def waited(self, seconds: float) -> None:
         """For the intent to be durable."""
         self._times["audit"] = seconds
-        self._metrics.added.labels("audit").observe(seconds)
+        self._metrics.added.observe(seconds, "audit")
 
     def judged(self, seconds: float) -> None:
         """Time in which the output was judged and nothing else could happen."""
@@ -122,12 +122,12 @@ class Notes:
 
     def _count(self) -> None:
         metrics = self._metrics
-        metrics.exchanges.labels(self._dialect, metrics.model(self._model), self.outcome_name or "failed").inc()
+        metrics.exchanges.inc(self._dialect, metrics.model(self._model), self.outcome_name or "failed")
         for stage, seen in self._stages.items():
             if not seen.fired and not seen.shadow:
-                metrics.decisions.labels(self._dialect, stage, "pass", "", "", "enforce").inc()
+                metrics.decisions.inc(self._dialect, stage, "pass", "", "", "enforce")
             for item in (*seen.fired.values(), *seen.shadow.values()):
-                metrics.decisions.labels(self._dialect, stage, item.action, item.policy, item.rule, item.mode).inc()
+                metrics.decisions.inc(self._dialect, stage, item.action, item.policy, item.rule, item.mode)
 
 
 class _Seen:

@@ -257,4 +257,5 @@ async def _drain(plane: DataPlane, seconds: float) -> None:
 def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane) -> None:
     metrics.in_flight.set(len(plane.in_flight))
     metrics.audit_lag.set(audit.waiting)
+    metrics.audit_lost.set(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)

@@ -46,7 +46,7 @@ class UpstreamError(Exception):
 
 
 class Response:
-    """An answer whose head has arrived. `headers` are as they came (names in their own case).
+    """An answer whose head has arrived. `headers` are in the order they came, names in lower case.
 
     Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
     connection may already serve another exchange, so both are then without effect.
@@ -59,8 +59,11 @@ class Response:
         self.status, self.headers = status, headers
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header called `name` (lower case), or None."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        """The first header called `name`, or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     async def next(self) -> bytes | None:
         """The bytes that have arrived since the last call, at least one; None at the end. Raises UpstreamError."""
@@ -329,7 +332,7 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:  # trailers are no headers
-            self._headers.append((name, value))
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -341,13 +344,12 @@ class _Connection(asyncio.Protocol):
         if self._error:
             return
         for name, value in self._headers:
-            lowered = name.lower()
-            if lowered == b"transfer-encoding":
+            if name == b"transfer-encoding":
                 self._sized = True
                 if value.strip().lower() != b"chunked":
                     self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
                     return
-            elif lowered == b"content-length":
+            elif name == b"content-length":
                 self._sized = True
         self._sized = self._sized or status in {204, 304}
         # Asked now: once the message is complete, the parser has forgotten it.

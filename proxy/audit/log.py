@@ -108,11 +108,15 @@ class Audit:
         return _CLOSED if self._closing else self._fault
 
     async def durable(self, record: Record) -> None:
-        """Return when the record is on the disk.
+        """Return when the record is on the disk; see `submit`. A cancelled call is written all the same."""
+        await self.submit(record)
 
-        Raises AuditUnavailable where that cannot be said: the caller then releases nothing. (The record may still be
-        written later: the history of a refused exchange.) Raises ValueError for a record that is not JSON-able. A
-        cancelled call is written all the same.
+    def submit(self, record: Record) -> asyncio.Future[None]:
+        """A future that is done when the record is on the disk.
+
+        It raises AuditUnavailable where that cannot be said: the caller then releases nothing. (The record may still be
+        written later: the history of a refused exchange.) Raises AuditUnavailable at once where no record can be taken,
+        and ValueError for one that is not JSON-able. The future may be cancelled; the record is written all the same.
         """
         fault = self._fault
         if fault is not None or self._closing:
@@ -127,7 +131,7 @@ class Audit:
         if not self._rung:
             self._rung = True
             self._bell.put(None)
-        await waiter
+        return waiter
 
     def append(self, record: Record) -> bool:
         """Queue the record; it is on the disk some 20 ms later. False where the queue is full or closed: the record

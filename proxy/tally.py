@@ -1,0 +1,63 @@
+"""Counters and histograms for the hot path: a dict and a bisection, turned into Prometheus' families when scraped.
+
+Decision: our own accumulators under prometheus_client's registry and exposition. Why: its children take a lock and a
+linear search for each observation, 15 microseconds an exchange in all. Cost: they belong to one thread, the event loop's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+
+class Counter:
+    """A counter. `inc` takes the labels' values in order."""
+
+    def __init__(self, name: str, help_text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name, self._help, self._labels = name, help_text, tuple(labels)
+        self._counts: dict[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def inc(self, *values: str, by: float = 1) -> None:
+        self._counts[values] = self._counts.get(values, 0) + by
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for values, count in list(self._counts.items()):
+            family.add_metric([str(value) for value in values], count)
+        if not self._labels and not self._counts:
+            family.add_metric([], 0)
+        yield family
+
+
+class Histogram:
+    """A histogram with fixed upper bounds (seconds). `observe` takes the value, then the labels' values."""
+
+    def __init__(
+        self, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._help, self._labels, self._bounds = name, help_text, tuple(labels), tuple(bounds)
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def observe(self, value: float, *labels: str) -> None:
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+            self._sums[labels] = 0.0
+        counts[bisect_left(self._bounds, value)] += 1
+        self._sums[labels] += value
+
+    def collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, counts in list(self._counts.items()):
+            below, buckets = 0, []
+            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
+                below += count
+                buckets.append((bound, float(below)))
+            family.add_metric([str(value) for value in labels], buckets, self._sums[labels])
+        yield family
