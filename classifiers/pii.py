@@ -89,7 +89,7 @@ class PersonalData:
             raise OptionError("regions", "it is no list", "a list of countries, e.g. [US, GB]")
         for region in regions:
             if region not in phonenumbers.SUPPORTED_REGIONS:
-                raise OptionError("regions", f"no region {region!r}", 'two capital letters, e.g. GB; quote "NO"')
+                raise OptionError("regions", f"no region {region!r}", "two capital letters, e.g. GB; quote 'NO'")
         return cls(name, chosen_labels(options, LABELS), regions)
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
