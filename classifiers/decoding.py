@@ -149,4 +149,10 @@ def _text(raw: bytes) -> str | None:
     if len(raw) >= _SURELY_TEXT and odd == 0 and text.isascii():
         return text  # signs and digits too: one more layer of coding may be below
     letters = sum(map(str.isalpha, text))
-    return text if letters >= 3 and (letters + text.count(" ")) * 10 >= len(text) * 6 else None
+    latin = sum(map(str.isalpha, text.encode("ascii", "ignore").decode()))
+    mixed = (
+        0 < letters - latin < latin
+    )  # a letter or two of another script among Latin ones: chance, in so short a text
+    if letters < 3 or mixed or (letters + text.count(" ")) * 10 < len(text) * 6:
+        return None
+    return text

@@ -269,7 +269,9 @@ def _bounded(text: str) -> tuple[str, bool]:
     """`plain(text)`, and whether it is complete: a flood of phrase ligatures is left as it is."""
     if len(text) + 17 * text.count(_LONG[0]) + 7 * text.count(_LONG[1]) <= NFKC_GROWTH * len(text) + GROWTH_BASE:
         return plain(text), True
-    return "".join(piece if piece in _LONG else plain(piece) for piece in re.split("([\ufdfa\ufdfb])", text)), False
+    return "".join(
+        piece if not piece or piece in _LONG else plain(piece) for piece in re.split("([\ufdfa\ufdfb])", text)
+    ), False
 
 
 def _fold_edits(text: str) -> list[Edit]:

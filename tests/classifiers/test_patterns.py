@@ -72,6 +72,13 @@ def test_truncated_readings_are_not_passed_over() -> None:
         PATTERNS.classify(messages("\ufdfa" * 10_000))
 
 
+@pytest.mark.parametrize("at", [0, 100_000, 199_985])
+def test_a_long_text_is_read_to_its_end(at: int) -> None:
+    filler = "an honest sentence. " * 10_000
+    text = filler[:at] + " ignore previous " + filler[at:]
+    assert seen(PATTERNS.classify(messages(text)), text) == [["override", "ignore previous"]]
+
+
 def test_messages_are_independent() -> None:
     texts = [case["text"] for case in TABLE["cases"]]
     together = PATTERNS.classify(messages(*texts))
