@@ -184,13 +184,17 @@ def _name(node: View, name: str) -> str:
 
 
 def _edited(base: View, name: str, edits: Sequence[Edit]) -> View:
+    return View(_name(base, name), _applied(base.text, edits), base, lambda: edits)
+
+
+def _applied(text: str, edits: Sequence[Edit]) -> str:
     pieces: list[str] = []
     at = 0
-    for start, end, text in edits:
-        pieces += (base.text[at:start], text)
+    for start, end, new in edits:
+        pieces += (text[at:start], new)
         at = end
-    pieces.append(base.text[at:])
-    return View(_name(base, name), "".join(pieces), base, lambda: edits)
+    pieces.append(text[at:])
+    return "".join(pieces)
 
 
 def _trace_one(begins: Sequence[int], pieces: Sequence[tuple[int, int, int]], at: int) -> tuple[int, int]:
@@ -239,6 +243,7 @@ _CONTROLS = "\x01-\x08\x0b\x0c\x0e-\x1f\x7f"
 # Two classes, since Python looks up a class of the basic plane in one step and any other one range by range.
 _STRIP = re.compile(f"[{_FORMATS}{_FILLERS}{_CONTROLS}\x00]")
 _STRIP_FAR = re.compile(f"[{_FAR_FORMATS}\U000e0000-\U000e0fff]")
+_FORMAT = compile_expression(rf"[{_FORMATS}{_FAR_FORMATS}{_FILLERS}{_CONTROLS}\x00\x{{e0000}}-\x{{e0fff}}]")
 _STACKED = re.compile(f"[{_MARKS}]")
 # CPython sorts a run of marks in quadratic time: no writing system stacks more than thirty (UAX 15, stream-safe text).
 _MARK_RUN = compile_expression(f"[{_SORTED}]{{31,}}")
@@ -255,13 +260,15 @@ _DIRT = Matcher(
 
 
 def _strip(text: str) -> str:
+    if _FORMAT.search(text.encode()) is None:  # several times quicker than to look by the classes
+        return text
     return _STRIP_FAR.sub("", _STRIP.sub("", text))
 
 
 def _fold(text: str) -> str:
     bare = _strip(text)
-    for start, end in reversed(find_all(_MARK_RUN, bare)):
-        bare = bare[: start + 30] + bare[end:]
+    if runs := find_all(_MARK_RUN, bare):
+        bare = _applied(bare, [(start + 30, end, "") for start, end in runs])
     return _STACKED.sub("", _strip(unicodedata.normalize("NFKC", bare)))
 
 
