@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import corpus
+from . import corpus, encoder, export, fit, mine
 from .corpus import CorpusError, Example, Tally
 
 
@@ -69,7 +70,7 @@ def examples(options: argparse.Namespace) -> tuple[list[Example], list[Example],
 
 
 def run(options: argparse.Namespace) -> None:
-    from . import card, encoder, export, fit
+    from . import card
     from .judge import judge
 
     training, kept, dev, _, tally = examples(options)
@@ -78,14 +79,13 @@ def run(options: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     recipe = fit.Recipe(epochs=options.epochs, minutes=options.minutes / options.seeds, threads=options.threads)
-    if options.weights:
-        module = fit.averaged([Path(path) for path in options.weights])
-    else:
-        paths = []
+    paths = [Path(path) for path in options.weights]
+    if not paths:
+        spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept])
         for seed in range(options.seeds):
             paths.append(work / f"seed{seed}.safetensors")
-            fit.train(training, replace(recipe, seed=seed), paths[-1], say)
-        module = fit.averaged(paths)
+            train(training, spare, replace(recipe, seed=seed), paths[-1])
+    module = fit.averaged(paths)
     seconds = time.monotonic() - begun
     options.out.mkdir(parents=True, exist_ok=True)
     export.to_onnx(module, work / "model.onnx")
@@ -116,6 +116,23 @@ def run(options: argparse.Namespace) -> None:
     card.write(options.out, card.finish(options.out.name, judged, rest, facts))
     np.savez_compressed(work / "dev.npz", logits=judged.logits)
     say(f"written: {options.out}")
+
+
+def train(training: list[Example], spare: list[Example], recipe: fit.Recipe, kept: Path) -> None:
+    """One seed: the epochs of `recipe`, then a short one on what the model mistook, our own texts and a part of the
+    rest."""
+    first = replace(recipe, minutes=0.8 * recipe.minutes)
+    fit.train(training, first, kept.with_suffix(".first"), say)
+    refine(training, spare, replace(recipe, minutes=0.2 * recipe.minutes), kept.with_suffix(".first"), kept)
+
+
+def refine(training: list[Example], spare: list[Example], recipe: fit.Recipe, start: Path, kept: Path) -> None:
+    """The short last epoch of `train`."""
+    hard = mine.mistaken(spare, fit.logits(fit.averaged([start]), spare, recipe), most=2500, per_source=500)
+    say(f"{len(hard)} honest texts of {len(spare)} were mistaken: learning from them")
+    ours = [e for e in training if e.source == "handwritten"]
+    part = random.Random(recipe.seed).sample(training, int(0.35 * len(training)))
+    fit.train(part + ours + hard, replace(recipe, epochs=1, rate=0.4 * recipe.rate), kept, say, start)
 
 
 def _sources(tally: Tally, training: list[Example]) -> list[dict[str, Any]]:

@@ -109,11 +109,14 @@ def _capped(examples: Sequence[tuple[str, Example]], cap: int, seed: int) -> lis
     return taken
 
 
-def load(directory: Path, part: str, seed: int = 0, cap: int | None = None) -> tuple[list[Example], Tally]:
+def load(
+    directory: Path, part: str, seed: int = 0, cap: int | None = None, capped: bool = True
+) -> tuple[list[Example], Tally]:
     """The examples of `directory`/`part` (`train` or `dev`) and the tally of what was left out.
 
     For training a row counts only where its own licence is permissive; a set that the table does not list is left
-    out in both parts. `cap` bounds every source further. Raises CorpusError where there is nothing to read.
+    out in both parts. `cap` bounds every source further; without `capped` there is no bound at all.
+    Raises CorpusError where there is nothing to read.
     """
     listed = table()
     sources, licences = listed[part], frozenset(listed["licences"])
@@ -141,7 +144,7 @@ def load(directory: Path, part: str, seed: int = 0, cap: int | None = None) -> t
             tally.licences[name] = licence
             mine.append((f"{row['label']}/{row.get('category')}", _example(row, said, name, entry)))
         limit = min(entry.get("cap", len(mine)), cap or len(mine))
-        taken = _capped(mine, limit, seed)
+        taken = _capped(mine, limit, seed) if capped else [example for _, example in mine]
         tally.kept[name] = len(taken)
         found += taken
     return unique(found), tally

@@ -142,7 +142,7 @@ def _module(dropout: float) -> Any:
         def forward(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
             places = torch.arange(input_ids.shape[1], device=input_ids.device)
             x = self.words(input_ids) + self.places(places)[None] + self.types.weight[0]
-            x = self.drop(self.norm(x))
+            x = self.norm(x)
             kept = attention_mask[:, :, None].to(x.dtype)
             hidden = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -1e4
             for layer in self.layers:

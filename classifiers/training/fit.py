@@ -101,7 +101,7 @@ def batches(
         yield _batch(group, weights)
 
 
-def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[np.float32]) -> Batch:
+def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[Any]) -> Batch:
     longest = max(len(ids) for ids, _ in group) + 2
     ids = np.zeros((len(group), longest), np.int64)
     mask, shape = np.zeros_like(ids), (len(group), len(NAMES))
@@ -115,17 +115,22 @@ def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[
     return Batch(ids, mask, said, counts)
 
 
-def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say) -> None:
-    """Trains and writes `kept` (safetensors) after each epoch: the weights averaged over the last steps."""
+def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say, start: Path | None = None) -> None:
+    """Trains, from the base or from the weights in `start`, and writes `kept` (safetensors) after each epoch: the
+    weights averaged over the last steps."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
+    # Moments of rarely used weights decay into numbers that a processor is slow with.
+    torch.set_flush_denormal(True)
     rng = random.Random(recipe.seed)
     tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
     tokenizer.encode_special_tokens = True
     module = encoder.build()
+    if start:
+        module.load_state_dict(load_file(str(start)))
     module.words.weight.requires_grad_(False)
     # Computed in bfloat16, remembered in float32: steps too small for bfloat16 would be lost.
     exact = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
@@ -191,6 +196,25 @@ def _loss(module: Any, batch: Batch, smooth: float) -> Any:
     said = torch.from_numpy(batch.said) * (1 - 2 * smooth) + smooth
     counts = torch.from_numpy(batch.counts)
     return functional.binary_cross_entropy_with_logits(logits, said, counts, reduction="sum") / len(batch.ids)
+
+
+def logits(module: Any, examples: Sequence[Example], recipe: Recipe) -> NDArray[np.float32]:
+    """Logits (n, heads) of `examples`, each cut to `longest` tokens: quick, for mining; what ships is measured by
+    `judge`."""
+    import torch
+
+    torch.set_num_threads(recipe.threads)
+    tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
+    clean = [e.text[:6000].encode("utf-8", "replace").decode("utf-8") for e in examples]
+    rows = [t.ids[: recipe.longest - 2] for t in tokenizer.encode_batch(clean, add_special_tokens=False)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found = np.zeros((len(rows), len(NAMES)), np.float32)
+    with torch.inference_mode():
+        for first in range(0, len(order), 32):
+            part = order[first : first + 32]
+            batch = _batch([(np.asarray(rows[i], np.int64), examples[i]) for i in part], np.ones((2, len(NAMES))))
+            found[part] = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))[0].float().numpy()
+    return found
 
 
 def averaged(paths: Sequence[Path]) -> Any:
