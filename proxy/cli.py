@@ -16,6 +16,7 @@ from rich.console import Console
 from .audit_cli import app as audit_app
 from .config import ConfigError, Settings
 from .config import load as load_settings
+from .logs import configure_logs
 from .server import CannotServe, Running, run
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ ConfigFile = Annotated[
 
 
 @app.command()
-def serve(  # noqa: PLR0913 - one parameter an option
+def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     config: ConfigFile = None,
     upstream: Annotated[str | None, typer.Option(help="The model's base URL, like https://api.openai.com/v1.")] = None,
     policy: Annotated[str | None, typer.Option(help="A directory, a file, or a pack: baseline, observe.")] = None,
@@ -56,7 +57,8 @@ def serve(  # noqa: PLR0913 - one parameter an option
         data_dir=data_dir,
         log_level=log_level,
     )
-    configure_logs(settings)
+    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    configure_logs(settings.log_level, human=human)
 
     def announce(running: Running) -> None:
         structlog.get_logger("penstock").info(
@@ -141,23 +143,6 @@ def address(pair: tuple[str, int]) -> str:
     """(host, port) as a URL has it."""
     host, port = pair
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def configure_logs(settings: Settings) -> None:
-    """Structured logs on standard error: no text of a request or an answer is ever in them."""
-    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # The stack of a fault of ours, without the values of its variables: they hold requests.
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(levels[settings.log_level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def main() -> None:

@@ -21,9 +21,12 @@ from . import local_model
 from .audit import Reader
 from .config import Settings
 from .config import load as load_settings
+from .logs import configure_logs
 from .server import CannotServe, Running, serving
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=160)
 
 STYLES = {"pass": "green", "log": "yellow", "mask": "cyan", "block": "red"}
 
@@ -38,6 +41,7 @@ def run_demo(port: int, admin_port: int, *, once: bool) -> int:
             upstream = stack.enter_context(local_model.running())
     except local_model.NoModel as error:
         raise CannotServe(str(error)) from None
+    configure_logs("error", human=True)
     with stack, tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
         settings = load_settings(
             None,
@@ -47,7 +51,6 @@ def run_demo(port: int, admin_port: int, *, once: bool) -> int:
             admin_port=admin_port,
             data_dir=Path(folder),
             decision_headers=True,
-            log_level="error",
         )
         asyncio.run(_show(settings, once))
     return 0
@@ -75,17 +78,9 @@ async def _ask_all(base_url: str, settings: Settings, running: Running) -> None:
     text = files("proxy").joinpath("demo.yaml").read_text("utf-8")
     requests: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(text)
     table = Table(title="What became of each request", title_justify="left")
-    for name, style in (
-        ("request", ""),
-        ("decision", ""),
-        ("rule", ""),
-        ("score", "dim"),
-        ("added ms", ""),
-        ("what the client saw", "dim"),
-    ):
-        table.add_column(
-            name, style=style, justify="right" if name in {"score", "added ms"} else "left", overflow="fold"
-        )
+    for name, style in (("request", ""), ("decision", ""), ("rule", ""), ("score", "dim"), ("added ms", "")):
+        table.add_column(name, style=style, justify="right" if name in {"score", "added ms"} else "left", no_wrap=True)
+    table.add_column("what the client saw", style="dim", overflow="fold")
     async with openai.AsyncOpenAI(base_url=base_url, api_key="demo-key", max_retries=0) as client:
         with console.status("") as status:
             for number, request in enumerate(requests, 1):
@@ -94,7 +89,7 @@ async def _ask_all(base_url: str, settings: Settings, running: Running) -> None:
                 await running.audit.probe()
                 with Reader(settings.audit_path) as reader:
                     exchange = reader.exchange(decision)
-                table.add_row(request["name"], *_row(exchange.outcome if exchange else None), seen)
+                table.add_row(request["name"], *_row(exchange.outcome if exchange else None), _short(seen))
     console.print(table)
 
 
@@ -146,6 +141,10 @@ Audit     penstock audit tail --path {settings.audit_path}
 Your turn [b]client = openai.OpenAI(base_url="{base_url}", api_key="anything")[/b]
           model="{local_model.MODEL}"
 """, soft_wrap=True)  # fmt: skip
+
+
+def _short(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 @contextlib.contextmanager

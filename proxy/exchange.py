@@ -261,7 +261,9 @@ class Exchange:
     async def _judge(self, gate: Gate, question: Question) -> None:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
+        began = time.perf_counter()
         decision = await self._guard.check(Stage.OUTPUT, self._dialect.name, messages)
+        self._notes.judged(time.perf_counter() - began)
         self._notes.decided(decision)
         if decision.action is Action.BLOCK:
             raise Blocked(decision)

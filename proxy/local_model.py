@@ -76,8 +76,11 @@ def main() -> None:
     params.model_alias = {MODEL}
     params.n_ctx = 8192
     params.n_parallel = 2
-    params.cpuparams.n_threads = 2
-    params.cpuparams_batch.n_threads = 2
+    # Half of the cores, and no busy waiting: the other half belongs to Penstock and its client.
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for cpu in (params.cpuparams, params.cpuparams_batch):
+        cpu.n_threads = threads
+        cpu.poll = 0
     params.use_jinja = True
     server = xllamacpp.Server(params)
     os.write(address, f"{server.listening_address}/v1\n".encode())

@@ -96,7 +96,9 @@ class Notes:
         self._times["total"] = time.perf_counter() - self._began
         self._count()
         times = {name: round(seconds * 1000, 3) for name, seconds in self._times.items()}
-        added = sum(self._times.get(name, 0.0) for name in ("input", "output", "audit"))
+        # What was refused before the model was asked took our time alone.
+        own = ("input", "output", "audit") if self._sent else ("total",)
+        added = sum([self._times.get(name, 0.0) for name in own])
         body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
         body["milliseconds"] = {**times, "added": round(added * 1000, 3)}
         return Record(self.id, "outcome", time.time(), body)
