@@ -99,7 +99,7 @@ def config(config: ConfigFile = None) -> None:
     settings = _settings(config)
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        shown = f'"{value}"' if isinstance(value, Path) or value == "" else value
+        shown = f'"{value}"' if isinstance(value, Path) or value == "" else "null" if value is None else value
         out.print(f"{name}: {shown}  # {field.description or ''} [PENSTOCK_{name.upper()}]", markup=False)
 
 

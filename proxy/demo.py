@@ -86,10 +86,7 @@ async def _ask_all(base_url: str, settings: Settings, running: Running) -> None:
             for number, request in enumerate(requests, 1):
                 status.update(f"request {number} of {len(requests)}: {request['name']}")
                 decision, seen = await _ask(client, request)
-                await running.audit.probe()
-                with Reader(settings.audit_path) as reader:
-                    exchange = reader.exchange(decision)
-                table.add_row(request["name"], *_row(exchange.outcome if exchange else None), _short(seen))
+                table.add_row(request["name"], *_row(await _outcome(decision, settings, running)), _short(seen))
     console.print(table)
 
 
@@ -121,6 +118,18 @@ async def _ask(client: Any, request: dict[str, Any]) -> tuple[str, str]:
     return raw.headers["x-penstock-decision"], " ".join(seen.split())
 
 
+async def _outcome(decision: str, settings: Settings, running: Running) -> dict[str, Any] | None:
+    """What the audit says of a decision. The last word is written when the answer has ended: a moment later."""
+    for _ in range(100):
+        await running.audit.probe()
+        with Reader(settings.audit_path) as reader:
+            exchange = reader.exchange(decision)
+        if exchange is not None and exchange.outcome is not None:
+            return exchange.outcome
+        await asyncio.sleep(0.02)
+    return None
+
+
 def _row(outcome: dict[str, Any] | None) -> tuple[str, str, str, str]:
     """Decision, rule, score and added milliseconds of one exchange, as the audit has them."""
     if outcome is None:
@@ -143,7 +152,7 @@ Your turn [b]client = openai.OpenAI(base_url="{base_url}", api_key="anything")[/
 """, soft_wrap=True)  # fmt: skip
 
 
-def _short(text: str, width: int = 60) -> str:
+def _short(text: str, width: int = 52) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

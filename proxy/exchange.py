@@ -246,7 +246,10 @@ class Exchange:
             await self._caller.finish()
         else:
             await self._send(head)
-        await _drain(response)
+        # What the upstream still has to say concerns the connection, not this exchange.
+        rest = asyncio.ensure_future(_drain(response))
+        _DRAINS.add(rest)
+        rest.add_done_callback(_DRAINS.discard)
 
     async def _take(self, gate: Gate, reader: StreamReader, events: list[Event]) -> None:
         """Put events into the gate, up to the one that says the stream is over. Raises Blocked and Malformed."""
@@ -436,6 +439,9 @@ def _unescaped(question: Question) -> Iterator[Message]:
     for message in question.messages:
         if message.role is Role.TOOL_CALL and "\\" in message.text and (text := "\n".join(decoded(message.text))):
             yield Message(Role.TOOL_CALL, text, message.origin + "#decoded")
+
+
+_DRAINS: set[asyncio.Future[None]] = set()
 
 
 async def _drain(response: Response) -> None:
