@@ -1,0 +1,127 @@
+"""Runs the cases, and checks what holds in every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.sse import Decoder
+from tests.conformance.cases import Case, Expect, load
+from tests.conformance.speak import reply, request
+from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
+
+MARK = b"MARK"
+FAULTS = {
+    "none": "",
+    "timeout": "delay: 0.6, deadline_ms: 100",
+    "hang": "fault: hang, deadline_ms: 100",
+    "crash": "fault: crash",
+    "nan": "fault: nan",
+    "queue_full": "",
+}
+
+
+def policy(case: Case) -> str:
+    """The test policy, with the case's changes."""
+    changes = dict(case.policy)
+    options = FAULTS[case.fault]
+    if "word" in changes:
+        options += ", word: " + changes.pop("word")
+    if case.fault != "none":
+        changes["options"] = options.lstrip(", ") or "inline: false"
+    text = RULES.format(**{**DEFAULTS, **changes})
+    return text.partition("  - id: veil-secret")[0] if changes.get("veil") == "none" else text
+
+
+def runs() -> Iterator[Any]:
+    for file, case in load():
+        for dialect in case.dialects:
+            for stream in case.stream:
+                name = f"{file}-{case.id}-{dialect}" + ("-stream" if stream else "")
+                yield pytest.param(case, dialect, stream, id=name)
+
+
+def told(raw: bytes, stream: bool) -> list[Any]:
+    """The JSON trees that an answer consists of."""
+    if not stream:
+        return [json.loads(raw)] if raw[:1] in (b"{", b"[") else []
+    return [json.loads(event.data) for event in Decoder().feed(raw) if event.data and event.data != "[DONE]"]
+
+
+def codes(trees: list[Any]) -> list[str]:
+    return [tree["error"]["code"] for tree in trees if isinstance(tree, dict) and isinstance(tree.get("error"), dict)]
+
+
+def finishes(trees: list[Any]) -> set[str]:
+    return {
+        choice["finish_reason"] for tree in trees for choice in tree.get("choices", ()) if choice.get("finish_reason")
+    }
+
+
+async def fail_open(s: Stand) -> bool:
+    page = (await s.client.get(s.admin_url + "/metrics")).text
+    return any(line.startswith("penstock_fail_open_total{") and not line.endswith(" 0.0") for line in page.splitlines())
+
+
+async def send(s: Stand, case: Case, dialect: str, stream: bool) -> httpx2.Response:
+    method, target, body, headers = request(dialect, case.send, stream)
+    # As an extension the target is sent as it stands: the client would mend it otherwise.
+    return await s.client.request(method, "/", content=body, headers=headers, extensions={"target": target.encode()})
+
+
+@pytest.mark.parametrize(("case", "dialect", "stream"), list(runs()))
+async def test_case(stand: Make, caplog: pytest.LogCaptureFixture, case: Case, dialect: str, stream: bool) -> None:  # noqa: F811
+    with capture_logs() as logs, caplog.at_level(logging.DEBUG):
+        async with stand(policy(case), settings=case.settings) as s:
+            s.upstream.reply = reply(dialect, case.upstream, stream)
+            if case.fault == "queue_full":
+                s.running.plane.guard._panel._limit = 0
+            response = await send(s, case, dialect, stream)
+            while s.running.plane.in_flight:  # what follows the last byte: the end of the upstream's answer, the record
+                await asyncio.sleep(0.002)
+            rows = await s.rows()
+            opened = await fail_open(s)
+    expect = (case.expect_stream if stream else None) or case.expect
+    check(expect, response)
+    assert len(s.upstream.requests) == expect.upstream_calls
+    assert [row["status"] for row in rows] == [expect.audit]
+    assert opened == expect.fail_open
+    whatever(response, rows, logs, caplog)
+
+
+def check(expect: Expect, response: httpx2.Response) -> None:
+    raw = response.content
+    trees = told(raw, response.headers.get("content-type", "").startswith("text/event-stream"))
+    assert response.status_code == expect.status
+    if expect.status != 200:
+        assert codes(trees) == [expect.code]
+        assert {"message", "type", "param", "code"} <= set(trees[0]["error"])
+    else:
+        assert codes(trees) == ([expect.mid] if expect.mid else [])
+        if expect.finish:
+            assert finishes(trees) == {expect.finish}
+    for word in expect.contains:
+        assert word.encode() in raw
+    for word in expect.absent:
+        assert word.encode() not in raw
+
+
+def whatever(response: httpx2.Response, rows: Any, logs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What holds in every case."""
+    assert MARK not in response.content
+    assert "MARK" not in str(response.headers.raw)
+    assert response.status_code != 500
+    assert response.headers["x-request-id"]
+    assert "MARK" not in repr(rows)
+    printed = repr(logs) + "".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records)
+    assert "MARK" not in printed
+    assert "Traceback" not in printed
+    assert not [entry for entry in logs if entry.get("exc_info") or entry["log_level"] == "error"]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
