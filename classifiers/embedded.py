@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -44,10 +45,12 @@ class Head:
 @dataclass(frozen=True, slots=True)
 class Card:
     """What `card.json` says of a model directory. `digest` is the sha256 of the card itself, which names the
-    digests of all other files. `first` and `last` are the ids of the special tokens around each window."""
+    digests of all other `files` (sha256, hex). `first` and `last` are the ids of the special tokens around each
+    window."""
 
     name: str
     digest: str
+    files: Mapping[str, str]
     heads: tuple[Head, ...]
     window: int
     overlap: int
@@ -59,46 +62,46 @@ class Card:
 
 
 def read_card(directory: Path) -> Card:
-    """The card of `directory`, after checking that every file is the one it names.
-    Raises OptionError (for `model`) where a file is missing, broken or another than the card names."""
+    """The card of `directory`. Raises OptionError (for `model`) where it is missing or broken."""
     place = directory / "card.json"
+    raw = _read(place)
     try:
-        raw = place.read_bytes()
         card = json.loads(raw)
-        files: dict[str, str] = card["files"]
-        heads = tuple(
-            Head(h["label"], h["scale"], h["bias"], h["block"], h["log"], tuple(h["roles"])) for h in card["heads"]
+        return Card(
+            name=card["name"],
+            digest=hashlib.sha256(raw).hexdigest(),
+            files=dict(card["files"]),
+            heads=tuple(
+                Head(h["label"], h["scale"], h["bias"], h["block"], h["log"], tuple(h["roles"])) for h in card["heads"]
+            ),
+            window=card["window"]["tokens"],
+            overlap=card["window"]["overlap"],
+            first=card["special"]["first"],
+            last=card["special"]["last"],
         )
-        window, special = card["window"], card["special"]
-        found = Card(
-            card["name"],
-            hashlib.sha256(raw).hexdigest(),
-            heads,
-            window["tokens"],
-            window["overlap"],
-            special["first"],
-            special["last"],
-        )
-    except OSError as error:
-        raise OptionError("model", f"cannot read {place}: {error.strerror}", "name a shipped model or a path") from None
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError("model", f"{place} is no model card: {error!r}", "train again, or reinstall") from None
-    for name in ("model.onnx", "tokenizer.json"):
-        _verify(directory / name, files.get(name, ""))
-    return found
 
 
-def _verify(path: Path, expected: str) -> None:
+def _read(path: Path) -> bytes:
     try:
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as error:
-        raise OptionError("model", f"cannot read {path}: {error.strerror}", "reinstall, or train again") from None
+        mend = "name a shipped model or a path to one, or reinstall"
+        raise OptionError("model", f"cannot read {path}: {error.strerror}", mend) from None
+
+
+def _verified(path: Path, expected: str) -> bytes:
+    """The bytes of `path`, which are those that were verified: nobody can change the file in between."""
+    raw = _read(path)
+    actual = hashlib.sha256(raw).hexdigest()
     if actual != expected:
         raise OptionError(
             "model",
             f"{path} was altered: its sha256 is {actual[:12]}..., the card names {expected[:12] or 'none'}...",
             "reinstall, or train again",
         )
+    return raw
 
 
 class Encoder:
@@ -107,8 +110,23 @@ class Encoder:
     `run` releases the interpreter lock while the model works, and so does `tokens`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.card = read_card(directory)
+    _open: ClassVar[WeakValueDictionary[str, Encoder]] = WeakValueDictionary()
+
+    @classmethod
+    def open(cls, directory: Path) -> Encoder:
+        """The encoder of `directory`, the same one for all who use it at a time; its files are verified each time.
+        Raises OptionError (for `model`) where a file is missing or is not the one that the card names."""
+        card = read_card(directory)
+        model, tokenizer = (
+            _verified(directory / name, card.files.get(name, "")) for name in ("model.onnx", "tokenizer.json")
+        )
+        found = cls._open.get(card.digest)
+        if found is None:
+            found = cls._open[card.digest] = cls(card, model, tokenizer)
+        return found
+
+    def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
+        self.card = card
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -116,8 +134,8 @@ class Encoder:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(str(directory / "model.onnx"), options, ["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
 
@@ -174,7 +192,7 @@ class Embedded:
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < 1:
             raise OptionError("min_score", "must be a number from 0 to below 1", "for example 0.01")
         shipped = MODELS / model
-        encoder = Encoder(shipped if shipped.is_dir() else Path(model))
+        encoder = Encoder.open(shipped if shipped.is_dir() else Path(model))
         known = [head.label for head in encoder.card.heads]
         labels = options.get("labels", known)
         if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ..embedded import Encoder
 
-    shipped = Encoder(options.out)
+    shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
     facts: dict[str, Any] = {
         "summary": "MiniLM-L6 (Apache-2.0) fine-tuned with one sigmoid head per label; static int8 ONNX.",
@@ -152,7 +152,7 @@ def _quantisation(work: Path, dev: tuple[Example, ...], int8: Any, most: int = 4
     from .labels import INDEX, NAMES
 
     chosen = np.random.default_rng(0).permutation(len(dev))[:most]
-    whole = judge(Encoder(work), [dev[i] for i in chosen], say)
+    whole = judge(Encoder.open(work), [dev[i] for i in chosen], say)
     found = {}
     for name in NAMES:
         known = [(place, i) for place, i in enumerate(chosen) if name in dev[i].targets]

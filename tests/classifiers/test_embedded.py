@@ -168,6 +168,7 @@ def test_threads_agree(shipped: Embedded) -> None:
 
 def test_an_answer_that_is_no_number_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Embedded.from_options("model", {})
+    assert broken._encoder is Embedded.from_options("other", {})._encoder  # one copy of the weights in memory
 
     class Session:
         def run(self, *_: object) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
