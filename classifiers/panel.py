@@ -1,7 +1,7 @@
 """Many classifiers asked at once, under deadlines. It never raises: every fault is a Failure in the report.
 
-Decision: inline classifiers (microseconds per kB) run where they are called; the others run in a few worker threads, since
-their engines release the interpreter's lock. Why: a task switch costs more than a pattern scan.
+Decision: inline classifiers (microseconds per kB) run where they are called; the others run in a few worker threads,
+since their engines release the interpreter's lock. Why: a task switch costs more than a pattern scan.
 Cost: a long text keeps the event loop busy for a moment, so texts over INLINE_LIMIT go to a worker as well.
 """
 

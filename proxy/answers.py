@@ -45,8 +45,8 @@ class Answer:
 
 
 class Caller:
-    """The client's side of one exchange. `started`: the status line has left. `done`: so has the last byte. `gone`: the
-    client hung up before that. `stamp` holds headers that every answer gets."""
+    """The client's side of one exchange. `started`: the status line has left. `done`: so has the last byte. `gone`:
+    the client hung up before that. `stamp` holds headers that every answer gets."""
 
     __slots__ = ("_send", "done", "gone", "sent", "stamp", "started")
 

@@ -1,7 +1,7 @@
 """The data plane: one raw ASGI application with a closed surface, and the admin listener's FastAPI application.
 
-The table below is all there is. A method, an exact path and a content type lead to an exchange or to a plain relay; everything
-else is refused in OpenAI's error shape, and never redirected.
+The table below is all there is. A method, an exact path and a content type lead to an exchange or to a plain relay;
+everything else is refused in OpenAI's error shape, and never redirected.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Every setting, in one place: defaults, then a YAML file, then PENSTOCK_* in the environment, then the command line.
 
-`penstock config` prints what results. Unknown keys are errors. In the file a value may hold ${NAME} or ${NAME:-default}.
+`penstock config` prints what results. Unknown keys are errors. In the file a value may hold ${NAME} or
+${NAME:-default}.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     body -> strict.parse -> dialect.read_request -> guard.check(input) -> upstream
          -> dialect.read_response, or sse -> reader -> gate -> guard.check(output) -> relay, mask or refuse
 
-INVARIANT: the first byte of an answer leaves after the intent (the decision on the input) is durable, and no byte leaves
-before a decision covers it. After a block nothing of the upstream leaves.
+INVARIANT: the first byte of an answer leaves after the intent (the decision on the input) is durable, and no byte
+leaves before a decision covers it. After a block nothing of the upstream leaves.
 """
 
 from __future__ import annotations
@@ -224,12 +224,7 @@ class Exchange:
                     raise Malformed(f"more than {self._max_answer} bytes of its stream would have to be kept")
             await self._take(gate, reader, decoder.finish())
             gate.finish(clean=reader.complete or reader.finished)
-            question = gate.question(everything=not self._guard.enforcing)
-            if question.messages:
-                await self._judge(gate, question)
-            await self._release(gate, reader, head)
-            if gate.held:
-                raise Malformed("a part of its stream was left without a verdict")
+            await self._last_words(gate, reader, head)
         except Blocked as block:
             response.abort()
             await self._end(reader, self._refusal_bytes(reader, block.decision, request), head)
@@ -250,6 +245,18 @@ class Exchange:
         rest = asyncio.ensure_future(_drain(response))
         _DRAINS.add(rest)
         rest.add_done_callback(_DRAINS.discard)
+
+    async def _last_words(self, gate: Gate, reader: StreamReader, head: Answer) -> None:
+        """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""
+        if not self._guard.enforcing:
+            # Nothing can be stopped: the reader has it all before it is judged, for the record.
+            await self._release(gate, reader, head)
+        question = gate.question(everything=not self._guard.enforcing)
+        if question.messages:
+            await self._judge(gate, question)
+        await self._release(gate, reader, head)
+        if gate.held:
+            raise Malformed("a part of its stream was left without a verdict")
 
     async def _take(self, gate: Gate, reader: StreamReader, events: list[Event]) -> None:
         """Put events into the gate, up to the one that says the stream is over. Raises Blocked and Malformed."""

@@ -1,12 +1,12 @@
 """Holds a stream until it is judged. No I/O: push parts in, ask what to judge, tell the verdict, take what may leave.
 
-Decision: hold back, never carry over. A window that only remembers the last letters finds a split phrase after its first half
-has left; here text leaves only when `hold_back` more characters behind it were judged too.
+Decision: hold back, never carry over. A window that only remembers the last letters finds a split phrase after its
+first half has left; here text leaves only when `hold_back` more characters behind it were judged too.
 Cost: the reader sees text that many characters late (or the whole answer at once).
 
 INVARIANT 1: parts leave in the order they came, and a part that no mask touches leaves unchanged.
-INVARIANT 2: when a part leaves, all text up to its end has been judged, and of flowing text `hold_back` characters more (or
-             all there is). So nothing up to `hold_back` characters long begins to leave before all of it was judged.
+INVARIANT 2: when a part leaves, all text up to its end has been judged, and of flowing text `hold_back` characters
+more (or all there is). So nothing up to `hold_back` characters long begins to leave before all of it was judged.
 INVARIANT 3: the parts of a tool call leave after the whole call was judged, or never.
 """
 
@@ -41,8 +41,8 @@ class Kind(Enum):
 class Piece:
     """Text that one part adds to one channel.
 
-    `channel` is a JSON pointer that stays the same for all pieces of one text. `group` is the choice (or output
-    item) that closes it. `path` leads to the text in the part's tree, for rewriting.
+    `channel` is a JSON pointer that stays the same for all pieces of one text. `group` is the choice (or output item)
+    that closes it. `path` leads to the text in the part's tree, for rewriting.
     """
 
     channel: str
@@ -84,8 +84,8 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to judge now: message i holds the text of `channels[i]` from character `starts[i]` on, whose judgement will
-    cover the channel up to `ends[i]`."""
+    """What to judge now: message i holds the text of `channels[i]` from character `starts[i]` on, whose judgement
+    will cover the channel up to `ends[i]`."""
 
     messages: tuple[Message, ...]
     channels: tuple[str, ...]
@@ -155,8 +155,8 @@ class Gate:
         self._queue.append((part, tuple(ends)))
 
     def finish(self, *, clean: bool) -> None:
-        """The stream has ended. Where it ended badly (`clean` False), an unfinished tool call can never leave: it and all
-        parts behind it are dropped."""
+        """The stream has ended. Where it ended badly (`clean` False), an unfinished tool call can never leave: it and
+        all parts behind it are dropped."""
         if not clean and self._enforcing:
             kept: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
             for part, ends in self._queue:

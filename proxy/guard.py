@@ -56,8 +56,8 @@ class Guard:
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
     ) -> Decision:
-        """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the messages
-        as empty ones, with a finding each. Raises nothing for a fault of a classifier."""
+        """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the
+        messages as empty ones, with a finding each. Raises nothing for a fault of a classifier."""
         asked = self._asked[stage]
         report = self._panel.report_now(messages, asked)
         if report is None:

@@ -1,7 +1,7 @@
 """A real language model on loopback, for the demo and the tests: llama.cpp's server with SmolLM2-135M-Instruct.
 
-It runs as a process of its own (`python -m proxy.local_model`), says its base URL on standard output, and ends when its standard
-input does: so it never outlives whoever started it.
+It runs as a process of its own (`python -m proxy.local_model`), says its base URL on standard output, and ends when
+its standard input does: so it never outlives whoever started it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What operators watch: one object, made once a process, written to by the exchange and nobody else.
 
-Names follow Prometheus' conventions (base units, `_total`). Label sets are bounded: rules and policies come from the loaded
-policy, everything else from enumerations; no key, user, prompt or path is ever a label. A model's name is one only where
-the operator listed it; all others are `other`.
+Names follow Prometheus' conventions (base units, `_total`). Label sets are bounded: rules and policies come from the
+loaded policy, everything else from enumerations; no key, user, prompt or path is ever a label. A model's name is one
+only where the operator listed it; all others are `other`.
 """
 
 from __future__ import annotations

@@ -177,7 +177,8 @@ async def _silent(guard: Guard, panel: Panel) -> list[tuple[str, str]]:
 
 
 async def _warm(guard: Guard, panel: Panel) -> None:
-    """The first answer of a model is slow: let it be nobody's. Raises CannotServe where a classifier does not answer."""
+    """The first answer of a model is slow: let it be nobody's. Raises CannotServe where a classifier does not
+    answer."""
     began = time.perf_counter()
     asked = [Asked(item, frozenset(Role), 30.0) for item in guard.policies.classifiers.values()]
     report = await panel.report([CANARY], asked)

@@ -1,7 +1,7 @@
 """Server-sent events at byte level, by the specification (WHATWG HTML, 9.2.6), keeping the raw bytes of each event.
 
-A decoder takes pieces and gives whole events. INVARIANT: the events' raw bytes and `pending()` together are exactly the
-bytes that were fed, in order, however they were cut (a byte order mark at the very start excepted).
+A decoder takes pieces and gives whole events. INVARIANT: the events' raw bytes and `pending()` together are exactly
+the bytes that were fed, in order, however they were cut (a byte order mark at the very start excepted).
 """
 
 from __future__ import annotations

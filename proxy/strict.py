@@ -1,11 +1,11 @@
 """JSON that has one reading: what cannot be read in two ways is parsed, everything else is refused.
 
-orjson already refuses byte order marks, UTF-16/32, invalid UTF-8, lone surrogates, NaN, Infinity, numbers that overflow a
-double, and trailing data (a table in the tests holds it to that). What it does not refuse is a duplicate key: it keeps
-the last one, while another parser may keep the first.
+orjson already refuses byte order marks, UTF-16/32, invalid UTF-8, lone surrogates, NaN, Infinity, numbers that
+overflow a double, and trailing data (a table in the tests holds it to that). What it does not refuse is a duplicate
+key: it keeps the last one, while another parser may keep the first.
 
-INVARIANT: outside of strings, a JSON text has exactly one ':' per object member. So a parsed tree with fewer members than
-the text has such colons has lost one, whichever way the keys were escaped.
+INVARIANT: outside of strings, a JSON text has exactly one ':' per object member. So a parsed tree with fewer members
+than the text has such colons has lost one, whichever way the keys were escaped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Counters and histograms for the hot path: a dict and a bisection, turned into Prometheus' families when scraped.
 
 Decision: our own accumulators under prometheus_client's registry and exposition. Why: its children take a lock and a
-linear search for each observation, 15 microseconds an exchange in all. Cost: they belong to one thread, the event loop's.
+linear search for each observation, 15 microseconds an exchange in all. Cost: they belong to one thread, the event
+loop's.
 """
 
 from __future__ import annotations

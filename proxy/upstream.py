@@ -97,8 +97,8 @@ class Upstream:
     """One named upstream. `url` is its base, with or without a trailing ``/v1``: the caller's path follows it.
 
     Times are in seconds. `first_byte` bounds connection and head together, `gap` the silence between two pieces of a
-    body, and `keep` the age of an idle connection (below the idle limits that servers commonly have, so that a request is
-    hardly ever written to a connection that is being closed).
+    body, and `keep` the age of an idle connection (below the idle limits that servers commonly have, so that a
+    request is hardly ever written to a connection that is being closed).
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class Upstream:
         self._context = _tls_context() if self._tls else None
 
     async def send(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
-        """Send one request (`target` is path and query as the caller wrote them); return when the answer's head is in.
+        """Send one request (`target` is path and query as the caller wrote them); return when the answer's head is
+        in.
 
         Raises UpstreamError. Cancelling closes the connection.
         """

@@ -24,7 +24,8 @@ class BadRequest(ValueError):
 
 @dataclass(slots=True)
 class Body:
-    """What a request or an answer says. `unscannable` holds (origin, kind) of parts that are no text: an image, a file."""
+    """What a request or an answer says. `unscannable` holds (origin, kind) of parts that are no text: an image, a
+    file."""
 
     messages: list[Message] = field(default_factory=list)
     unscannable: list[tuple[str, str]] = field(default_factory=list)
@@ -167,8 +168,8 @@ _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 def decoded(arguments: str) -> Iterator[str]:
     """The strings and keys in a JSON text, escapes undone.
 
-    Where it is not strictly JSON, the whole text with its escapes undone: a client's parser may be more lenient (about
-    duplicate keys, NaN, what stands around it), and it is the client who acts on what it reads."""
+    Where it is not strictly JSON, the whole text with its escapes undone: a client's parser may be more lenient
+    (about duplicate keys, NaN, what stands around it), and it is the client who acts on what it reads."""
     try:
         tree = parse(arguments)
     except Malformed:

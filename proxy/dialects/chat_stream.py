@@ -218,7 +218,8 @@ class ChatReader:
 
     def _atom(self, pieces: list[Piece], place: str, text: str, role: Role) -> None:
         """Text that is judged once however often it is repeated, so it has no place where it could be masked (its
-        channel says so behind a '#'). What follows under the same name is another text: a line feed keeps them apart."""
+        channel says so behind a '#'). What follows under the same name is another text: a line feed keeps them
+        apart."""
         known = self._seen.get(place)
         if text and known != text:
             self._seen[place] = text

@@ -100,7 +100,9 @@ def stand(tmp_path: Path) -> Make:
     """`async with stand(options=..., settings=...) as s`: the test policy, changed where told."""
 
     @contextlib.asynccontextmanager
-    async def make(policy: str | None = None, settings: dict[str, Any] | None = None, **rule: str) -> AsyncIterator[Stand]:
+    async def make(
+        policy: str | None = None, settings: dict[str, Any] | None = None, **rule: str
+    ) -> AsyncIterator[Stand]:
         path = tmp_path / "policy.yaml"
         path.write_text(policy or RULES.format(**{**DEFAULTS, **rule}))
         data = tmp_path / "data"
