@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -144,9 +145,10 @@ def _row(outcome: dict[str, Any] | None) -> tuple[str, str, str, str]:
 
 def _tell(base_url: str, settings: Settings, running: Running) -> None:
     admin = "http://{}:{}".format(*running.admin_address)
+    command = sys.argv[0] if sys.argv[0].endswith("penstock") else "penstock"
     console.print(f"""
 Metrics   {admin}/metrics      (health: {admin}/readyz)
-Audit     penstock audit tail --path {settings.audit_path}
+Audit     {command} audit tail --path {settings.audit_path}
 Your turn [b]client = openai.OpenAI(base_url="{base_url}", api_key="anything")[/b]
           model="{local_model.MODEL}"
 """, soft_wrap=True)  # fmt: skip
