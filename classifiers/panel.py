@@ -91,6 +91,9 @@ class Panel:
                 future.cancel()
                 failures.append(Failure(item.classifier.name, Silence.TIMEOUT, f"no answer within {item.deadline:g} s"))
                 continue
+            if future.cancelled():
+                failures.append(Failure(item.classifier.name, Silence.UNAVAILABLE, "the workers have ended"))
+                continue
             result = future.result()
             findings.extend(result.findings)
             failures.extend(result.failures)
@@ -105,7 +108,13 @@ class Panel:
             if self._pending >= self._limit:
                 return None
             self._pending += 1
-        job = self._pool.submit(_work, classifier, chosen, indices)
+        try:
+            job = self._pool.submit(_work, classifier, chosen, indices)
+        except RuntimeError:  # closed
+            self._finished(None)
+            gone: asyncio.Future[_Work] = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            return gone
         job.add_done_callback(self._finished)
         return asyncio.wrap_future(job)
 
@@ -149,17 +158,24 @@ def _take(
         # The type alone: a message could quote the judged text.
         failures.append(Failure(classifier.name, Silence.CRASH, type(error).__name__))
         return
-    if not found:
+    try:
+        found = found if type(found) is list else list(found or ())
+        good = all(_believable(finding, classifier.name, len(chosen)) for finding in found)
+    except Exception:  # whatever was returned is no list of findings
+        good = False
+    if not good:
+        failures.append(Failure(classifier.name, Silence.BAD_ANSWER, "no list of findings with scores and places"))
         return
-    for finding in found:
-        # `not (0 <= score <= 1)` is true for NaN as well.
-        if not 0 <= finding.score <= 1 or not 0 <= finding.message < len(chosen):
-            failures.append(Failure(classifier.name, Silence.BAD_ANSWER, "a score or an index is out of range"))
-            return
     if indices is None:
         findings.extend(found)
     else:
         findings.extend(Finding(f.classifier, f.label, f.score, indices[f.message], f.span) for f in found)
+
+
+def _believable(finding: Finding, name: str, count: int) -> bool:
+    """Whether a finding can be: its own classifier's, its score in [0, 1] and no NaN, its message one of `count`."""
+    place = finding.message
+    return finding.classifier == name and 0 <= finding.score <= 1 and 0 <= place < count and int(place) == place
 
 
 def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ...]:

@@ -1,0 +1,273 @@
+"""The panel never raises and never waits longer than it was told: every fault is a value in its report."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifiers.base import Finding, Message, Report, Role, Silence
+from classifiers.panel import INLINE_LIMIT, Asked, Panel, unread
+
+ALL = frozenset(Role)
+HELLO = [Message(Role.USER, "hello", "/a")]
+
+
+class Fake:
+    """Answers with what it was given to answer with, and remembers what it read and where."""
+
+    labels = frozenset({"x"})
+    digest = "0"
+
+    def __init__(self, answer: Any = (), *, name: str = "fake", inline: bool = False) -> None:
+        self.name, self.inline, self._answer = name, inline, answer
+        self.read: list[list[str]] = []
+        self.threads: set[int] = set()
+
+    def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
+        self.read.append([message.text for message in messages])
+        self.threads.add(threading.get_ident())
+        answer = self._answer(messages) if callable(self._answer) else self._answer
+        return answer  # type: ignore[no-any-return]
+
+
+def found(message: Any = 0, score: Any = 1.0, span: Any = None) -> Finding:
+    return Finding("fake", "x", score, message, span)
+
+
+def every(messages: Sequence[Message]) -> list[Finding]:
+    return [found(index) for index in range(len(messages))]
+
+
+def after(wait: Callable[[], object]) -> Callable[[Any], list[Finding]]:
+    """Finds nothing, once it has waited."""
+
+    def answer(messages: Sequence[Message]) -> list[Finding]:
+        wait()
+        return []
+
+    return answer
+
+
+def crash(error: BaseException) -> Callable[[Any], Any]:
+    def answer(messages: Sequence[Message]) -> Any:
+        raise error
+
+    return answer
+
+
+@pytest.fixture
+def panel() -> Iterator[Panel]:
+    made = Panel(2)
+    yield made
+    made.close()
+
+
+async def ask(panel: Panel, fake: Fake, messages: Sequence[Message] = HELLO, deadline: float = 5.0) -> Report:
+    return await panel.report(messages, [Asked(fake, ALL, deadline)])
+
+
+# (what the classifier does, why it has no answer)
+FAULTS: dict[str, tuple[Any, Silence]] = {
+    "raises": (crash(RuntimeError("hello")), Silence.CRASH),
+    "raises what quotes": (crash(ValueError("cannot read 'hello'")), Silence.CRASH),
+    "no memory": (crash(MemoryError()), Silence.CRASH),
+    "too deep": (crash(RecursionError()), Silence.CRASH),
+    "nan": ([found(score=float("nan"))], Silence.BAD_ANSWER),
+    "infinite": ([found(score=float("inf"))], Silence.BAD_ANSWER),
+    "below nought": ([found(score=-0.01)], Silence.BAD_ANSWER),
+    "above one": ([found(score=1.01)], Silence.BAD_ANSWER),
+    "index too high": ([found(1)], Silence.BAD_ANSWER),
+    "index below nought": ([found(-1)], Silence.BAD_ANSWER),
+    "one bad among good": ([found(), found(7)], Silence.BAD_ANSWER),
+    "score no number": ([found(score="high")], Silence.BAD_ANSWER),
+    "score none": ([found(score=None)], Silence.BAD_ANSWER),
+    "index no number": ([found("0")], Silence.BAD_ANSWER),
+    "index a fraction": ([found(0.5)], Silence.BAD_ANSWER),
+    "no findings": (["hello"], Silence.BAD_ANSWER),
+    "in another's name": ([Finding("other", "x", 1.0, 0)], Silence.BAD_ANSWER),
+    "no list": (7, Silence.BAD_ANSWER),
+    "fails while it is read": (lambda _: (1 / 0 for _ in "x"), Silence.BAD_ANSWER),
+}
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize(("answer", "reason"), FAULTS.values(), ids=FAULTS.keys())
+async def test_faults_are_values(panel: Panel, answer: Any, reason: Silence, inline: bool) -> None:
+    report = await ask(panel, Fake(answer, inline=inline))
+    assert [(failure.classifier, failure.reason) for failure in report.failures] == [("fake", reason)]
+    assert report.findings == ()
+    assert "hello" not in report.failures[0].detail
+
+
+GOOD: dict[str, Any] = {
+    "nothing": [],
+    "none": None,
+    "a tuple": (found(),),
+    "a list": [found(score=0), found(score=1), found(span=(0, 5))],
+    "a generator": lambda messages: (found(index) for index in range(len(messages))),
+}
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("answer", GOOD.values(), ids=GOOD.keys())
+@pytest.mark.parametrize("roles", [ALL, frozenset({Role.USER})])
+async def test_good_answers(panel: Panel, answer: Any, inline: bool, roles: frozenset[Role]) -> None:
+    fake = Fake(answer, inline=inline)
+    report = await panel.report(HELLO, [Asked(fake, roles, 5.0)])
+    expected = answer(HELLO) if callable(answer) else answer
+    assert report.findings == tuple(expected or ())
+    assert report.failures == ()
+
+
+roles = st.sampled_from([Role.USER, Role.SYSTEM, Role.TOOL_CALL])
+messages_of = st.lists(st.builds(Message, roles, st.text(max_size=3), st.just("/a")), max_size=6)
+asked_roles = st.lists(st.frozensets(roles) | st.just(ALL), max_size=3)
+
+
+@given(messages_of, asked_roles)
+def test_roles_and_places(messages: list[Message], wanted: list[frozenset[Role]]) -> None:
+    """Each classifier reads the messages of its roles, and its findings point into the whole list."""
+    panel = Panel(1)
+    fakes = [Fake(every, inline=True) for _ in wanted]
+    report = panel.report_now(messages, [Asked(fake, role, 1.0) for fake, role in zip(fakes, wanted, strict=True)])
+    panel.close()
+    assert report is not None
+    for fake, role in zip(fakes, wanted, strict=True):
+        mine = [message.text for message in messages if message.role in role]
+        assert fake.read == ([mine] if mine else [])
+    pointed = [finding.message for finding in report.findings]
+    assert sorted(pointed) == sorted(
+        index for role in wanted for index, message in enumerate(messages) if message.role in role
+    )
+    nobody = {index for index, message in enumerate(messages) if not any(message.role in role for role in wanted)}
+    assert set(report.unread) == (nobody if messages else set())
+
+
+def test_unread() -> None:
+    messages = [Message(Role.USER, "a", ""), Message(Role.SETTING, "b", "")]
+    assert unread(messages, []) == (0, 1)
+    assert unread(messages, [Asked(Fake(), frozenset({Role.USER}), 1)]) == (1,)
+    assert unread(messages, [Asked(Fake(), ALL, 1)]) == ()
+
+
+async def test_inline_runs_where_it_is_called(panel: Panel) -> None:
+    fake = Fake(inline=True)
+    assert panel.report_now(HELLO, [Asked(fake, ALL, 1.0)]) is not None
+    assert fake.threads == {threading.get_ident()}
+
+
+LATER: dict[str, tuple[list[Message], list[bool]]] = {
+    "one is slow": (HELLO, [True, False]),
+    "a long text": ([Message(Role.USER, "x" * (INLINE_LIMIT + 1), "")], [True]),
+    "many texts, long together": ([Message(Role.USER, "x" * (INLINE_LIMIT // 2 + 1), "")] * 2, [True]),
+}
+
+
+@pytest.mark.parametrize(("messages", "inline"), LATER.values(), ids=LATER.keys())
+async def test_what_does_not_run_inline(panel: Panel, messages: list[Message], inline: list[bool]) -> None:
+    fakes = [Fake(every, inline=fast) for fast in inline]
+    asked = [Asked(fake, ALL, 5.0) for fake in fakes]
+    assert panel.report_now(messages, asked) is None
+    report = await panel.report(messages, asked)
+    assert len(report.findings) == len(messages) * len(fakes)
+    assert all(threading.get_ident() not in fake.threads for fake in fakes)
+    assert [len(text) for text in fakes[0].read[0]] == [len(message.text) for message in messages]  # nothing is cut
+
+
+async def test_nothing_to_read(panel: Panel) -> None:
+    fake = Fake(crash(RuntimeError()), inline=False)
+    assert (await panel.report([], [Asked(fake, ALL, 1.0)])).failures == ()
+    assert (await panel.report(HELLO, [Asked(fake, frozenset({Role.SYSTEM}), 1.0)])).failures == ()
+    assert (await panel.report(HELLO, [])).unread == (0,)
+    assert fake.read == []
+
+
+async def test_deadlines_are_kept_each_for_itself(panel: Panel) -> None:
+    stop = threading.Event()
+    slow = Fake(after(lambda: stop.wait(20)), name="slow")
+    quick = Fake([found()])
+    try:
+        began = time.perf_counter()
+        report = await panel.report(HELLO, [Asked(slow, ALL, 0.2), Asked(quick, ALL, 10.0)])
+        assert time.perf_counter() - began < 5
+        assert [(failure.classifier, failure.reason) for failure in report.failures] == [("slow", Silence.TIMEOUT)]
+        assert report.findings == (found(),)
+        assert report.seconds >= 0.2
+    finally:
+        stop.set()
+
+
+async def test_a_hanging_classifier_is_a_timeout_each_time_and_nothing_grows(panel: Panel) -> None:
+    stop = threading.Event()
+    hanging = Fake(after(lambda: stop.wait(20)))
+    try:
+        reports = await asyncio.gather(*(ask(panel, hanging, deadline=0.2) for _ in range(50)))
+        assert {failure.reason for report in reports for failure in report.failures} == {Silence.TIMEOUT}
+        assert len(hanging.read) <= 2  # the others never began, and never will
+        assert panel._pending <= 2
+    finally:
+        stop.set()
+    async with asyncio.timeout(5):
+        while panel._pending:
+            await asyncio.sleep(0.01)
+    assert (await ask(panel, Fake([found()]))).findings == (found(),)
+
+
+async def test_a_full_queue_is_a_failure_at_once() -> None:
+    panel, stop = Panel(1, queue_limit=1), threading.Event()
+    try:
+        waiting = [asyncio.ensure_future(ask(panel, Fake(after(lambda: stop.wait(20))))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        report = await ask(panel, Fake([found()]))
+        assert [failure.reason for failure in report.failures] == [Silence.QUEUE_FULL]
+        stop.set()
+        await asyncio.gather(*waiting)
+        assert (await ask(panel, Fake([found()]))).failures == ()
+    finally:
+        stop.set()
+        panel.close()
+
+
+async def test_a_cancelled_question_leaves_no_trace(panel: Panel) -> None:
+    stop = threading.Event()
+    task = asyncio.ensure_future(ask(panel, Fake(after(lambda: stop.wait(20)))))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    stop.set()
+    assert (await ask(panel, Fake([found()]))).findings == (found(),)
+
+
+async def test_a_closed_panel_says_so() -> None:
+    panel = Panel(1)
+    panel.close()
+    report = await ask(panel, Fake([found()]))
+    assert [failure.reason for failure in report.failures] == [Silence.UNAVAILABLE]
+    assert panel._pending == 0
+
+
+async def test_waiting_is_told_from_work() -> None:
+    panel = Panel(1)
+    try:
+        slow = Fake(after(lambda: time.sleep(0.2)))
+        _, second = await asyncio.gather(ask(panel, slow), ask(panel, slow))
+        assert 0.1 < second.queued <= second.seconds
+    finally:
+        panel.close()
+
+
+async def test_the_loop_goes_on_while_others_work(panel: Panel) -> None:
+    task = asyncio.ensure_future(ask(panel, Fake(after(lambda: time.sleep(0.3)))))
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0.005)
+        turns += 1
+    assert turns > 5
