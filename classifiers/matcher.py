@@ -128,12 +128,8 @@ class Matcher:
             if stay:
                 self._filters.append((self._build_filter(stay), tuple(stay), len(stay)))
             heavy = stay
-        kept_out = set(heavy)
-        for ignore_case in (False, True):  # a set has one letter case for all that is in it
-            light = [
-                i for i, item in enumerate(self._expressions) if item.ignore_case == ignore_case and i not in kept_out
-            ]
-            self._build_sets(light, ignore_case, set_memory)
+        self._doubtful = frozenset(heavy)
+        self._build_sets([i for i in range(len(self._expressions)) if i not in self._doubtful], set_memory)
 
     def candidates(self, data: bytes) -> list[int]:
         """Indices of all expressions that match `data`, and perhaps a few that do not. Raises Exhausted."""
@@ -152,6 +148,13 @@ class Matcher:
                 found.extend(members[hit] for hit in hits if hit != sentinel)
         return found
 
+    def hits(self, data: bytes) -> list[int]:
+        """Indices of exactly the expressions that match `data`. Raises Exhausted."""
+        found = self.candidates(data)
+        if found and self._doubtful:  # the filter knows literals only, and lets pass what has none
+            found = [i for i in found if i not in self._doubtful or self.search(i, data) is not None]
+        return found
+
     def matches(self, index: int, data: bytes) -> Iterator[Any]:
         """The match objects of one expression, in order, not overlapping; spans are byte offsets."""
         expression = self._expressions[index]
@@ -164,12 +167,14 @@ class Matcher:
         match = compile_expression(expression.source, expression.ignore_case).search(data, start)
         return None if match is None else match.span(expression.group)
 
-    def _build_sets(self, indices: list[int], ignore_case: bool, memory: int) -> None:
+    def _build_sets(self, indices: list[int], memory: int) -> None:
         if not indices:
             return
-        regex_set = re2.Set.SearchSet(_options(ignore_case, memory))
+        regex_set = re2.Set.SearchSet(_options(False, memory))
         for index in indices:
-            regex_set.Add(self._expressions[index].source.encode())
+            # The options hold for all of a set, so letter case is said in the source: one set is one pass.
+            expression = self._expressions[index]
+            regex_set.Add((b"(?i)" if expression.ignore_case else b"") + expression.source.encode())
         sentinel = regex_set.Add(_SENTINEL)
         try:
             regex_set.Compile()
@@ -177,8 +182,8 @@ class Matcher:
             if len(indices) == 1:
                 raise ExpressionError("pattern too large", "split it into several patterns") from None
             half = len(indices) // 2
-            self._build_sets(indices[:half], ignore_case, memory)
-            self._build_sets(indices[half:], ignore_case, memory)
+            self._build_sets(indices[:half], memory)
+            self._build_sets(indices[half:], memory)
             return
         self._sets.append((regex_set, tuple(indices), sentinel))
 

@@ -24,7 +24,7 @@ import re2
 from .base import Finding, Message
 from .catalog import OptionError
 from .matcher import Expression, ExpressionError, Matcher, code_points, compile_expression, encode
-from .views import only_turned, views
+from .views import Readings, only_turned, rotated, views
 
 RULES = "patterns-1"
 MOST_SPANS = 256
@@ -92,49 +92,54 @@ class Patterns:
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points of the raw text."""
         texts = [encode(message.text) for message in messages]
-        raw_clear, clear = self._all_clear(texts)
-        if clear:
-            return []
+        readings: Sequence[Readings | None] | None = None
+        if self._joinable:
+            readings = self._readings(messages, texts)
+            if self._all_clear(texts, readings):
+                return []
         findings: list[Finding] = []
-        candidates = self._matcher.candidates
         for index, (message, data) in enumerate(zip(messages, texts, strict=True)):
-            hits = [] if raw_clear else candidates(data)
-            seen = [(hit, start, end) for hit in hits for start, end in self._spans(hit, data)] if hits else []
+            seen = [(hit, start, end) for hit in self._matcher.hits(data) for start, end in self._spans(hit, data)]
             if self._use_views:
-                turned = only_turned(data)
-                if turned is None or candidates(turned):
-                    seen += self._disguised(message.text, seen)
+                known = readings[index] if readings else None
+                seen += self._disguised(message.text, _whole(message.text) if known is None else known, seen)
             for hit, start, end in seen:
                 pattern = self._patterns[hit]
                 findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
         return findings
 
-    def _all_clear(self, texts: Sequence[bytes]) -> tuple[bool, bool]:
-        """Whether no raw text, and whether no reading of any text either, can match: many small texts in one pass.
+    def _readings(self, messages: Sequence[Message], texts: Sequence[bytes]) -> list[Readings | None]:
+        """The readings of each text; None where rot13 is the only one, or where no view is wanted."""
+        if not self._use_views or only_turned(b"\n".join(texts)) is not None:
+            return [None] * len(texts)
+        return [
+            _whole(message.text) if only_turned(data) is None else None
+            for message, data in zip(messages, texts, strict=True)
+        ]
+
+    def _all_clear(self, texts: Sequence[bytes], readings: Sequence[Readings | None]) -> bool:
+        """Whether no text and no reading of one can match: all of them in one pass, which costs a tenth of many.
 
         A match without anchors depends on nothing beyond its own letters, and a newline is as good a word boundary
         as the end of a text: what matches in one text matches in the joined one.
         """
-        if not self._joinable or len(texts) < 2:
-            return False, False
-        joined = b"\n".join(texts)
-        if self._matcher.candidates(joined):
-            return False, False
-        if not self._use_views:
-            return True, True
-        turned = only_turned(joined)
-        return True, turned is not None and not self._matcher.candidates(turned)
+        parts = list(texts)
+        if self._use_views:
+            parts.append(
+                rotated(b"\n".join([text for text, known in zip(texts, readings, strict=True) if known is None]))
+            )
+            parts += [view.text.encode() for known in readings if known is not None for view in known]
+        return not self._matcher.hits(b"\n".join(parts))
 
-    def _disguised(self, text: str, seen: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    def _disguised(
+        self, text: str, readings: Readings, seen: Sequence[tuple[int, int, int]]
+    ) -> list[tuple[int, int, int]]:
         """What only the readings show: the same label may not already be known at an overlapping place."""
-        readings = views(text)
-        if readings.truncated:
-            raise ViewsTruncated("the readings of a text were longer than their bound")
         found: list[tuple[int, int, int]] = []
         known: dict[str, bytearray] = {}  # by label: 1 at every code point that some finding covers
         for view in readings:
             data = view.text.encode()
-            hits = self._matcher.candidates(data)
+            hits = self._matcher.hits(data)
             if hits and not known:
                 for hit, start, end in seen:
                     _cover(known, self._patterns[hit].label, text)[start:end] = b"\1" * (end - start)
@@ -174,6 +179,14 @@ class Patterns:
                 yield span
             # A word may begin inside one that did not end; any other expression could then cost quadratic time.
             start = _next_point(data, span[0]) if pattern.word and not whole else max(span[1], start + 1)
+
+
+def _whole(text: str) -> Readings:
+    """The readings of a text. Raises ViewsTruncated where some are missing."""
+    readings = views(text)
+    if readings.truncated:
+        raise ViewsTruncated("the readings of a text were longer than their bound")
+    return readings
 
 
 def _cover(known: dict[str, bytearray], label: str, text: str) -> bytearray:

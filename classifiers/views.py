@@ -85,7 +85,12 @@ def views(text: str) -> Readings:
 def only_turned(data: bytes) -> bytes | None:
     """Most texts are plain ASCII with nothing to undo: their rot13 reading, the only one; None for any other text.
     Where lines joined by newlines have one reading alone, so has each of them."""
-    return None if not data.isascii() or _GATES.candidates(data) else data.translate(_ROT13)
+    return None if not data.isascii() or _GATES.candidates(data) else rotated(data)
+
+
+def rotated(data: bytes) -> bytes:
+    """Rot13 of the ASCII letters."""
+    return data.translate(_ROT13)
 
 
 def plain(text: str) -> str:
@@ -332,7 +337,7 @@ _NONE = Readings()
 
 
 def _rot13(text: str) -> str:
-    return text.encode().translate(_ROT13).decode()  # far quicker than str.translate where there is more than ASCII
+    return rotated(text.encode()).decode()  # far quicker than str.translate where there is more than ASCII
 
 
 def _spaced(text: str) -> list[Edit]:
