@@ -73,6 +73,16 @@ class Settings(BaseSettings):
             Upstream(value)
         return value
 
+    @field_validator("upstream_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else "unset"
+        if not text:
+            raise ValueError("is empty: leave it out to pass the caller's key through")
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("holds a blank, a line end or a letter that no key has")
+        return value
+
     @property
     def audit_path(self) -> Path:
         return self.data_dir / "audit.db"
@@ -142,18 +152,25 @@ def _from_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a mapping of settings is expected, like `upstream: https://...`")
-    return {str(key): _expanded(value) for key, value in tree.items()}
+    return {str(key): _expanded(value, f"{path}: {key}") for key, value in tree.items()}
 
 
-def _expanded(value: Any) -> Any:
-    """`value` with ${NAME} and ${NAME:-default} replaced from the environment."""
+def _expanded(value: Any, place: str) -> Any:
+    """`value` with ${NAME} and ${NAME:-default} replaced from the environment. Raises ConfigError."""
     if isinstance(value, list):
-        return [_expanded(item) for item in value]
+        return [_expanded(item, place) for item in value]
     if not isinstance(value, str) or "${" not in value:
         return value
     out, rest = "", value
-    while (start := rest.find("${")) >= 0 and (end := rest.find("}", start)) >= 0:
-        name, _, default = rest[start + 2 : end].partition(":-")
-        out += rest[:start] + (os.environ.get(name) or default)
+    while (start := rest.find("${")) >= 0:
+        end = rest.find("}", start)
+        if end < 0:
+            raise ConfigError(f"{place}: '${{' without '}}'")
+        name, has_default, default = rest[start + 2 : end].partition(":-")
+        found = os.environ.get(name) or default
+        if not found and not has_default:
+            # An empty value could silently mean something else: no key of our own, say.
+            raise ConfigError(f"{place}: the variable {name} is not set (write ${{{name}:-}} where that is meant)")
+        out += rest[:start] + found
         rest = rest[end + 1 :]
     return out + rest

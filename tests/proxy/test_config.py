@@ -1,0 +1,131 @@
+"""Settings: where they come from, which wins, and what an operator reads when one is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import ConfigError, Settings, load
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PENSTOCK_"):
+            monkeypatch.delenv(name)
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "penstock.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_who_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "host: file\nport: 1\nadmin_port: 1\nlog_level: debug\n")
+    monkeypatch.setenv("PENSTOCK_PORT", "2")
+    monkeypatch.setenv("PENSTOCK_ADMIN_PORT", "2")
+    settings = load(file, admin_port=3, log_level=None)
+    assert (settings.host, settings.port, settings.admin_port, settings.log_level) == ("file", 2, 3, "debug")
+    assert settings.admin_host == "127.0.0.1"
+
+
+READ: dict[str, tuple[str, dict[str, str], str, Any]] = {
+    "nothing": ("", {}, "port", 8700),
+    "only a comment": ("# none yet\n", {}, "port", 8700),
+    "a list": ("metrics_models: [a, b]", {}, "metrics_models", ["a", "b"]),
+    "a list in the environment": ("", {"PENSTOCK_METRICS_MODELS": "a, b,,c"}, "metrics_models", ["a", "b", "c"]),
+    "a flag in the environment": ("", {"PENSTOCK_DECISION_HEADERS": "true"}, "decision_headers", True),
+    "a value from the environment": ("host: ${WHERE}", {"WHERE": "h"}, "host", "h"),
+    "a default": ("host: ${WHERE:-h}", {}, "host", "h"),
+    "a default not needed": ("host: ${WHERE:-h}", {"WHERE": "x"}, "host", "x"),
+    "an empty value takes the default": ("host: ${WHERE:-h}", {"WHERE": ""}, "host", "h"),
+    "an empty default": ("policy: base${WHERE:-}line", {}, "policy", "baseline"),
+    "several": ("host: a${A}b${B}c", {"A": "1", "B": "2"}, "host", "a1b2c"),
+    "a dollar alone": ("policy: a$b", {}, "policy", "a$b"),
+    "a value that looks like one": ("policy: ${A}", {"A": "${B}"}, "policy", "${B}"),
+    "in a list": ("metrics_models: ['${A}']", {"A": "m"}, "metrics_models", ["m"]),
+    "a number": ("port: ${P}", {"P": "99"}, "port", 99),
+}
+
+
+@pytest.mark.parametrize(("text", "environment", "name", "expected"), READ.values(), ids=READ.keys())
+def test_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, environment: dict[str, str], name: str, expected: Any
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert getattr(load(written(tmp_path, text)), name) == expected
+
+
+# (the file, words of the one line that an operator reads)
+WRONG: dict[str, tuple[str | bytes, list[str]]] = {
+    "unknown key": ("upstram: https://x", ["upstram", "penstock config"]),
+    "twice": ("port: 1\nport: 2\n", ["penstock.yaml:2:1", "port"]),
+    "no mapping": ("- port", ["mapping"]),
+    "a word": ("port", ["mapping"]),
+    "bad YAML": ("port: [1\nhost: x", ["penstock.yaml:2"]),
+    "a tab": ("a:\n\tport: 1", ["penstock.yaml:2"]),
+    "not UTF-8": (b"host: \xff", ["UTF-8"]),
+    "a control character": (b"host: \x01", ["penstock.yaml"]),
+    "a tag": ("host: !!python/object:os.system x", ["penstock.yaml:1"]),
+    "port no number": ("port: many", ["port", "integer"]),
+    "port too high": ("port: 70000", ["port", "65535"]),
+    "timeout nought": ("gap_timeout: 0", ["gap_timeout", "greater than 0"]),
+    "timeout endless": ("gap_timeout: .inf", ["gap_timeout"]),
+    "timeout not a number": ("gap_timeout: .nan", ["gap_timeout"]),
+    "log level": ("log_level: loud", ["log_level", "debug"]),
+    "upstream": ("upstream: api.example.com", ["upstream", "https://"]),
+    "upstream with a key": ("upstream: https://u:hunter2@api.example.com", ["upstream", "credentials"]),
+    "upstream's port": ("upstream: http://x:port", ["upstream", "ort"]),
+    "variable not set": ("upstream_key: ${NOT_SET_ANYWHERE}", ["NOT_SET_ANYWHERE", "not set"]),
+    "variable not set, in a list": ("metrics_models: ['${NOT_SET_ANYWHERE}']", ["NOT_SET_ANYWHERE", "not set"]),
+    "variable never closed": ("host: ${WHERE", ["host", "}"]),
+    "key empty": ("upstream_key: ''", ["upstream_key", "empty"]),
+    "key with a line end": ('upstream_key: "hunter2\\nx"', ["upstream_key"]),
+    "key with a blank": ('upstream_key: "hunter2 x"', ["upstream_key"]),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG.values(), ids=WRONG.keys())
+def test_wrong(tmp_path: Path, text: str | bytes, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, text))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for word in words:
+        assert word in message, message
+    assert "hunter2" not in message
+
+
+def test_each_problem_has_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, "port: x\nadmin_port: y\nnone: 1\n"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=path.name):
+            load(path)
+
+
+def test_an_unknown_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UPSTRAEM", "x")
+    with pytest.raises(ConfigError, match="PENSTOCK_UPSTRAEM"):
+        load()
+
+
+def test_a_key_is_never_shown(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, "upstream_key: hunter2"))
+    assert settings.upstream_key is not None
+    assert settings.upstream_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + str(settings)
+
+
+def test_every_setting_is_described() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description or name in {"log_level"}, name

