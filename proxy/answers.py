@@ -94,7 +94,7 @@ def problem(
     """An error in the caller's dialect. `retry` False tells the official clients not to try again."""
     kept = [(name, value) for name, value in headers if name not in {b"content-type", b"content-length", b"etag"}]
     kept.append((b"content-type", b"application/json"))
-    if not any(name == b"x-request-id" for name, _ in kept):
+    if decision and not any(name == b"x-request-id" for name, _ in kept):
         kept.append((b"x-request-id", decision.encode()))
     if retry is False:
         kept.append((b"x-should-retry", b"false"))

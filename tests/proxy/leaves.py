@@ -20,7 +20,8 @@ def places(tree: Any, pointer: str = "") -> Iterator[tuple[str, Any, str | int, 
 
 
 def variants(tree: Any, word: str = MARK) -> Iterator[tuple[str, Any]]:
-    """(what was changed, the changed tree): the word as each leaf, and as a key of each object with each kind of nothing
+    """(what was changed, the changed tree): the word as each leaf, and as a key of each object with each kind of
+    nothing
     as its value."""
     for number, (place, _, _, value) in enumerate(list(places(tree))):
         if not isinstance(value, dict | list):

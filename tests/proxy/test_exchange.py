@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
+from proxy.audit import Reader
 from proxy.sse import Decoder
 from tests.proxy.conftest import Make, Stand
 from tests.upstream import End, Reply, replies, shapes
@@ -384,6 +386,7 @@ async def test_too_many_at_once(stand: Make) -> None:
         await s.upstream.arrived(2)
         response = await s.chat("Hi")
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.headers.get("x-request-id") != ""  # it has no id, for nothing was written down
         assert response.json()["error"]["code"] == "overloaded"
         wait.set()
         assert [(await task).status_code for task in busy] == [200, 200]
@@ -428,6 +431,36 @@ async def test_a_stream_that_outlives_the_drain_is_written_down(stand: Make) -> 
             for task in list(s.running.plane.in_flight):
                 task.cancel()  # as the server does at its end
             assert [row["status"] for row in await settled(s)] == ["cancelled"]
+
+
+async def test_the_end_of_the_process_ends_a_stuck_stream(stand: Make) -> None:
+    async with stand(settings={"drain_timeout": 0.1}) as s:
+        s.upstream.reply = replies.sse([*shapes.stream(LONG)[:-2], asyncio.Event()])
+        _, writer = await asyncio.open_connection(*s.running.address)
+        body = b'{"model":"m","messages":[],"stream":true}'
+        writer.write(POST % len(body) + body)
+        request = await s.upstream.arrived()
+        await asyncio.sleep(0.1)
+        data = s.data
+    await asyncio.wait_for(request.gone.wait(), 5)
+    writer.close()
+    with Reader(data / "audit.db") as reader:
+        assert [row["status"] for row in reader.latest(10)] == ["cancelled"]
+
+
+async def test_a_fault_of_ours_says_nothing_of_the_request(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    async with stand() as s:
+        monkeypatch.setattr("proxy.dialects.chat.Chat.read_request", broken)
+        with capture_logs() as logs:
+            response = await s.chat("confidential")
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+        assert "broken" not in response.text
+        assert [entry["event"] for entry in logs] == ["internal fault"]
+        assert "confidential" not in repr(logs)
+        assert s.upstream.requests == []
 
 
 # What is said of it
