@@ -161,8 +161,9 @@ class _Growth:
             best = _edited(best, "letters", edits)
             self._add(best)
         if _LEET_GATE in gates or best.name.endswith("letters"):
+            words = find_all(_LEET_WORD, best.text)
             for name, table in _LEET.items():
-                if edits := _leet(best.text, table):
+                if edits := _leet(best.text, words, table):
                     self._add(_edited(best, name, edits))
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
         return node if _HIDDEN in dirt else base
@@ -352,9 +353,9 @@ def _spaced(text: str) -> list[Edit]:
     return edits
 
 
-def _leet(text: str, table: dict[int, str]) -> list[Edit]:
+def _leet(text: str, words: Sequence[tuple[int, int]], table: dict[int, str]) -> list[Edit]:
     edits: list[Edit] = []
-    for start, end in find_all(_LEET_WORD, text):
+    for start, end in words:
         word = text[start:end].rstrip("!|")
         if len(word) <= _LEET_LONGEST and (new := word.translate(table)) != word:
             edits.append((start, start + len(word), new))

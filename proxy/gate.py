@@ -21,7 +21,8 @@ from typing import Any
 from classifiers.base import Message, Role
 
 STRIDE = 32
-"""Characters of flowing text that are collected before they are judged (while more are held back than that)."""
+"""Fewest characters of flowing text that are collected before they are judged. Where more are held back it is half of
+that: each look reads CONTEXT again, and readers who are that far behind do not see the difference."""
 CONTEXT = 1000
 """Characters before the release frontier that are judged again with what follows them."""
 
@@ -121,6 +122,7 @@ class Gate:
         self._size = 0
         self._settled = False  # something was closed since the last question
         self._keep = None if hold_back is None else max(CONTEXT, hold_back)
+        self._stride = max(STRIDE, (hold_back or 0) // 2)
 
     @property
     def held(self) -> int:
@@ -183,7 +185,7 @@ class Gate:
                 flowing = flowing or channel.kind is Kind.FLOW
         if not waiting:
             return False
-        return not flowing or self._settled or self._unjudged >= STRIDE
+        return not flowing or self._settled or self._unjudged >= self._stride
 
     def question(self, *, everything: bool = False) -> Question:
         """What to judge now. With `everything`, all text of every channel (the last look, for the record)."""
