@@ -107,7 +107,8 @@ class Notes:
         """The most severe of all that fired, on either side."""
         fired = [rule for seen in self._stages.values() for rule in seen.fired.values()]
         if not fired:
-            return {"action": str(Action.PASS), "rule": None}
+            # What was never judged has no action: it did not pass.
+            return {"action": str(Action.PASS) if self._stages else None, "rule": None}
         first = max(fired, key=lambda item: item.action.severity)
         stage = next(stage for stage, seen in self._stages.items() if first in seen.fired.values())
         why = {f"{finding.classifier}.{finding.label}": round(finding.score, 4) for finding in first.findings}
