@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
@@ -114,6 +115,11 @@ async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP loads the policy again."""
     loop = asyncio.get_running_loop()
     async with serving(settings) as running:
+        # What was made so far stays: the collector need not look at it again, and rarely at the rest, since an exchange
+        # leaves hardly any cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         announce(running)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.stop)
