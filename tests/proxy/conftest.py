@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,25 +96,26 @@ def _canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 Make = Callable[..., contextlib.AbstractAsyncContextManager[Stand]]
 
 
+@contextlib.asynccontextmanager
+async def standing(
+    folder: Path, policy: str | None = None, settings: dict[str, Any] | None = None, **rule: str
+) -> AsyncIterator[Stand]:
+    """A stand whose files lie in `folder`: the test policy, changed where told, or another."""
+    path = folder / "policy.yaml"
+    path.write_text(policy or RULES.format(**{**DEFAULTS, **rule}))
+    data = folder / "data"
+    async with Upstream() as upstream:
+        chosen: dict[str, Any] = {
+            "upstream": upstream.url, "policy": str(path), "port": 0, "admin_port": 0, "data_dir": data,
+            "drain_timeout": 1.0, **(settings or {}),
+        }  # fmt: skip
+        async with serving(load_settings(None, **chosen)) as running:
+            base = "http://{}:{}".format(*running.address)
+            async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
+                yield Stand(running, upstream, client, data)
+
+
 @pytest.fixture
 def stand(tmp_path: Path) -> Make:
     """`async with stand(options=..., settings=...) as s`: the test policy, changed where told."""
-
-    @contextlib.asynccontextmanager
-    async def make(
-        policy: str | None = None, settings: dict[str, Any] | None = None, **rule: str
-    ) -> AsyncIterator[Stand]:
-        path = tmp_path / "policy.yaml"
-        path.write_text(policy or RULES.format(**{**DEFAULTS, **rule}))
-        data = tmp_path / "data"
-        async with Upstream() as upstream:
-            chosen: dict[str, Any] = {
-                "upstream": upstream.url, "policy": str(path), "port": 0, "admin_port": 0, "data_dir": data,
-                "drain_timeout": 1.0, **(settings or {}),
-            }  # fmt: skip
-            async with serving(load_settings(None, **chosen)) as running:
-                base = "http://{}:{}".format(*running.address)
-                async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
-                    yield Stand(running, upstream, client, data)
-
-    return make
+    return functools.partial(standing, tmp_path)

@@ -123,8 +123,8 @@ holds = st.none() | st.integers(LONGEST, 40)
 
 
 def run(steps: list[tuple[list[Piece], bool]], hold: int | None, *, clean: bool, stride: int = 1) -> Drive:
-    drive = Drive(Gate(hold))
     with mock.patch.object(module, "STRIDE", stride), mock.patch.object(module, "CONTEXT", 70):
+        drive = Drive(Gate(hold))
         for number, (found, judge) in enumerate(steps):
             drive.push(part(number, *found))
             if judge:
