@@ -443,7 +443,7 @@ def test_urls(url: str, expected: tuple[bytes, bytes] | None) -> None:
         upstream = Upstream(url)
         assert (upstream._authority, upstream._prefix) == expected
         return
-    with pytest.raises(ValueError, match="URL|upstream|[Pp]ort") as caught:
+    with pytest.raises(ValueError, match=r"URL|upstream|[Pp]ort") as caught:
         Upstream(url)
     assert "hunter2" not in str(caught.value)
     assert "codec" not in str(caught.value)
