@@ -8,7 +8,6 @@ images, hashes) is left as it is.
 from __future__ import annotations
 
 import binascii
-import functools
 import html
 import re
 from collections.abc import Callable
@@ -61,7 +60,7 @@ def decode(text: str) -> list[tuple[int, int, str]]:
         elif coded[0] > "\x7f":
             plain = _hidden(coded, text[start - 1 : start])
         else:
-            plain, parts = _read_short(coded) if end - start <= _REMEMBERED else _read(coded)
+            plain, parts = _read(coded)
             edits.extend((start + first, start + last, new) for first, last, new in parts)
         if plain is not None and plain != coded:
             edits.append((start, end, plain))
@@ -72,12 +71,6 @@ def _read(coded: str) -> tuple[str | None, tuple[tuple[int, int, str], ...]]:
     """A run of digits and letters: what all of it says as numbers, or else its parts that are base64."""
     plain = _numbers(coded)
     return plain, () if plain is not None else tuple(_base64(coded))
-
-
-# Names of models, ids and fingerprints are met again in each exchange and each look at a stream. Most are no code at
-# all, which takes 8 us to see and a tenth of that to remember.
-_REMEMBERED = 64
-_read_short = functools.lru_cache(maxsize=1024)(_read)
 
 
 def _percent(coded: str) -> str | None:
