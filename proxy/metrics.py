@@ -94,6 +94,8 @@ class Metrics:
         self.refused = Counter(
             "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",), r
         )
+        for part in ("queue", "classify", "audit", "gate"):
+            self.added.declare(part)
         self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.", registry=r)
         self.revision = Gauge(
             "penstock_policy_revision",

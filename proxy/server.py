@@ -21,8 +21,8 @@ import policies
 import proxy
 from classifiers.base import Message, Role
 from classifiers.panel import Asked, Panel
-from policies.load import PolicyError
-from policies.load import load as load_policy
+from policies.check import check
+from policies.ready import PolicySet
 
 from .app import DataPlane, admin
 from .audit import Audit, AuditUnavailable, Key
@@ -59,10 +59,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     check_packages()
     if not settings.upstream:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
-    try:
-        policy_set = await asyncio.to_thread(load_policy, settings.policy)
-    except PolicyError as error:
-        raise CannotServe(str(error)) from None
+    policy_set = await _policy(settings)
     async with contextlib.AsyncExitStack() as stack:
         data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
         admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
@@ -132,8 +129,8 @@ async def reload(settings: Settings, running: Running) -> bool:
     """Load the policy again; where it has an error, the old one stays in force."""
     plane = running.plane
     try:
-        policy_set = await asyncio.to_thread(load_policy, settings.policy)
-    except PolicyError as error:
+        policy_set = await _policy(settings)
+    except CannotServe as error:
         log.error("policy not loaded, the old one stays", revision=plane.guard.policies.revision, problem=str(error))
         return False
     guard = plane.guard.of(policy_set)
@@ -141,6 +138,14 @@ async def reload(settings: Settings, running: Running) -> bool:
     running.metrics.enforce(policy_set.revision)
     log.info("policy loaded", revision=policy_set.revision, source=policy_set.source)
     return True
+
+
+async def _policy(settings: Settings) -> PolicySet:
+    """The policy that the settings name, once its own cases have passed. Raises CannotServe."""
+    result = await asyncio.to_thread(check, settings.policy, live=True)
+    if result.policy is None or not result.ok:
+        raise CannotServe("\n".join(result.lines()[:-1]))
+    return result.policy
 
 
 def check_packages() -> None:

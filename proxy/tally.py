@@ -45,11 +45,13 @@ class Histogram:
         self._sums: dict[tuple[str, ...], float] = {}
         registry.register(self)
 
+    def declare(self, *labels: str) -> list[int]:
+        """Show this series from now on, also while nothing was observed."""
+        self._sums.setdefault(labels, 0.0)
+        return self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
+
     def observe(self, value: float, *labels: str) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-            self._sums[labels] = 0.0
+        counts = self._counts.get(labels) or self.declare(*labels)
         counts[bisect_left(self._bounds, value)] += 1
         self._sums[labels] += value
 

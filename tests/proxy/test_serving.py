@@ -265,3 +265,19 @@ async def test_a_signal_ends_it_well(tmp_path: Path, number: int) -> None:
         assert "Traceback" not in errors
     done = penstock("audit", "verify", "--path", str(tmp_path / "data" / "audit.db"))
     assert done.returncode == 0, done
+
+
+FAILING_CASE = POLICY + "cases:\n  - {name: must pass, text: a MARK, expect: {action: pass}}\n"
+
+
+async def test_a_policy_serves_only_after_its_own_cases_passed(stand: Make, settings: dict[str, Any]) -> None:
+    """P4: at the start and at each load."""
+    path = Path(settings["policy"])
+    path.write_text(FAILING_CASE)
+    assert "case 'must pass' failed" in await refused(settings)
+    path.write_text(POLICY)
+    async with stand() as s:
+        before = s.running.plane.guard
+        path.write_text(FAILING_CASE)
+        assert not await reload(load(None, **settings), s.running)
+        assert s.running.plane.guard is before
