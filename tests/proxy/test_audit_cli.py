@@ -21,14 +21,14 @@ from proxy.audit.record import encode
 from proxy.audit.store import SqliteStore
 from proxy.audit_cli import app, clean
 
-NOW = time.time()
+NOW = time.time()  # of the import: the distances below outlast any run
 IDS = [f"pn_{n:026d}" for n in range(5)]
 HOSTILE = "gpt[red]\x1b]0;owned\x07\u202ex[/red]"
 EXCHANGES: list[tuple[str, float, dict[str, Any], dict[str, Any] | None]] = [
-    (IDS[0], NOW - 7200, {"action": "pass", "model": "a"}, {"status": 200}),
-    (IDS[1], NOW - 300, {"action": "block", "rule": "no-mark", "model": "a"}, {"status": 400}),
-    (IDS[2], NOW - 200, {"action": "pass", "model": "b"}, {"action": "block", "rule": "pii", "status": 200}),
-    (IDS[3], NOW - 100, {"action": "pass", "model": HOSTILE, "scores": {"injection": 0.25}}, {"status": 200}),
+    (IDS[0], NOW - 720_000, {"action": "pass", "model": "a"}, {"status": 200}),
+    (IDS[1], NOW - 30_000, {"action": "block", "rule": "no-mark", "model": "a"}, {"status": 400}),
+    (IDS[2], NOW - 20_000, {"action": "pass", "model": "b"}, {"action": "block", "rule": "pii", "status": 200}),
+    (IDS[3], NOW - 10_000, {"action": "pass", "model": HOSTILE, "scores": {"injection": 0.25}}, {"status": 200}),
     (IDS[4], NOW - 1, {"action": "pass", "model": "a"}, None),
 ]
 
@@ -73,8 +73,8 @@ def shown(args: Sequence[object], path: Path) -> list[str]:
         (["--rule", "pii"], [IDS[2]]),
         (["--action", "pass", "--rule", "pii"], []),
         (["--rule", "'; DROP TABLE records; --"], []),
-        (["--since", "1h"], IDS[1:]),
-        (["--since", "150s"], IDS[3:]),
+        (["--since", "10h"], IDS[1:]),
+        (["--since", "15000s"], IDS[3:]),
         (["--since", "2001-01-01"], IDS),
         (["--since", "2d", "--action", "block"], IDS[1:3]),
     ],
@@ -85,7 +85,7 @@ def test_tail(path: Path, args: list[object], ids: list[str]) -> None:
 
 
 def test_since_means_when_the_exchange_began(path: Path) -> None:
-    between = datetime.datetime.fromtimestamp(NOW - 199.5).isoformat()  # after the third began, before it ended
+    between = datetime.datetime.fromtimestamp(NOW - 19_999.5).isoformat()  # after the third began, before it ended
     assert shown(["--since", between], path) == IDS[3:]
 
 
