@@ -67,7 +67,7 @@ def test_the_demo_runs_to_its_end() -> None:
     rows = {
         cells[1].strip(): cells[2].strip() for line in done.stdout.splitlines() if len(cells := line.split("│")) > 6
     }
-    assert rows["a harmful request"] == rows["an injection"] == "block"
+    assert rows["a harmful request"] == rows["an injection"] == rows["an injection inside a tool result"] == "block"
     assert rows["an honest question"] == rows["killing a process"] == "pass"
     assert "?" not in rows.values()
     assert "base_url=" in done.stdout
