@@ -229,10 +229,15 @@ class Exchange:
             response.abort()
             await self._end(reader, self._refusal_bytes(reader, block.decision, request), head)
             return
+        except asyncio.CancelledError:
+            response.abort()
+            await self._for_the_record(gate)
+            raise
         except (UpstreamError, Malformed, Undecodable) as error:
             response.abort()
             if not self._caller.started:
                 raise
+            await self._for_the_record(gate)
             self._fault(error)
             await self._end(reader, reader.broken(_words(error), "upstream_error"), head)
             return
@@ -245,6 +250,15 @@ class Exchange:
         rest = asyncio.ensure_future(_drain(response))
         _DRAINS.add(rest)
         rest.add_done_callback(_DRAINS.discard)
+
+    async def _for_the_record(self, gate: Gate) -> None:
+        """A stream was cut before its end. Where nothing could be stopped nothing was judged yet, and what has left
+        must not go unseen: else hanging up would be a way around the log."""
+        if self._guard.enforcing:
+            return
+        question = gate.question(everything=True)
+        if question.messages:
+            await self._judge(gate, question)
 
     async def _last_words(self, gate: Gate, reader: StreamReader, head: Answer) -> None:
         """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""

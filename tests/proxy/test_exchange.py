@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from proxy.audit import Reader
 from proxy.sse import Decoder
-from tests.proxy.conftest import Make, Stand
+from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.upstream import End, Reply, replies, shapes
 
 VEILED = "[VEILED]"
@@ -233,6 +233,22 @@ async def test_a_client_that_leaves(stand: Make, stream: bool, reply: Any, rule:
         assert [row["status"] for row in await settled(s)] == ["client_gone"]
         s.upstream.reply = replies.json(shapes.completion())
         assert (await s.chat("Hi")).status_code == 200
+
+
+@pytest.mark.parametrize("cut", ["client", "upstream"])
+async def test_a_cut_stream_is_judged_for_the_record(stand: Make, cut: str) -> None:
+    """Where rules only log nothing waits for a verdict: what has left must be seen all the same."""
+    watching = RULES.format(**{**DEFAULTS, "action": "log", "on_error": "log"}).partition("  - id: veil-secret")[0]
+    async with stand(policy=watching) as s:
+        events = shapes.stream("the MARK has left", size=4)[:-2]
+        end: Any = asyncio.Event() if cut == "client" else End.RESET
+        s.upstream.reply = [*replies.sse(events)[:-1], 0.2, end]
+        async with hanging(s):
+            await s.upstream.arrived()
+            await asyncio.sleep(0.4)
+        [row] = await settled(s)
+        assert row["status"] == ("client_gone" if cut == "client" else "upstream_fault")
+        assert (row["action"], row["rule"]) == ("log", "no-mark")
 
 
 async def test_a_client_that_leaves_while_it_is_judged(stand: Make) -> None:
