@@ -33,11 +33,15 @@ class Message:
 
     `origin` is a JSON pointer (RFC 6901) into the body that it came from, so that what was judged can be shown
     and masked. A pointer that ends in ``#key`` names an object key instead of a value.
+
+    `context` is what was said before it in the conversation (the last turns of the user and texts of tools), for
+    classifiers that judge an answer by its question. It is never judged itself, and no finding points into it.
     """
 
     role: Role
     text: str
     origin: str
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,18 @@ def _verified(path: Path, expected: str) -> bytes:
     return raw
 
 
+def _session(model: bytes) -> ort.InferenceSession:
+    """What runs the weights: one thread per call."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
 class Encoder:
     """The weights and the tokenizer of one model directory, one thread per call; safe to share between threads.
 
@@ -127,14 +139,7 @@ class Encoder:
 
     def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
         self.card = card
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+        self._session = _session(model)
         self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
