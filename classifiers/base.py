@@ -79,6 +79,18 @@ class Failure:
     detail: str = ""
 
 
+class NoAnswer(Exception):
+    """Raised by a classifier that knows why it cannot answer: the panel makes it a Failure of that reason.
+
+    `findings` is what it found before, in other messages or other parts: it is reported beside the failure, so that
+    one text that cannot be judged hides nothing of the others. `detail` never holds judged text.
+    """
+
+    def __init__(self, reason: Silence, detail: str = "", findings: Sequence[Finding] = ()) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason, self.detail, self.findings = reason, detail, findings
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """All that the panel saw of one list of messages.
@@ -103,7 +115,8 @@ class Classifier(Protocol):
     where a call costs microseconds per kB and may run on the event loop; others run in a worker thread, so
     `classify` must be thread-safe. `Finding.message` is an index into the sequence given.
 
-    Exceptions are allowed: the panel turns each into a Failure. Text is never cut silently.
+    Exceptions are allowed: the panel turns each into a Failure, NoAnswer into one of its reason. Text is never cut
+    silently.
     """
 
     @property

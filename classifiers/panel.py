@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
+from .base import Classifier, Failure, Finding, Message, NoAnswer, Report, Role, Silence
 
 INLINE_LIMIT = 100_000
 """Characters that are judged on the event loop; RE2 reads so many in about a millisecond."""
@@ -154,6 +154,9 @@ def _take(
     """Ask one classifier; add what it found, or why it has no answer that can be believed."""
     try:
         found = classifier.classify(chosen)
+    except NoAnswer as silence:
+        failures.append(Failure(classifier.name, silence.reason, silence.detail))
+        found = silence.findings
     except Exception as error:
         # The type alone: a message could quote the judged text.
         failures.append(Failure(classifier.name, Silence.CRASH, type(error).__name__))

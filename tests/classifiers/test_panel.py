@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifiers.base import Finding, Message, Report, Role, Silence
+from classifiers.base import Finding, Message, NoAnswer, Report, Role, Silence
 from classifiers.panel import INLINE_LIMIT, Asked, Panel, unread
 
 ALL = frozenset(Role)
@@ -79,6 +79,7 @@ FAULTS: dict[str, tuple[Any, Silence]] = {
     "raises what quotes": (crash(ValueError("cannot read 'hello'")), Silence.CRASH),
     "no memory": (crash(MemoryError()), Silence.CRASH),
     "too deep": (crash(RecursionError()), Silence.CRASH),
+    "says why": (crash(NoAnswer(Silence.UNAVAILABLE, "no connection")), Silence.UNAVAILABLE),
     "nan": ([found(score=float("nan"))], Silence.BAD_ANSWER),
     "infinite": ([found(score=float("inf"))], Silence.BAD_ANSWER),
     "below nought": ([found(score=-0.01)], Silence.BAD_ANSWER),
@@ -104,6 +105,12 @@ async def test_faults_are_values(panel: Panel, answer: Any, reason: Silence, inl
     assert [(failure.classifier, failure.reason) for failure in report.failures] == [("fake", reason)]
     assert report.findings == ()
     assert "hello" not in report.failures[0].detail
+
+
+async def test_what_was_seen_before_an_answer_failed_is_reported(panel: Panel) -> None:
+    report = await ask(panel, Fake(crash(NoAnswer(Silence.BAD_ANSWER, "prose", [found()]))))
+    assert report.findings == (found(),)
+    assert [(failure.reason, failure.detail) for failure in report.failures] == [(Silence.BAD_ANSWER, "prose")]
 
 
 GOOD: dict[str, Any] = {
