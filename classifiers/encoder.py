@@ -1,0 +1,265 @@
+"""The transformer that ships with the product: its card, its weights, its windows, and what it makes of a text.
+
+The card beside the weights (`card.json`) is the whole truth about them: digests, order of heads, calibration,
+suggested thresholds, window. Windows over a long text are each read alone (batch of one), so that company never
+changes a verdict. Nothing is cut.
+
+Decision: classifiers that read the same text at about the same time share its passes (`share`). Why: a pass is all
+the cost of a head. Cost: a few windows are remembered, as numbers under a keyed hash, until another is read more than
+`MOMENT` later; no text is kept. Where only one classifier uses an encoder nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from .catalog import OptionError
+from .windows import Window, span, split
+
+MODELS = Path(__file__).parent / "models"
+DEFAULT_MODEL = "minilm-heads"
+WIDTH = 384
+"""Numbers in an embedding."""
+SHARED, MOMENT = 512, 2.0
+"""How many windows at most, and for how many seconds, classifiers share (1.7 kB a window)."""
+
+Span = tuple[int, int]
+_Row = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One label of a model. The calibrated probability is sigmoid(scale * logit + bias), scale > 0.
+    `block` and `log` are suggested thresholds on it, `roles` where it was trained to be asked."""
+
+    label: str
+    scale: float
+    bias: float
+    block: float
+    log: float
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What `card.json` says of a model directory. `digest` is the sha256 of the card itself, which names the
+    digests of all other `files` (sha256, hex). `first` and `last` are the ids of the special tokens around each
+    window."""
+
+    name: str
+    digest: str
+    files: Mapping[str, str]
+    heads: tuple[Head, ...]
+    window: int
+    overlap: int
+    first: int
+    last: int
+
+    @property
+    def encoder(self) -> str:
+        """Sha256 (hex) of all that makes an embedding: weights, tokenizer, windows. Other thresholds or other
+        calibration on the card do not change it."""
+        names = ("model.onnx", "tokenizer.json")
+        facts = [*(self.files.get(name) for name in names), self.window, self.overlap, self.first, self.last]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def head(self, label: str) -> Head:
+        return next(head for head in self.heads if head.label == label)
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What the encoder made of one text: for each of w windows its logits (w, labels) and its mean embedding of
+    length 1 (w, 384), float32. A text without a token has no window. `offsets` are each token's own [start, end)."""
+
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    windows: tuple[Window, ...]
+    offsets: Sequence[Span]
+
+    def place(self, window: int) -> Span | None:
+        """[start, end) of a window in code points of the text; None where there is but one."""
+        return None if len(self.windows) == 1 else span(self.windows[window], self.offsets)
+
+
+def read_card(directory: Path) -> Card:
+    """The card of `directory`. Raises OptionError (for `model`) where it is missing or broken."""
+    place = directory / "card.json"
+    raw = _read(place)
+    try:
+        card = json.loads(raw)
+        return Card(
+            name=card["name"],
+            digest=hashlib.sha256(raw).hexdigest(),
+            files=dict(card["files"]),
+            heads=tuple(
+                Head(h["label"], h["scale"], h["bias"], h["block"], h["log"], tuple(h["roles"])) for h in card["heads"]
+            ),
+            window=card["window"]["tokens"],
+            overlap=card["window"]["overlap"],
+            first=card["special"]["first"],
+            last=card["special"]["last"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError("model", f"{place} is no model card: {error!r}", "train again, or reinstall") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        mend = "name a shipped model or a path to one, or reinstall"
+        raise OptionError("model", f"cannot read {path}: {error.strerror}", mend) from None
+
+
+def _verified(path: Path, expected: str) -> bytes:
+    """The bytes of `path`, which are those that were verified: nobody can change the file in between."""
+    raw = _read(path)
+    actual = hashlib.sha256(raw).hexdigest()
+    if actual != expected:
+        raise OptionError(
+            "model",
+            f"{path} was altered: its sha256 is {actual[:12]}..., the card names {expected[:12] or 'none'}...",
+            "reinstall, or train again",
+        )
+    return raw
+
+
+def _session(model: bytes) -> ort.InferenceSession:
+    """What runs the weights: one thread per call."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
+class Encoder:
+    """The weights and the tokenizer of one model directory, one thread per call; safe to share between threads.
+
+    `run` releases the interpreter lock while the model works, and so does `tokens`.
+    """
+
+    _open: ClassVar[WeakValueDictionary[str, Encoder]] = WeakValueDictionary()
+
+    @classmethod
+    def open(cls, directory: Path) -> Encoder:
+        """The encoder of `directory`, the same one for all who use it at a time; its files are verified each time.
+        Raises OptionError (for `model`) where a file is missing or is not the one that the card names."""
+        card = read_card(directory)
+        model, tokenizer = (
+            _verified(directory / name, card.files.get(name, "")) for name in ("model.onnx", "tokenizer.json")
+        )
+        found = cls._open.get(card.digest)
+        if found is None:
+            found = cls._open[card.digest] = cls(card, model, tokenizer)
+        return found
+
+    def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
+        self.card = card
+        self._session = _session(model)
+        self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
+        # "[SEP]" typed by a caller is text like any other.
+        self._tokenizer.encode_special_tokens = True
+        self._shared: _Shared | None = None
+
+    def tokens(self, text: str) -> tuple[NDArray[np.int64], Sequence[Span]]:
+        """Token ids (n,) without special tokens, and each one's [start, end) in code points of `text`."""
+        # A lone surrogate cannot be encoded; a question mark keeps all offsets.
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        encoding = self._tokenizer.encode_batch([clean], add_special_tokens=False)[0]
+        return np.asarray(encoding.ids, dtype=np.int64), encoding.offsets
+
+    def run(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (labels,) and pooled embedding (384,) of one window of token ids (n,), specials not included.
+        Raises ArithmeticError where the model answers with NaN or infinity."""
+        card = self.card
+        row = np.concatenate(([card.first], ids, [card.last])).astype(np.int64)[None, :]
+        logits, pooled = self._session.run(
+            ["logits", "embedding"], {"input_ids": row, "attention_mask": np.ones_like(row)}
+        )
+        if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
+            raise ArithmeticError(f"model {card.name} answered with a number that is not finite")
+        return logits[0], pooled[0]
+
+    def windows(self, ids: NDArray[np.int64]) -> tuple[Window, ...]:
+        return split(len(ids), self.card.window, self.card.overlap)
+
+    def share(self) -> None:
+        """From now on classifiers that read the same windows at about the same time share their passes."""
+        if self._shared is None:
+            self._shared = _Shared()
+
+    def read(self, text: str) -> Passes:
+        """All windows of `text`, each read alone and equal ones once. Raises ArithmeticError as `run` does."""
+        ids, offsets = self.tokens(text) if text and not text.isspace() else (np.zeros(0, dtype=np.int64), ())
+        windows = self.windows(ids)
+        run = self.run if self._shared is None else functools.partial(self._shared.get, self.run)
+        # A text of one letter, a million times, has few different windows.
+        known: dict[bytes, int] = {}
+        rows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        which = []
+        for window in windows:
+            part = ids[window.start : window.end]
+            key = part.tobytes()
+            if key not in known:
+                known[key] = len(rows)
+                rows.append(run(part))
+            which.append(known[key])
+        logits = np.stack([row[0] for row in rows])[which] if rows else np.zeros((0, len(self.card.heads)), np.float32)
+        embeddings = np.stack([row[1] for row in rows])[which] if rows else np.zeros((0, WIDTH), np.float32)
+        return Passes(logits, embeddings, windows, offsets)
+
+
+class _Shared:
+    """What was made of the windows of the last moments. Two threads that ask for one window run it once."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._made: OrderedDict[bytes, tuple[float, Future[_Row]]] = OrderedDict()
+
+    def get(self, run: Callable[[NDArray[np.int64]], _Row], ids: NDArray[np.int64]) -> _Row:
+        """What `run` makes of `ids`, or has made of them a moment ago. Raises what `run` raises."""
+        name = hashlib.blake2b(ids.tobytes(), key=self._key, digest_size=32).digest()
+        now = time.monotonic()
+        with self._lock:
+            while self._made and (len(self._made) > SHARED or next(iter(self._made.values()))[0] < now - MOMENT):
+                self._made.popitem(last=False)
+            found = self._made.get(name)
+            mine = found is None
+            future = Future[_Row]() if found is None else found[1]
+            if mine:
+                self._made[name] = now, future
+        if not mine:
+            # Whoever made the future is running: waiting cannot lock up.
+            return future.result()
+        try:
+            row = run(ids)
+        except BaseException as error:
+            with self._lock:
+                self._made.pop(name, None)
+            future.set_exception(error)
+            raise
+        future.set_result(row)
+        return row
