@@ -111,8 +111,8 @@ class Classifier(Protocol):
     """Reads messages, returns findings.
 
     `name` is the name that a policy gave it. `labels` is every label that it can find. `digest` (sha256, hex)
-    identifies weights and configuration: equal digests mean equal findings for equal texts. `inline` is True
-    where a call costs microseconds per kB and may run on the event loop; others run in a worker thread, so
+    identifies weights and configuration: equal digests mean equal findings for equal texts and contexts. `inline`
+    is True where a call costs microseconds per kB and may run on the event loop; others run in a worker thread, so
     `classify` must be thread-safe. `Finding.message` is an index into the sequence given.
 
     Exceptions are allowed: the panel turns each into a Failure, NoAnswer into one of its reason. Text is never cut

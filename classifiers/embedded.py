@@ -1,6 +1,6 @@
 """The shipped encoder as a classifier: one pass, many heads, on a CPU core.
 
-The best window of a text speaks for it, label by label.
+The best window of a text speaks for it, label by label. An answer is judged by what was said before it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .base import Finding, Message
+from .base import Finding, Message, Role
 from .catalog import OptionError
 from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Span, read_card
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "Card", "Embedded", "Encoder", "Head", "read_card"]
+
+ANSWERS = frozenset({Role.ASSISTANT, Role.REASONING})
+"""Roles of texts that are judged in their conversation where it is known."""
 
 
 class Embedded:
@@ -78,19 +81,20 @@ class Embedded:
         return self._encoder.card
 
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
-        """Findings by message, then by order of heads. Equal texts of one call are judged once.
-        Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""
-        seen: dict[str, list[tuple[str, float, Span | None]]] = {}
+        """Findings by message, then by order of heads. Equal texts of one call are judged once, answers once for
+        each context. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""
+        seen: dict[tuple[str, str], list[tuple[str, float, Span | None]]] = {}
         findings = []
         for index, message in enumerate(messages):
-            if message.text not in seen:
-                seen[message.text] = self._judge(message.text)
-            findings += [Finding(self._name, label, score, index, where) for label, score, where in seen[message.text]]
+            key = message.text, message.context if message.role in ANSWERS else ""
+            if key not in seen:
+                seen[key] = self._judge(*key)
+            findings += [Finding(self._name, label, score, index, where) for label, score, where in seen[key]]
         return findings
 
-    def _judge(self, text: str) -> list[tuple[str, float, Span | None]]:
+    def _judge(self, text: str, before: str) -> list[tuple[str, float, Span | None]]:
         """(label, probability, span of the best window or None if there is but one) for each label to report."""
-        passes = self._encoder.read(text)
+        passes = self._encoder.read(text, before)
         if not passes.windows:
             return []
         logits = passes.logits[:, self._chosen].astype(np.float64)

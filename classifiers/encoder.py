@@ -2,7 +2,8 @@
 
 The card beside the weights (`card.json`) is the whole truth about them: digests, order of heads, calibration,
 suggested thresholds, window. Windows over a long text are each read alone (batch of one), so that company never
-changes a verdict. Nothing is cut.
+changes a verdict. Nothing that is judged is cut. An answer can be judged in its conversation: what was said before
+it stands in front of each of its windows, as far as the model's context reaches back.
 
 Decision: classifiers that read the same text at about the same time share its passes (`share`). Why: a pass is all
 the cost of a head. Cost: a few windows are remembered, as numbers under a keyed hash, until another is read more than
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .catalog import OptionError
-from .windows import Window, span, split
+from .windows import SPECIAL, Window, span, split
 
 MODELS = Path(__file__).parent / "models"
 DEFAULT_MODEL = "minilm-heads"
@@ -40,7 +41,12 @@ WIDTH = 384
 SHARED, MOMENT = 512, 2.0
 """How many windows at most, and for how many seconds, classifiers share (1.7 kB a window)."""
 
+REACH = 2000
+"""Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""
+
 Span = tuple[int, int]
+Ids = NDArray[np.int64]
+NOTHING: Ids = np.zeros(0, dtype=np.int64)
 _Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -61,7 +67,8 @@ class Head:
 class Card:
     """What `card.json` says of a model directory. `digest` is the sha256 of the card itself, which names the
     digests of all other `files` (sha256, hex). `first` and `last` are the ids of the special tokens around each
-    window."""
+    window. `context` is how many tokens of what was said before an answer stand in front of it: 0 for a model that
+    reads every text alone."""
 
     name: str
     digest: str
@@ -71,6 +78,7 @@ class Card:
     overlap: int
     first: int
     last: int
+    context: int = 0
 
     @property
     def encoder(self) -> str:
@@ -116,6 +124,7 @@ def read_card(directory: Path) -> Card:
             overlap=card["window"]["overlap"],
             first=card["special"]["first"],
             last=card["special"]["last"],
+            context=card.get("context", {}).get("tokens", 0),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError("model", f"{place} is no model card: {error!r}", "train again, or reinstall") from None
@@ -183,18 +192,25 @@ class Encoder:
         self._tokenizer.encode_special_tokens = True
         self._shared: _Shared | None = None
 
-    def tokens(self, text: str) -> tuple[NDArray[np.int64], Sequence[Span]]:
+    def tokens(self, text: str) -> tuple[Ids, Sequence[Span]]:
         """Token ids (n,) without special tokens, and each one's [start, end) in code points of `text`."""
         # A lone surrogate cannot be encoded; a question mark keeps all offsets.
         clean = text.encode("utf-8", "replace").decode("utf-8")
         encoding = self._tokenizer.encode_batch([clean], add_special_tokens=False)[0]
         return np.asarray(encoding.ids, dtype=np.int64), encoding.offsets
 
-    def run(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (labels,) and pooled embedding (384,) of one window of token ids (n,), specials not included.
-        Raises ArithmeticError where the model answers with NaN or infinity."""
+    def context(self, before: str) -> Ids:
+        """Token ids of the end of what was said before an answer, as many as the model takes."""
+        if not self.card.context or not before:
+            return NOTHING
+        return self.tokens(before[-REACH:])[0][-self.card.context :]
+
+    def run(self, ids: Ids, context: Ids = NOTHING) -> _Row:
+        """Logits (labels,) and pooled embedding (384,) of one window of token ids (n,) behind its `context`, specials
+        not included. Raises ArithmeticError where the model answers with NaN or infinity."""
         card = self.card
-        row = np.concatenate(([card.first], ids, [card.last])).astype(np.int64)[None, :]
+        before = [*context, card.last] if len(context) else []
+        row = np.concatenate(([card.first], before, ids, [card.last])).astype(np.int64)[None, :]
         logits, pooled = self._session.run(
             ["logits", "embedding"], {"input_ids": row, "attention_mask": np.ones_like(row)}
         )
@@ -202,18 +218,22 @@ class Encoder:
             raise ArithmeticError(f"model {card.name} answered with a number that is not finite")
         return logits[0], pooled[0]
 
-    def windows(self, ids: NDArray[np.int64]) -> tuple[Window, ...]:
-        return split(len(ids), self.card.window, self.card.overlap)
+    def windows(self, ids: Ids, context: Ids = NOTHING) -> tuple[Window, ...]:
+        """The windows over `ids`, each short enough to stand behind `context`."""
+        special = SPECIAL + len(context) + 1 if len(context) else SPECIAL
+        return split(len(ids), self.card.window, self.card.overlap, special)
 
     def share(self) -> None:
         """From now on classifiers that read the same windows at about the same time share their passes."""
         if self._shared is None:
             self._shared = _Shared()
 
-    def read(self, text: str) -> Passes:
-        """All windows of `text`, each read alone and equal ones once. Raises ArithmeticError as `run` does."""
-        ids, offsets = self.tokens(text) if text and not text.isspace() else (np.zeros(0, dtype=np.int64), ())
-        windows = self.windows(ids)
+    def read(self, text: str, before: str = "") -> Passes:
+        """All windows of `text`, each read alone behind the end of what was said `before`, and equal ones once.
+        Raises ArithmeticError as `run` does."""
+        ids, offsets = self.tokens(text) if text and not text.isspace() else (NOTHING, ())
+        context = self.context(before)
+        windows = self.windows(ids, context)
         run = self.run if self._shared is None else functools.partial(self._shared.get, self.run)
         # A text of one letter, a million times, has few different windows.
         known: dict[bytes, int] = {}
@@ -224,7 +244,7 @@ class Encoder:
             key = part.tobytes()
             if key not in known:
                 known[key] = len(rows)
-                rows.append(run(part))
+                rows.append(run(part, context))
             which.append(known[key])
         logits = np.stack([row[0] for row in rows])[which] if rows else np.zeros((0, len(self.card.heads)), np.float32)
         embeddings = np.stack([row[1] for row in rows])[which] if rows else np.zeros((0, WIDTH), np.float32)
@@ -239,9 +259,11 @@ class _Shared:
         self._lock = threading.Lock()
         self._made: OrderedDict[bytes, tuple[float, Future[_Row]]] = OrderedDict()
 
-    def get(self, run: Callable[[NDArray[np.int64]], _Row], ids: NDArray[np.int64]) -> _Row:
-        """What `run` makes of `ids`, or has made of them a moment ago. Raises what `run` raises."""
-        name = hashlib.blake2b(ids.tobytes(), key=self._key, digest_size=32).digest()
+    def get(self, run: Callable[[Ids, Ids], _Row], ids: Ids, context: Ids) -> _Row:
+        """What `run` makes of `ids` and `context`, or has made of them a moment ago. Raises what `run` raises."""
+        digest = hashlib.blake2b(context.tobytes() + b"|" + ids.tobytes(), key=self._key, digest_size=32)
+        digest.update(len(context).to_bytes(8, "little"))
+        name = digest.digest()
         now = time.monotonic()
         with self._lock:
             while self._made and (len(self._made) > SHARED or next(iter(self._made.values()))[0] < now - MOMENT):
@@ -255,7 +277,7 @@ class _Shared:
             # Whoever made the future is running: waiting cannot lock up.
             return future.result()
         try:
-            row = run(ids)
+            row = run(ids, context)
         except BaseException as error:
             with self._lock:
                 self._made.pop(name, None)

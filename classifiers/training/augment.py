@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .corpus import Example
-from .labels import targets
+from .labels import CATEGORIES, targets
 
 Rng = random.Random
 
@@ -21,13 +21,18 @@ LEET = str.maketrans("aeiost", "431057")
 @dataclass(frozen=True, slots=True)
 class Stock:
     """What augmentation draws from: honest texts from outside, orders to plant in them (each with its family),
-    honest orders that such texts hold, and plain requests."""
+    honest orders that such texts hold, plain requests, and what a model answers: ours that agree to anything and that
+    refuse, honest answers, hateful posts."""
 
     carriers: tuple[Example, ...]
     orders: tuple[Example, ...]
     errands: tuple[str, ...]
     prompts: tuple[Example, ...]
     longs: tuple[Example, ...] = ()
+    complies: tuple[Example, ...] = ()
+    refusals: tuple[Example, ...] = ()
+    answers: tuple[Example, ...] = ()
+    posts: tuple[Example, ...] = ()
 
 
 def stock(examples: Sequence[Example]) -> Stock:
@@ -54,7 +59,20 @@ def stock(examples: Sequence[Example]) -> Stock:
         e for e in examples if e.targets.get("injection") == 0.0 == e.targets.get("jailbreak") and len(e.text) > 400
     ]
     longs = [e for e in longs if e.targets.get("harmful") == 0.0 and e.role in {"prompt", *outside}]
-    return Stock(tuple(carriers), tuple(orders), tuple(errands), tuple(prompts), tuple(longs))
+    hateful = [e for e in examples if e.targets.get("hate") == 1.0 and e.role == "prompt" and "{" not in e.text]
+    return Stock(
+        tuple(carriers),
+        tuple(orders),
+        tuple(errands),
+        tuple(prompts),
+        tuple(longs),
+        complies=tuple(e for e in examples if e.family == "answer:comply"),
+        refusals=tuple(e for e in examples if e.family == "answer:refuse"),
+        answers=tuple(
+            e for e in examples if e.role == "response" and e.targets.get("harmful_answer") == 0.0 and len(e.text) > 40
+        ),
+        posts=tuple(e for e in hateful if e.source in {"hatemoji", "davidson_hate", "safenlp_toxigen"}),
+    )
 
 
 def _sentences(text: str) -> list[int]:
@@ -171,6 +189,42 @@ def company(stocked: Stock, direct: Sequence[Example], count: int, rng: Rng) -> 
     return made
 
 
+def answers(stocked: Stock, count: int, rng: Rng) -> list[Example]:
+    """`count` answers in their conversation. Nothing in "Sure, here is how" is bad but what it answers, and no
+    question makes a refusal bad; an honest answer to something else stays honest."""
+    harmful = [e for e in stocked.prompts if e.targets.get("harmful") == 1.0]
+    honest = [e for e in stocked.prompts if e.targets.get("harmful") == 0.0]
+    hateful = [e for e in harmful if e.targets.get("hate") == 1.0] or harmful
+    made = []
+    for number in range(count):
+        kind = number % 6
+        asked = rng.choice((harmful, honest, harmful, harmful, hateful, honest)[kind])
+        told = rng.choice(
+            (
+                stocked.complies,
+                stocked.complies,
+                stocked.refusals,
+                stocked.answers,
+                stocked.posts or stocked.complies,
+                stocked.answers,
+            )[kind]
+        )
+        # An answer that helps is of its question's category; a refusal is of none.
+        helped = asked.targets if kind == 0 else told.targets if kind == 4 else dict.fromkeys(CATEGORIES, 0.0)
+        said = {"harmful_answer": float(kind in {0, 4})} | {k: v for k, v in helped.items() if k in CATEGORIES}
+        before = f"{rng.choice(honest).text}\n{asked.text}" if rng.random() < 0.3 else asked.text
+        text = _cut(told.text, rng, 500)
+        if kind < 2 and rng.random() < 0.4:
+            text += "\n\n" + _cut(rng.choice(stocked.complies).text, rng, 300)
+        made.append(Example(text, said, "answered", "response", told.lang, 0.5, context=before))
+    return made
+
+
+def forget(example: Example, rng: Rng, share: float = 0.25) -> Example:
+    """An answer without its question, with probability `share`: not every caller keeps it."""
+    return replace(example, context="") if example.context and rng.random() < share else example
+
+
 def _spaced(text: str, rng: Rng) -> str:
     return " ".join(text) if len(text) < 120 else text
 
@@ -229,8 +283,10 @@ def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: flo
         for e in examples
         if e.role == "prompt" and any(e.targets.get(k) == 1.0 for k in ("injection", "jailbreak", "harmful"))
     ]
-    made = [disguise(fill(example, stocked, rng), rng, share) for example in examples]
+    made = [disguise(fill(forget(example, rng), stocked, rng), rng, share) for example in examples]
     count = int(extra * len(examples))
+    if stocked.complies and stocked.refusals and stocked.answers and direct:
+        made += answers(stocked, count // 3, rng)
     if stocked.carriers and stocked.orders:
         made += outside(stocked, count, rng)
     if direct and stocked.prompts:

@@ -29,7 +29,8 @@ class CorpusError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Example:
     """One text and what is known of it. `targets` holds only the heads that its source speaks of. `family`
-    groups texts of one template or author's idea; `marked` is [start, end) in code points of a planted order."""
+    groups texts of one template or author's idea; `marked` is [start, end) in code points of a planted order;
+    `context` is what was said before an answer."""
 
     text: str
     targets: Mapping[str, float]
@@ -40,6 +41,7 @@ class Example:
     family: str = ""
     suite: str = ""
     marked: tuple[int, int] | None = None
+    context: str = ""
 
 
 @dataclass(slots=True)
@@ -165,7 +167,16 @@ def _example(row: Mapping[str, Any], said: Targets, name: str, entry: Mapping[st
         weight=float(entry.get("weight", 1.0)),
         suite=str(entry.get("suite", "")),
         marked=marked,
+        context=_before(row),
     )
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    """What was said in the conversation before the answer of `row`."""
+    turns = row.get("conversation")
+    if row.get("role") != "response" or not isinstance(turns, list):
+        return ""
+    return "\n".join(str(turn.get("content", "")) for turn in turns[:-1])
 
 
 def handwritten(directory: Path = HANDWRITTEN) -> tuple[list[Example], list[Example]]:
@@ -203,17 +214,7 @@ def unique(examples: Iterable[Example]) -> list[Example]:
             merged[key] = example
             continue
         said = {k: v for k, v in {**example.targets, **first.targets}.items() if example.targets.get(k, v) == v}
-        merged[key] = Example(
-            first.text,
-            said,
-            first.source,
-            first.role,
-            first.lang,
-            first.weight,
-            first.family,
-            first.suite,
-            first.marked,
-        )
+        merged[key] = replace(first, targets=said)
     return list(merged.values())
 
 

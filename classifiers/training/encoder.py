@@ -73,7 +73,8 @@ def build(dropout: float = 0.1) -> Any:
     """The torch module with the base model's weights and fresh heads.
 
     forward(input_ids (n, t) int64, attention_mask (n, t) int64) -> (logits (n, heads), embedding (n, 384)); the
-    embedding is the mean over tokens, of length 1.
+    embedding is the mean over tokens, of length 1. A row is [first] text [last] or, where a text is judged by what
+    was said before it, [first] context [last] text [last]: only the tokens of the text are pooled then.
     """
     from safetensors.torch import load_file
 
@@ -141,9 +142,14 @@ def _module(dropout: float) -> Any:
 
         def forward(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
             places = torch.arange(input_ids.shape[1], device=input_ids.device)
-            x = self.words(input_ids) + self.places(places)[None] + self.types.weight[0]
-            x = self.norm(x)
-            kept = attention_mask[:, :, None].to(x.dtype)
+            # 1 after the first [last] of a row that has two, which no caller can type.
+            ends = (input_ids == LAST).to(torch.int64)
+            judged = (ends.cumsum(1) - ends) * attention_mask
+            kind = judged[:, :, None].to(self.words.weight.dtype)
+            x = self.words(input_ids) + self.places(places)[None]
+            x = self.norm(x + self.types.weight[0] * (1.0 - kind) + self.types.weight[1] * kind)
+            paired = judged.amax(1, keepdim=True)
+            kept = (judged * paired + attention_mask * (1 - paired))[:, :, None].to(x.dtype)
             hidden = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -1e4
             for layer in self.layers:
                 x = layer(x, hidden)

@@ -36,6 +36,7 @@ class Recipe:
     smooth: float = 0.02
     threads: int = 2
     average: float = 0.998
+    context: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,38 @@ def _piece(
     return ids[start : start + room]
 
 
+Row = tuple[tuple[int, ...], NDArray[np.int64], Example]
+"""Ids of the context with the special token behind it (or none), ids of a piece of the text, the example."""
+
+
+def _rows(
+    examples: Sequence[Example], tokenizer: Tokenizer, longest: int, context: int, rng: random.Random
+) -> Iterator[Row]:
+    for start in range(0, len(examples), 2048):
+        part = examples[start : start + 2048]
+        clean = [e.text[:20000].encode("utf-8", "replace").decode("utf-8") for e in part]
+        before = [e.context[-2000:].encode("utf-8", "replace").decode("utf-8") for e in part]
+        said = [t.ids[-context:] for t in tokenizer.encode_batch(before, add_special_tokens=False)]
+        encoded = tokenizer.encode_batch(clean, add_special_tokens=False)
+        for encoding, ids, example in zip(encoded, said, part, strict=True):
+            first = (*ids, encoder.LAST) if ids else ()
+            room = longest - 2 - len(first)
+            yield first, _piece(np.asarray(encoding.ids, np.int64), encoding.offsets, example, room, rng), example
+
+
+def _size(row: Row) -> int:
+    return len(row[0]) + len(row[1]) + 2
+
+
 def batches(
     examples: Sequence[Example], tokenizer: Tokenizer, weights: NDArray[np.float32], recipe: Recipe, rng: random.Random
 ) -> Iterator[Batch]:
     """Batches of like lengths with about `budget` tokens each, in random order."""
-    rows: list[tuple[NDArray[np.int64], Example]] = []
-    for start in range(0, len(examples), 2048):
-        part = examples[start : start + 2048]
-        clean = [e.text[:20000].encode("utf-8", "replace").decode("utf-8") for e in part]
-        for encoding, example in zip(tokenizer.encode_batch(clean, add_special_tokens=False), part, strict=True):
-            ids = _piece(np.asarray(encoding.ids, np.int64), encoding.offsets, example, recipe.longest - 2, rng)
-            rows.append((ids, example))
-    rows.sort(key=lambda row: len(row[0]) + rng.random() * 6)
-    groups: list[list[tuple[NDArray[np.int64], Example]]] = [[]]
+    rows = list(_rows(examples, tokenizer, recipe.longest, recipe.context, rng))
+    rows.sort(key=lambda row: _size(row) + rng.random() * 6)
+    groups: list[list[Row]] = [[]]
     for row in rows:
-        if groups[-1] and (len(groups[-1]) + 1) * (len(row[0]) + 2) > recipe.budget:
+        if groups[-1] and (len(groups[-1]) + 1) * _size(row) > recipe.budget:
             groups.append([])
         groups[-1].append(row)
     rng.shuffle(groups)
@@ -101,14 +119,15 @@ def batches(
         yield _batch(group, weights)
 
 
-def _batch(group: Sequence[tuple[NDArray[np.int64], Example]], weights: NDArray[Any]) -> Batch:
-    longest = max(len(ids) for ids, _ in group) + 2
+def _batch(group: Sequence[Row], weights: NDArray[Any]) -> Batch:
+    longest = max(_size(row) for row in group)
     ids = np.zeros((len(group), longest), np.int64)
     mask, shape = np.zeros_like(ids), (len(group), len(NAMES))
     said, counts = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i, (tokens, example) in enumerate(group):
-        ids[i, : len(tokens) + 2] = (encoder.FIRST, *tokens, encoder.LAST)
-        mask[i, : len(tokens) + 2] = 1
+    for i, (first, tokens, example) in enumerate(group):
+        size = _size(group[i])
+        ids[i, :size] = (encoder.FIRST, *first, *tokens, encoder.LAST)
+        mask[i, :size] = 1
         for head, value in example.targets.items():
             said[i, INDEX[head]] = value
             counts[i, INDEX[head]] = example.weight * weights[int(value > 0.5), INDEX[head]]
@@ -146,6 +165,7 @@ def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say, sta
     for number in range(recipe.epochs):
         made = augment.epoch(examples, rng)
         every = list(batches(made, tokenizer, weights, recipe, rng))
+        say(f"{len(made)} texts, {len(every)} batches")
         seen = 0.0
         for place, batch in enumerate(every):
             done = clock.done(number + place / len(every))
@@ -199,20 +219,19 @@ def _loss(module: Any, batch: Batch, smooth: float) -> Any:
 
 
 def logits(module: Any, examples: Sequence[Example], recipe: Recipe) -> NDArray[np.float32]:
-    """Logits (n, heads) of `examples`, each cut to `longest` tokens: quick, for mining; what ships is measured by
-    `judge`."""
+    """Logits (n, heads) of `examples`, a piece of `longest` tokens of each: quick, for mining; what ships is
+    measured by `judge`."""
     import torch
 
     torch.set_num_threads(recipe.threads)
     tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
-    clean = [e.text[:6000].encode("utf-8", "replace").decode("utf-8") for e in examples]
-    rows = [t.ids[: recipe.longest - 2] for t in tokenizer.encode_batch(clean, add_special_tokens=False)]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    rows = list(_rows(examples, tokenizer, recipe.longest, recipe.context, random.Random(recipe.seed)))
+    order = sorted(range(len(rows)), key=lambda i: _size(rows[i]))
     found = np.zeros((len(rows), len(NAMES)), np.float32)
     with torch.inference_mode():
         for first in range(0, len(order), 32):
             part = order[first : first + 32]
-            batch = _batch([(np.asarray(rows[i], np.int64), examples[i]) for i in part], np.ones((2, len(NAMES))))
+            batch = _batch([rows[i] for i in part], np.ones((2, len(NAMES))))
             found[part] = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))[0].float().numpy()
     return found
 
@@ -229,11 +248,18 @@ def averaged(paths: Sequence[Path]) -> Any:
 
 
 def shown(examples: Sequence[Example], count: int, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Token ids (special ones included) of `count` examples: what quantisation sees of the world."""
+    """Token ids (special ones included) of `count` examples: what quantisation sees of the world. Sources take turns,
+    so that every kind of text is among them, and answers come behind what was said before."""
     tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
-    chosen = random.Random(seed).sample(list(examples), min(count, len(examples)))
-    found = []
-    for example in chosen:
-        ids = tokenizer.encode_batch([example.text[:3000]], add_special_tokens=False)[0].ids[: SIZE - 2]
-        found.append(np.asarray([encoder.FIRST, *ids, encoder.LAST], np.int64))
-    return found
+    rng = random.Random(seed)
+    queues: dict[tuple[str, str], list[Example]] = {}
+    for example in rng.sample(list(examples), len(examples)):
+        queues.setdefault((example.source, example.role), []).append(example)
+    chosen: list[Example] = []
+    while len(chosen) < count and queues:
+        for name in list(queues):
+            chosen.append(queues[name].pop())
+            if not queues[name]:
+                del queues[name]
+    rows = _rows(chosen[:count], tokenizer, SIZE, Recipe().context, rng)
+    return [np.asarray([encoder.FIRST, *first, *ids, encoder.LAST], np.int64) for first, ids, _ in rows]

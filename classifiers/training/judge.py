@@ -44,10 +44,8 @@ def judge(encoder: Encoder, examples: Sequence[Example], say: Say) -> Judged:
     """Runs every window of every example."""
     rows = []
     for number, example in enumerate(examples):
-        ids, _ = encoder.tokens(example.text[:LONGEST])
-        windows = encoder.windows(ids)
-        logits = [encoder.run(ids[w.start : w.end])[0] for w in windows] or [np.full(len(INDEX), -20.0)]
-        rows.append(np.max(np.stack(logits), axis=0))
+        logits = encoder.read(example.text[:LONGEST], example.context).logits
+        rows.append(logits.max(axis=0) if len(logits) else np.full(len(INDEX), -20.0))
         if number % 1000 == 999:
             say(f"judged {number + 1}/{len(examples)}")
     return Judged(tuple(examples), np.stack(rows).astype(np.float64))

@@ -26,7 +26,7 @@ LABELS = (
     Label("injection_indirect", OUTSIDE, "text from outside that gives orders to the model that reads it"),
     Label("jailbreak", PROMPT, "a persona, frame or trick meant to make a model drop its rules"),
     Label("harmful", PROMPT, "asks for something harmful, of any category"),
-    Label("harmful_answer", ANSWER, "an answer that gives harmful help or is itself harmful (experimental)"),
+    Label("harmful_answer", ANSWER, "an answer that gives harmful help or is itself harmful, judged by its question"),
     Label("violence_weapons", TALK, "violence against people, weapons, explosives"),
     Label("self_harm", TALK, "suicide, self-injury, eating disorders"),
     Label("sexual", TALK, "sexual or erotic content"),
@@ -36,13 +36,55 @@ LABELS = (
     Label("fraud", TALK, "scams, theft, forgery, financial crime, deception for gain"),
     Label("illegal_goods", TALK, "drugs, trafficking, illegal trade"),
     Label("privacy", TALK, "surveillance, doxxing, theft of personal data"),
-    Label("cyber", TALK, "malware, intrusion, misuse of computers"),
-    Label("bio_chem", TALK, "chemical, biological, radiological or nuclear harm"),
+    Label("cyber", TALK, "malware, intrusion, misuse of computers: its prohibited and its high dual-use tier"),
+    Label(
+        "cyber_prohibited",
+        TALK,
+        "help with an attack on somebody: malware that is to be used, intrusion without leave, theft of data or "
+        "access, sabotage and outages, hiding from the victim or the police; no purpose makes it honest",
+    ),
+    Label(
+        "cyber_dual_use_high",
+        TALK,
+        "offensive work that testers with leave do and attackers want as well: exploits, payloads, evasion of "
+        "defences, credential attacks, lateral movement, with no victim named",
+    ),
+    Label(
+        "cyber_dual_use_low",
+        TALK,
+        "security practice with little uplift: scans of one's own hosts, exercises, how a known attack works, analysis "
+        "of samples; defence and plain administration are in no tier",
+    ),
+    Label("bio_chem", TALK, "chemical, biological, radiological or nuclear harm: prohibited and high dual-use tier"),
+    Label(
+        "bio_chem_prohibited",
+        TALK,
+        "making, getting, enhancing or releasing agents that kill or sicken many, or hiding it: chemical, biological, "
+        "radiological and nuclear weapons; no purpose makes it honest",
+    ),
+    Label(
+        "bio_chem_dual_use_high",
+        TALK,
+        "work of licensed laboratories that would also serve a weapon: enhancement, yield, stability and aerosols of "
+        "dangerous agents, synthesis of very toxic or explosive compounds, with no ill purpose named",
+    ),
+    Label(
+        "bio_chem_dual_use_low",
+        TALK,
+        "ordinary laboratory practice and how dangerous agents act or are handled safely; health, household and school "
+        "questions are in no tier",
+    ),
     Label("extremism", TALK, "terrorism, violent extremism, its praise or recruiting"),
 )
 NAMES = tuple(label.name for label in LABELS)
 INDEX = MappingProxyType({name: place for place, name in enumerate(NAMES)})
 CATEGORIES = NAMES[NAMES.index("violence_weapons") :]
+TIERS: Mapping[str, tuple[str, str, str]] = {
+    domain: (f"{domain}_prohibited", f"{domain}_dual_use_high", f"{domain}_dual_use_low")
+    for domain in ("cyber", "bio_chem")
+}
+"""The tiers of a domain from the worst to the mildest. A text is in one of them or in none (benign). The domain's own
+head is the union of the first two; of the last one it says nothing."""
 ATTACKS = ("injection", "injection_indirect", "jailbreak")
 
 # Where a source names one category, these others may be true as well: they are masked, all further ones are 0.
@@ -64,27 +106,43 @@ NEAR: Mapping[str, frozenset[str]] = {
 Targets = dict[str, float]
 
 
+def _tiers_of(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(tier for name in names for tier in TIERS.get(name, ()))
+
+
 def categories(named: Iterable[str]) -> Targets:
-    """1 for each named category, nothing for those near to one, 0 for the rest. Empty: nothing about any."""
-    chosen = frozenset(named)
-    if not chosen:
-        return {}
-    near = frozenset().union(*(NEAR[name] for name in chosen))
-    return {name: float(name in chosen) for name in CATEGORIES if name in chosen or name not in near}
+    """1 for each named category, nothing for those near to one, 0 for the rest. Empty: nothing about any. A tier
+    speaks for its domain as well; a domain alone says nothing about its tiers."""
+    chosen = set(named)
+    near: set[str] = set()
+    for domain, (prohibited, high, low) in TIERS.items():
+        told = chosen & {prohibited, high, low}
+        if domain in chosen and not told:
+            near |= {prohibited, high, low}
+        if told & {prohibited, high}:
+            chosen.add(domain)
+        elif low in told:
+            near |= {domain} | NEAR[domain]
+    beside = frozenset().union(*(NEAR.get(name, frozenset()) for name in chosen))
+    near |= beside | _tiers_of(beside - chosen)
+    return {name: float(name in chosen) for name in CATEGORIES if name in chosen or name not in near} if chosen else {}
 
 
 def targets(kind: str, role: str, named: Iterable[str] = ()) -> Targets:
     """What a text of `kind` in `role` (prompt, document, tool_result, response) says. Raises KeyError for a kind
     that is not in the table below."""
+    named = tuple(named)
     quiet = dict.fromkeys((*ATTACKS, "harmful", *CATEGORIES), 0.0)
     if role == "prompt":
         # Alone, "write a poem" is an honest prompt and would be an injection in a document.
         del quiet["injection_indirect"]
-    named = tuple(named)
+    mild = bool(named) and all(name.endswith("_dual_use_low") for name in named)
     kinds: dict[str, Targets] = {
         "benign": quiet if role != "response" else quiet | {"harmful_answer": 0.0},
         # Honest text on a subject that a category head may or may not count: only what is certain.
         "allowed": {name: quiet[name] for name in ("injection", "jailbreak", "harmful")},
+        # Whether the high tier is harmful depends on who asks; the low one is not.
+        "dual_use": {"injection": 0.0, "jailbreak": 0.0} | ({"harmful": 0.0} if mild else {}) | categories(named),
         "harmful": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
         # Posts that are hateful without asking for anything: they teach the category, not the request.
         "statement": {"injection": 0.0, "jailbreak": 0.0} | categories(named),

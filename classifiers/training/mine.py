@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .corpus import Example
+from .corpus import Example, table
 from .labels import INDEX
 
 
-def spare(everything: Sequence[Example], used: Sequence[Example]) -> list[Example]:
-    """The honest examples of `everything` that are not in `used`."""
+def spare(everything: Sequence[Example], used: Sequence[Example], most: int = 16000, seed: int = 0) -> list[Example]:
+    """At most `most` honest examples of `everything` that are not in `used`, of sources whose labels are clean enough
+    to be mined (`mine` in the table)."""
     seen = {" ".join(e.text.casefold().split()) for e in used}
-    return [e for e in everything if not any(e.targets.values()) and " ".join(e.text.casefold().split()) not in seen]
+    noisy = {name for name, entry in table()["train"].items() if not entry.get("mine", True)}
+    found = [
+        e
+        for e in everything
+        if not any(e.targets.values()) and e.source not in noisy and " ".join(e.text.casefold().split()) not in seen
+    ]
+    return random.Random(seed).sample(found, min(most, len(found)))
 
 
 def mistaken(

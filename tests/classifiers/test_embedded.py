@@ -82,9 +82,9 @@ def count_runs(shipped: Embedded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     real = shipped._encoder.run
 
-    def run(ids: NDArray[np.int64]) -> Any:
+    def run(ids: NDArray[np.int64], context: NDArray[np.int64]) -> Any:
         runs.append(len(ids))
-        return real(ids)
+        return real(ids, context)
 
     monkeypatch.setattr(shipped._encoder, "run", run)
     return runs
