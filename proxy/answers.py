@@ -1,10 +1,9 @@
-"""What goes back to the caller: an answer in one piece or in many, and the headers that may travel."""
+"""An answer in one piece, errors in the caller's dialect, and the headers that may travel either way."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from .dialects.base import Dialect
 from .upstream import Headers, Response
@@ -42,42 +41,6 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
-
-
-class Caller:
-    """The client's side of one exchange. `started`: the status line has left. `done`: so has the last byte. `gone`:
-    the client hung up before that. `stamp` holds headers that every answer gets."""
-
-    __slots__ = ("_send", "done", "gone", "sent", "stamp", "started")
-
-    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        self._send = send
-        self.started = self.done = self.gone = False
-        self.sent = 0
-        self.stamp: Headers = []
-
-    async def start(self, status: int, headers: Headers) -> None:
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers + self.stamp})
-
-    async def send(self, body: bytes) -> None:
-        if body:
-            self.sent += len(body)
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def finish(self) -> None:
-        self.done = True
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def answer(self, answer: Answer) -> None:
-        """The whole answer at once."""
-        self.started = self.done = True
-        headers = answer.headers + self.stamp
-        if not any(name == b"content-length" for name, _ in headers):
-            headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
-        self.sent += len(answer.body)
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
 
 def problem(

@@ -1,4 +1,4 @@
-"""The data plane: one raw ASGI application with a closed surface, and the admin listener's FastAPI application.
+"""The data plane: one application with a closed surface, and the admin listener's FastAPI application.
 
 The table below is all there is. A method, an exact path and a content type lead to an exchange or to a plain relay;
 everything else is refused in OpenAI's error shape, and never redirected.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import structlog
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from .answers import Answer, Caller, forwarded, problem, relayed
+from .answers import Answer, forwarded, problem, relayed
 from .audit import Audit, Key
 from .config import Settings
 from .dialects.base import Dialect
 from .dialects.chat import Chat
 from .exchange import Exchange
 from .guard import Guard
+from .listener import Caller, Incoming
 from .metrics import Metrics
 from .record import Notes
 from .upstream import Headers, Upstream, UpstreamError
@@ -35,22 +36,26 @@ RELAYED: tuple[bytes, ...] = (b"/v1/models",)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
-WATCH_AFTER = 0.05
-"""Seconds after which an exchange begins to watch whether its client hangs up."""
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+@dataclass(slots=True)
+class _Known:
+    """What follows from a request's head alone. `head` is what the upstream gets of it."""
+
+    dialect: Dialect | None
+    path: str
+    account: str
+    head: bytes
 
 
 class DataPlane:
-    """The ASGI application that callers talk to. `guard` may be replaced at any time: an exchange keeps its own."""
+    """The application that callers talk to. `guard` may be replaced at any time: an exchange keeps its own."""
 
     def __init__(
         self, settings: Settings, guard: Guard, upstream: Upstream, audit: Audit, key: Key, metrics: Metrics
     ) -> None:
         self.guard, self.draining = guard, False
-        self.in_flight: set[asyncio.Task[Any]] = set()
+        self.in_flight: set[asyncio.Task[None]] = set()
         self._settings, self._upstream, self._audit, self._key = settings, upstream, audit, key
         self._metrics = metrics
         self._judged = dict(DIALECTS)
@@ -60,152 +65,74 @@ class DataPlane:
             [(b"authorization", b"Bearer " + secret.get_secret_value().encode())] if secret else None
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            # Before the handshake is accepted this makes the server answer 403.
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] != "http":
-            return
-        caller = Caller(send)
-        task = asyncio.current_task()
+    def opened(self, incoming: Incoming) -> Answer | None:
+        """Whether this request is on the surface: an answer where it is not."""
+        if incoming.memo is not None:
+            return None
+        dialect = self._judged.get(incoming.path)
+        closed = self._closed(incoming, dialect)
+        if closed is not None:
+            return self._refusal(incoming, *closed)
+        target = incoming.path + b"?" + incoming.query if incoming.query else incoming.path
+        head = self._upstream.head(incoming.method, target, forwarded(incoming.headers, self._credentials))
+        incoming.memo = _Known(dialect, _text(incoming.path), self._account(incoming.headers), head)
+        return None
+
+    def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
+        """An answer to what broke a rule of HTTP or a limit."""
+        return self._refusal(incoming, status, code, message, [])
+
+    async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
+        """Answer a request that `opened` let in."""
+        known, task = incoming.memo, caller.task
+        assert isinstance(known, _Known)
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
             answer = self._problem(503, "overloaded", "Penstock has no room for another request at the moment.")
             answer.headers.append((b"retry-after", b"1"))
-            await caller.answer(answer)
+            caller.answer(answer)
+            caller.over()
             return
         self.in_flight.add(task)
+        notes = Notes(
+            self._metrics,
+            "models" if known.dialect is None else known.dialect.name,
+            _text(incoming.method),
+            known.path,
+            known.account,
+            self.guard.policies.revision,
+        )
         try:
-            await self._serve(scope, receive, caller, task)
+            if known.dialect is None:
+                await self._relay(known.head, caller, notes)
+            else:
+                await self._judge(known.dialect, known.head, incoming.query, body, caller, notes)
+        except asyncio.CancelledError:
+            # The client hung up, or this process is about to end.
+            if not caller.gone and not caller.started:
+                caller.answer(self._problem(503, "server_shutdown", "Penstock is being shut down."))
         except Exception:
             # A fault of ours: the client learns no more than that, the operator's log has the rest.
             log.exception("internal fault")
             if not caller.started:
-                await caller.answer(self._problem(500, "internal_error", "Penstock failed to handle this request."))
-            else:
-                raise
+                caller.answer(self._problem(500, "internal_error", "Penstock failed to handle this request."))
         finally:
             self.in_flight.discard(task)
+            caller.over()
 
-    async def _serve(self, scope: Scope, receive: Receive, caller: Caller, task: asyncio.Task[Any]) -> None:
-        method: str = scope["method"]
-        path: bytes = scope["raw_path"]
-        headers: Headers = scope["headers"]
-        dialect = self._judged.get(path)
-        refusal = self._closed(method, path, headers, dialect)
-        if refusal is not None:
-            await self._refuse(caller, scope, *refusal)
-            return
-        if dialect is None:
-            await self._relay(scope, caller, forwarded(headers, self._credentials))
-            return
-        body = await self._body(receive, caller, scope)
-        if body is None:
-            return
-        watch = _Watch(receive, caller, task)
-        notes = self._notes(scope, dialect.name)
+    async def _judge(
+        self, dialect: Dialect, head: bytes, query: bytes, body: bytes, caller: Caller, notes: Notes
+    ) -> None:
         if self._settings.decision_headers:
             caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
-        exchange = Exchange(
-            dialect,
-            self.guard,
-            self._upstream,
-            self._audit,
-            self._metrics,
-            caller,
-            notes,
-            self._settings.max_answer_bytes,
-        )
-        try:
-            await exchange.run(_target(scope), forwarded(headers, self._credentials), body)
-        except asyncio.CancelledError:
-            if not caller.gone:
-                raise
-            task.uncancel()
-        finally:
-            watch.stop()
+        limit = self._settings.max_answer_bytes
+        exchange = Exchange(dialect, self.guard, self._upstream, self._audit, self._metrics, caller, notes, limit)
+        await exchange.run(head, query, body)
 
-    def _closed(
-        self, method: str, path: bytes, headers: Headers, dialect: Dialect | None
-    ) -> tuple[int, str, str, Headers] | None:
-        """Why this request is not on the surface (status, code, message, headers), or None where it is."""
-        if dialect is None and not _relays(path):
-            return (
-                404,
-                "unknown_url",
-                "Penstock does not serve this path: it is not on the list of judged endpoints.",
-                [],
-            )
-        allowed = "POST" if dialect is not None else "GET"
-        if method != allowed:
-            text = f"This path takes {allowed} only."
-            return 405, "method_not_allowed", text, [(b"allow", allowed.encode())]
-        seen: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in _SINGLE and name in seen:
-                text = f"The header {name.decode()} is there twice."
-                return 400, "duplicate_header", text, []
-            seen[name] = value
-        if dialect is not None:
-            if not _is_json(seen.get(b"content-type", b"")):
-                return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
-            if seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
-                return (
-                    415,
-                    "unsupported_encoding",
-                    "Send the body uncompressed: a compressed body cannot be judged.",
-                    [],
-                )
-        return None
-
-    async def _refuse(
-        self, caller: Caller, scope: Scope, status: int, code: str, message: str, extra: Headers | None = None
-    ) -> None:
-        notes = self._notes(scope, "none")
-        notes.ended("refused", code)
-        self._metrics.refused.inc(code)
-        self._audit.append(notes.outcome())
-        answer = problem(self._shape, status, code, message, notes.id, extra or ())
-        # What is left of the request's body is not read: the connection cannot be used again.
-        answer.headers.append((b"connection", b"close"))
-        await caller.answer(answer)
-
-    async def _body(self, receive: Receive, caller: Caller, scope: Scope) -> bytes | None:
-        """The request's body, or None where it did not come whole (then the caller was answered)."""
-        limit = self._settings.max_request_bytes
-        pieces: list[bytes] = []
-        size = 0
-        late = _Late(self._settings.receive_timeout)
-        try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                piece = message.get("body", b"")
-                size += len(piece)
-                if size > limit:
-                    text = f"The body is larger than {limit} bytes."
-                    await self._refuse(caller, scope, 413, "request_too_large", text)
-                    return None
-                pieces.append(piece)
-                if not message.get("more_body"):
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except asyncio.CancelledError:
-            if not late.rang:
-                raise
-            late.task.uncancel()
-            await self._refuse(caller, scope, 408, "request_timeout", "The body did not arrive in time.")
-            return None
-        finally:
-            late.timer.cancel()
-
-    async def _relay(self, scope: Scope, caller: Caller, headers: Headers) -> None:
+    async def _relay(self, head: bytes, caller: Caller, notes: Notes) -> None:
         """Pass a GET and its answer, unjudged."""
-        notes = self._notes(scope, "models")
         try:
-            response = await self._upstream.send(b"GET", _target(scope), headers, b"")
+            response = await self._upstream.send(head, None)
             body = await response.read(self._settings.max_answer_bytes)
             notes.ended("relayed")
             answer = Answer(response.status, relayed(response, keep_length=True), body)
@@ -213,13 +140,46 @@ class DataPlane:
             self._metrics.faults.inc(error.fault)
             notes.ended("upstream_fault", error.fault)
             answer = problem(self._shape, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+        except asyncio.CancelledError:
+            notes.ended("client_gone" if caller.gone else "cancelled")
+            self._audit.append(notes.outcome())
+            raise
         self._audit.append(notes.outcome())
-        await caller.answer(answer)
+        caller.answer(answer)
 
-    def _notes(self, scope: Scope, dialect: str) -> Notes:
-        path = scope["raw_path"].decode("ascii", "replace")[:200]
-        revision = self.guard.policies.revision
-        return Notes(self._metrics, dialect, scope["method"][:16], path, self._account(scope["headers"]), revision)
+    def _closed(self, incoming: Incoming, dialect: Dialect | None) -> tuple[int, str, str, Headers] | None:
+        """Why this request is not on the surface (status, code, message, headers), or None where it is."""
+        if dialect is None and not _relays(incoming.path):
+            text = "Penstock does not serve this path: it is not on the list of judged endpoints."
+            return 404, "unknown_url", text, []
+        allowed = b"POST" if dialect is not None else b"GET"
+        if incoming.method != allowed:
+            text = f"This path takes {allowed.decode()} only."
+            return 405, "method_not_allowed", text, [(b"allow", allowed)]
+        seen: dict[bytes, bytes] = {}
+        for name, value in incoming.headers:
+            if name in _SINGLE and name in seen:
+                return 400, "duplicate_header", f"The header {name.decode()} is there twice.", []
+            seen[name] = value
+        if dialect is not None:
+            if not _is_json(seen.get(b"content-type", b"")):
+                return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
+            if seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
+                text = "Send the body uncompressed: a compressed body cannot be judged."
+                return 415, "unsupported_encoding", text, []
+        return None
+
+    def _refusal(self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers) -> Answer:
+        method, path, headers = (incoming.method, incoming.path, incoming.headers) if incoming else (b"", b"", [])
+        account, revision = self._account(headers), self.guard.policies.revision
+        notes = Notes(self._metrics, "none", _text(method), _text(path), account, revision)
+        notes.ended("refused", code)
+        self._metrics.refused.inc(code)
+        self._audit.append(notes.outcome())
+        answer = problem(self._shape, status, code, message, notes.id, extra)
+        # What is left of the request's body is not read: the connection cannot be used again.
+        answer.headers.append((b"connection", b"close"))
+        return answer
 
     def _account(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Who asks: a keyed hash of the credential, which is all that is ever kept of it."""
@@ -259,48 +219,6 @@ def admin(readiness: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, 
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
 
 
-class _Late:
-    """Cancels the current task after some seconds; asyncio.timeout does the same at five times the price."""
-
-    __slots__ = ("rang", "task", "timer")
-
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task, self.rang = task, False
-        self.timer = asyncio.get_running_loop().call_later(seconds, self._ring)
-
-    def _ring(self) -> None:
-        self.rang = True
-        self.task.cancel()
-
-
-class _Watch:
-    """Cancels an exchange when its client hangs up. It begins late: most exchanges with a fast upstream end before,
-    and a task for each would cost more than it saves."""
-
-    def __init__(self, receive: Receive, caller: Caller, task: asyncio.Task[Any]) -> None:
-        self._receive, self._caller, self._task = receive, caller, task
-        self._watcher: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        # To the server an answer that is complete is a disconnect, too: what is left to do then is ours.
-        if not self._task.done() and not self._caller.done:
-            self._caller.gone = True
-            self._task.cancel()
-
-
 def _relays(path: bytes) -> bool:
     for base in RELAYED:
         if path == base:
@@ -319,7 +237,6 @@ def _is_json(value: bytes) -> bool:
     return charset in {b"", b"charset=utf-8", b"charset=utf8"}
 
 
-def _target(scope: Scope) -> bytes:
-    query: bytes = scope["query_string"]
-    path: bytes = scope["raw_path"]
-    return path + b"?" + query if query else path
+def _text(raw: bytes) -> str:
+    """A method or path for the records."""
+    return raw.decode("ascii", "replace")[:200]

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096
     max_connections: Annotated[int, Field(ge=1, description="Connections to the upstream.")] = 4096
     receive_timeout: Annotated[Seconds, Field(description="For a request's body to arrive.")] = 30.0
+    send_timeout: Annotated[Seconds, Field(description="For a client to read anything of its answer.")] = 120.0
     connect_timeout: Annotated[Seconds, Field(description="For a connection to the upstream.")] = 10.0
     first_byte_timeout: Annotated[Seconds, Field(description="For the head of the upstream's answer.")] = 600.0
     gap_timeout: Annotated[Seconds, Field(description="For the next piece of the upstream's answer.")] = 120.0

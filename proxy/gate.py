@@ -16,13 +16,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from classifiers.base import Message, Role
 
 STRIDE = 32
 """Fewest characters of flowing text that are collected before they are judged. Where more are held back it is half of
 that: each look reads CONTEXT again, and readers who are that far behind do not see the difference."""
+COMPACT = 64
+"""Pieces of one text that are kept apart before they are joined: many small strings cost more than they hold."""
 CONTEXT = 1000
 """Characters before the release frontier that are judged again with what follows them."""
 
@@ -38,8 +40,7 @@ class Kind(Enum):
     """Complete where it stands (an id, a name): leaves once judged, together with what came before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text that one part adds to one channel.
 
     `channel` is a JSON pointer that stays the same for all pieces of one text. `group` is the choice (or output item)
@@ -54,8 +55,7 @@ class Piece:
     path: tuple[str | int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One event of a stream: its bytes, the text it adds, the groups (choices) it ends, and what in it is no text
     (origin, kind)."""
 
@@ -75,8 +75,7 @@ class Mask:
     replacement: str
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """A part that may leave. `edits` holds the new text of each piece that a mask touched."""
 
     part: Part
@@ -142,16 +141,23 @@ class Gate:
             channel = self._channels.get(piece.channel)
             if channel is None:
                 channel = self._channels[piece.channel] = _Channel(piece.role, piece.kind, piece.group)
-            channel.pieces.append(piece.text)
-            self._size += len(piece.text)
-            channel.total += len(piece.text)
+            size = len(piece.text)
+            kept = channel.pieces
+            kept.append(piece.text)
+            if len(kept) == COMPACT:
+                kept[:] = ["".join(kept)]
+            self._size += size
+            channel.total = total = channel.total + size
             channel.closed = False
             if self._keep is not None:
                 channel.tail += piece.text
-                self._trim(channel)
+                spare = channel.approved - self._keep - channel.base
+                if spare > CONTEXT:  # forget what no window will need
+                    channel.tail = channel.tail[spare:]
+                    channel.base += spare
             if piece.kind is Kind.FLOW:
-                self._unjudged += len(piece.text)
-            ends.append((piece, channel, channel.total))
+                self._unjudged += size
+            ends.append((piece, channel, total))
         for group in part.closes:
             self._close(group)
         self._queue.append((part, tuple(ends)))
@@ -226,15 +232,14 @@ class Gate:
         queue = self._queue
         while queue:
             part, ends = queue[0]
-            if self._enforcing and any(end > channel.approved for _, channel, end in ends):
-                break
+            edits: tuple[tuple[Piece, str], ...] = ()
+            for piece, channel, end in ends:
+                if self._enforcing and end > channel.approved:
+                    return out
+                if channel.masks and (edited := _edited(piece.text, end, channel.masks)) != piece.text:
+                    edits += ((piece, edited),)
             queue.popleft()
             self._size -= len(part.raw)
-            edits = tuple(
-                (piece, edited)
-                for piece, channel, end in ends
-                if channel.masks and (edited := _edited(piece.text, end, channel.masks)) != piece.text
-            )
             out.append(Release(part, edits))
         return out
 
@@ -244,18 +249,11 @@ class Gate:
                 channel.closed = True
         self._settled = True
 
-    def _trim(self, channel: _Channel) -> None:
-        """Forget, of a channel's tail, what no window will need."""
-        assert self._keep is not None
-        spare = channel.approved - self._keep - channel.base
-        if spare > CONTEXT:
-            channel.tail = channel.tail[spare:]
-            channel.base += spare
-
     def _window(self, channel: _Channel, everything: bool) -> tuple[int, str]:
         if everything or self._keep is None or channel.closed or channel.kind is Kind.CALL:
             return 0, "".join(channel.pieces)
-        start = max(0, channel.approved - self._keep)
+        # What is complete where it stands needs nothing of what was complete before it.
+        start = channel.judged if channel.kind is Kind.ATOM else max(0, channel.approved - self._keep)
         if start > channel.base:
             # Begin at a blank where there is one: half a word at the start could look like another word.
             blank = channel.tail.find(" ", start - channel.base, start - channel.base + 64)

@@ -28,6 +28,7 @@ from .app import DataPlane, admin
 from .audit import Audit, AuditUnavailable, Key
 from .config import Settings
 from .guard import Guard
+from .listener import Listener
 from .metrics import Metrics
 from .upstream import Upstream
 
@@ -82,11 +83,14 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         plane = DataPlane(settings, guard, upstream, audit, key, metrics)
         ready = _Readiness(plane, panel, audit)
         admin_app = admin(ready, metrics, lambda: _refresh(metrics, audit, plane))
-        servers = [_server(plane, settings, data_socket), _server(admin_app, settings, admin_socket)]
-        tasks = [
-            asyncio.create_task(server.serve(sockets=[sock]))
-            for server, sock in zip(servers, (data_socket, admin_socket), strict=True)
-        ]
+        server = _server(admin_app)
+        serving_admin = asyncio.create_task(server.serve(sockets=[admin_socket]))
+        listener = Listener(
+            plane,
+            max_body=settings.max_request_bytes,
+            receive=settings.receive_timeout,
+            send=settings.send_timeout,
+        )
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def stop() -> None:
@@ -94,8 +98,9 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             if not stopped.done():
                 stopped.set_result(None)
 
-        while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn offers no event
+        while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
             await asyncio.sleep(0.005)
+        await listener.start(data_socket)
         try:
             yield Running(
                 plane, audit, metrics, data_socket.getsockname()[:2], admin_socket.getsockname()[:2], stop, stopped
@@ -103,9 +108,9 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         finally:
             plane.draining = True
             await _drain(plane, settings.drain_timeout)
-            for server in servers:
-                server.should_exit = True
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await listener.close()
+            server.should_exit = True
+            await asyncio.gather(serving_admin, return_exceptions=True)
 
 
 async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
@@ -235,14 +240,14 @@ def _bound(host: str, port: int, option: str) -> Generator[socket.socket, None, 
 
 
 class _Server(uvicorn.Server):
-    """A listener whose signals are not its own: there are two of them in the process."""
+    """The admin listener. Signals are the process's, not its own."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
-def _server(app: Any, settings: Settings, sock: socket.socket) -> _Server:
+def _server(app: Any) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -262,8 +267,13 @@ def _server(app: Any, settings: Settings, sock: socket.socket) -> _Server:
 
 
 async def _drain(plane: DataPlane, seconds: float) -> None:
+    """Let what is in flight end, for a while; then end it: each exchange says so to its client and writes it down."""
     if plane.in_flight:
         await asyncio.wait(set(plane.in_flight), timeout=seconds)
+    for task in list(plane.in_flight):
+        task.cancel()
+    if plane.in_flight:
+        await asyncio.wait(set(plane.in_flight), timeout=1)
 
 
 def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane) -> None:

@@ -51,6 +51,17 @@ class Decoder:
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completes."""
+        return [read(raw) for raw in self.frames(piece)]
+
+    def frames(self, piece: bytes) -> list[bytes]:
+        """The bytes of each event that `piece` completes; `read` says what they mean."""
+        if self._started and not self._buffer and piece.endswith(b"\n\n") and b"\r" not in piece:
+            # Nearly all pieces: whole events, with nothing kept from before.
+            if piece.find(b"\n\n") == len(piece) - 2 and len(piece) > 2 and len(piece) <= self._max:
+                return [piece]
+            frames = [frame + b"\n\n" for frame in piece[:-2].split(b"\n\n")]
+            if all(2 < len(frame) <= self._max and frame[0] != 10 for frame in frames):
+                return frames
         self._buffer += piece
         if not self._started:
             if len(self._buffer) < len(_BOM) and _BOM.startswith(bytes(self._buffer)):
@@ -58,10 +69,10 @@ class Decoder:
             self._started = True
             if self._buffer.startswith(_BOM):
                 del self._buffer[: len(_BOM)]
-        events: list[Event] = []
+        found: list[bytes] = []
         start = 0
         while (end := self._end_of_event()) > 0:
-            events.append(_event(bytes(self._buffer[start:end])))
+            found.append(bytes(self._buffer[start:end]))
             start = self._line = self._searched = end
         if start:
             del self._buffer[:start]
@@ -69,7 +80,7 @@ class Decoder:
             self._searched -= start
         if len(self._buffer) > self._max:
             raise Undecodable(f"an event is larger than {self._max} bytes")
-        return events
+        return found
 
     def pending(self) -> bytes:
         """The bytes of an unfinished event. At the end of a stream every client drops them, and so do we."""
@@ -77,7 +88,11 @@ class Decoder:
 
     def finish(self) -> list[Event]:
         """The event that the end of the stream completes: one whose blank line is a lone CR."""
-        return self.feed(b"\n") if self._buffer.endswith(b"\r") else []
+        return [read(raw) for raw in self.last_frames()]
+
+    def last_frames(self) -> list[bytes]:
+        """The bytes of the event that `finish` gives."""
+        return self.frames(b"\n") if self._buffer.endswith(b"\r") else []
 
     def _end_of_event(self) -> int:
         """The offset just behind the next blank line, or 0 where none is complete.
@@ -103,8 +118,8 @@ class Decoder:
             self._line = self._searched = after
 
 
-def _event(raw: bytes) -> Event:
-    """The event that `raw` spells; `raw` ends in a blank line."""
+def read(raw: bytes) -> Event:
+    """The event that `raw` spells; `raw` ends in a blank line. Raises Undecodable."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -119,22 +119,21 @@ class Upstream:
         self._opening = 0
         self._context = _tls_context() if self._tls else None
 
-    async def send(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
-        """Send one request (`target` is path and query as the caller wrote them); return when the answer's head is
-        in.
+    def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """A request's head for `send`, without its end. `target` is path and query as the caller wrote them."""
+        lines = [b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (method, self._prefix, target, self._authority)]
+        lines.extend(b"%b: %b\r\n" % pair for pair in headers)
+        return b"".join(lines)
+
+    async def send(self, head: bytes, body: bytes | None) -> Response:
+        """Send one request; return when the answer's head is in. None is no body at all.
 
         Raises UpstreamError. Cancelling closes the connection.
         """
-        head = [b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (method, self._prefix, target, self._authority)]
-        head.extend(b"%b: %b\r\n" % pair for pair in headers)
-        if body or method not in {b"GET", b"HEAD", b"DELETE"}:
-            head.append(b"content-length: %d\r\n" % len(body))
-        head.append(b"\r\n")
-        head.append(body)
-        deadline = asyncio.get_running_loop().time() + self._first_byte
-        connection = await self._acquire()
+        end = b"\r\n" if body is None else b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        connection = self._rested() or await self._open()
         try:
-            return await connection.ask(b"".join(head), deadline)
+            return await connection.ask(head + end, asyncio.get_running_loop().time() + self._first_byte)
         except BaseException:
             connection.abandon()
             raise
@@ -145,15 +144,19 @@ class Upstream:
             connection.abandon()
         self._idle.clear()
 
-    async def _acquire(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+    def _rested(self) -> _Connection | None:
+        """The connection that was used last, if it may be used again."""
+        now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and now - connection.rested < self._keep:
                 self._busy.add(connection)
                 return connection
             connection.abandon()
+        return None
+
+    async def _open(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         if len(self._busy) + self._opening >= self._max:
             raise UpstreamError(Fault.SATURATED, f"all {self._max} connections to the upstream are in use")
         self._opening += 1

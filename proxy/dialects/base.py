@@ -84,6 +84,11 @@ class Refusal:
 class StreamReader(Protocol):
     """Reads one stream's events, and ends it in the dialect's own words."""
 
+    def repeat(self, raw: bytes) -> Part | None:
+        """The part that an event's bytes are, where they differ from an earlier event's in known strings only; None
+        where they must be read."""
+        ...
+
     def read(self, event: Event) -> Part:
         """The part that `event` is. Raises Malformed where it cannot be read."""
         ...

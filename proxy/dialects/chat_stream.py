@@ -14,6 +14,7 @@ from ..sse import Event, framed
 from ..strict import Malformed, parse
 from .base import Body, Kind, Part, Piece, Refusal, Request, escaped
 from .chat_body import REASONING, VOCABULARY, error_of, read_message, spelled, trace_of
+from .repeats import Repeats
 
 # Inside a delta these are complete where they stand; all other text there grows.
 _ATOMIC = frozenset({"type", "format", "id", "index", "name", "role", "signature"})
@@ -29,6 +30,8 @@ class ChatReader:
         self._told: set[int] = set()  # choices whose finish has left
         self._head: dict[str, Any] | None = None
         self._complete = False
+        self._repeats = Repeats()
+        self._news = False  # the event at hand said something that is said once
 
     @property
     def complete(self) -> bool:
@@ -38,8 +41,22 @@ class ChatReader:
     def finished(self) -> bool:
         return bool(self._open) and not any(self._open.values())
 
+    def repeat(self, raw: bytes) -> Part | None:
+        found = self._repeats.match(raw)
+        if found is None:
+            return None
+        pieces: list[Piece] = []
+        texts, known = found
+        for text, piece in zip(texts, known, strict=True):
+            if piece.kind is Kind.ATOM:
+                self._atom(pieces, piece.channel[:-1], text, piece.role, piece.path)
+            elif text:
+                pieces.append(Piece(piece.channel, piece.role, text, piece.kind, piece.group, piece.path))
+        return Part(raw, tuple(pieces))
+
     def read(self, event: Event) -> Part:
         pieces: list[Piece] = []
+        self._news = False
         for place, text in (("comment", event.comment), ("event", event.name), ("id", event.id)):
             if text:
                 self._atom(pieces, f"#{place}", text, Role.SETTING)
@@ -60,9 +77,11 @@ class ChatReader:
             elif type(value) is str:
                 if key not in VOCABULARY:
                     self._atom(pieces, f"/{escaped(key)}#key", key, Role.SETTING)
-                self._atom(pieces, "/" + escaped(key), value, Role.SETTING)
+                self._atom(pieces, "/" + escaped(key), value, Role.SETTING, (key,))
             else:
                 self._rest(pieces, {key: value}, "", Role.ERROR if key == "error" else Role.SETTING)
+        if not opaque and not self._news and all(_may_change(piece) for piece in pieces):
+            self._repeats.learn(event.raw, tree, [piece.path for piece in pieces], tuple(pieces))
         # A finish reason closes nothing: clients go on reading what follows it, and some servers send it in each chunk.
         return Part(raw, tuple(pieces), (), tree, tuple(opaque))
 
@@ -76,16 +95,17 @@ class ChatReader:
                 self._told.add(choice.get("index", position))
 
     def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
+        tree = part.tree if part.tree is not None else parse(part.raw[6:-2])
         for piece, text in edits:
-            target = part.tree
+            target = tree
             for step in piece.path[:-1]:
                 target = target[step]
             # Log probabilities spell the text again, token by token: where it is masked they cannot stay.
             target[piece.path[-1]] = None if piece.path[-1] == "logprobs" else text
-            choice = part.tree["choices"][piece.path[1]]
+            choice = tree["choices"][piece.path[1]]
             if choice.get("logprobs") is not None:
                 choice["logprobs"] = None
-        return framed(orjson.dumps(part.tree).decode())
+        return framed(orjson.dumps(tree).decode())
 
     def ending(self, refusal: Refusal) -> bytes:
         head = self._head or {
@@ -138,6 +158,7 @@ class ChatReader:
                 self._logprobs(pieces, value, index, ("choices", position, "logprobs"))
             elif key == "finish_reason":
                 self._open[index] = self._open[index] and not value
+                self._news = self._news or bool(value)
                 self._rest(pieces, {key: value}, f"/choices/{index}", Role.SETTING)
             else:
                 role = Role.ASSISTANT if key == "text" else Role.SETTING
@@ -216,12 +237,20 @@ class ChatReader:
         for message in body.messages:
             self._atom(pieces, message.origin, message.text, role)
 
-    def _atom(self, pieces: list[Piece], place: str, text: str, role: Role) -> None:
+    def _atom(self, pieces: list[Piece], place: str, text: str, role: Role, path: tuple[str | int, ...] = ()) -> None:
         """Text that is judged once however often it is repeated, so it has no place where it could be masked (its
         channel says so behind a '#'). What follows under the same name is another text: a line feed keeps them
         apart."""
         known = self._seen.get(place)
         if text and known != text:
             self._seen[place] = text
+            self._news = self._news or known is None
             channel = place if "#" in place else place + "#"
-            pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1))
+            pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1, path))
+
+
+def _may_change(piece: Piece) -> bool:
+    """Whether a piece is a string that the next chunks may replace by another one, and nothing else."""
+    if piece.kind is Kind.ATOM:
+        return bool(piece.path) and piece.channel.endswith("#")
+    return piece.path[-1] != "type"

@@ -1,0 +1,439 @@
+"""The client's side: HTTP/1.1 on httptools and asyncio, one object a connection, one task an exchange.
+
+Decision: our own protocol on the data path, no ASGI server. Why: scope, receive, send and their timers cost more than
+the parsing and as much as all judging (tests/bench). Cost: HTTP/1.1 only, and this file to keep.
+
+INVARIANT: one exchange at a time a connection, answers in the order of requests; what follows a refused head or bytes
+that are no HTTP is never read as a request; an answer that did not end is never followed by another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from http import HTTPStatus
+from typing import Protocol, cast
+
+import httptools
+
+from .answers import Answer
+from .upstream import Headers
+
+MAX_HEAD = 64 * 1024
+KEEP_ALIVE = 75.0
+"""Seconds that an idle connection is kept."""
+LINGER = 2.0
+"""Seconds in which a client that was refused early may go on sending what nobody reads."""
+HIGH_WATER = 64 * 1024
+"""Bytes that wait for a slow reader before its exchange waits, too."""
+
+_BODILESS = frozenset({204, 304})
+_STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s in HTTPStatus}
+
+
+class Incoming:
+    """The head of a request: `target` as it came, cut into `path` and `query`; header names in lower case.
+
+    `memo` is the application's: on one connection the same head brings it back, so that what follows from a head
+    alone need not be worked out for each request of a client that keeps its connection.
+    """
+
+    __slots__ = ("headers", "keep_alive", "memo", "method", "path", "query", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers, keep_alive: bool) -> None:
+        self.method, self.target, self.headers, self.keep_alive = method, target, headers, keep_alive
+        path, _, query = target.partition(b"?")
+        self.path, self.query = path, query.partition(b"#")[0]
+        self.memo: object = None
+
+
+class Application(Protocol):
+    """What a listener serves."""
+
+    def opened(self, incoming: Incoming) -> Answer | None:
+        """A head has come. An answer refuses the request: its body is not read and the connection is closed."""
+        ...
+
+    def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
+        """The request broke a rule of HTTP or a limit of this listener (None: before its head was whole)."""
+        ...
+
+    async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
+        """Answer a whole request, by `caller`."""
+        ...
+
+
+class Caller:
+    """The client, as one exchange sees it. `started`: the status line has left. `done`: so has the last byte. `gone`:
+    the client hung up before that. `stamp` holds headers that every answer gets."""
+
+    __slots__ = ("_chunked", "_connection", "_head", "_incoming", "done", "gone", "sent", "stamp", "started", "task")
+
+    def __init__(self, connection: Connection, incoming: Incoming) -> None:
+        self._connection, self._incoming = connection, incoming
+        self.started = self.done = self.gone = False
+        self.sent = 0
+        self.stamp: Headers = []
+        self._head = b""
+        self._chunked = incoming.keep_alive or not connection.old
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, status: int, headers: Headers) -> None:
+        """The head of an answer whose length is not known. It travels with the first piece of the body."""
+        self.started = True
+        self._chunked = not self._connection.old
+        coding: Headers = [(b"transfer-encoding", b"chunked")] if self._chunked else []
+        self._connection.last = self._connection.last or not self._chunked
+        self._head = self._compose(status, headers + coding)
+
+    async def send(self, body: bytes) -> None:
+        """A piece of the body. Waits while the client reads too slowly."""
+        if body:
+            self.sent += len(body)
+            self._connection.write(self._head + (b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body))
+            self._head = b""
+            if self._connection.drained is not None:
+                await self._connection.drained
+
+    def finish(self) -> None:
+        """The body is complete."""
+        self.done = True
+        self._connection.write(self._head + (b"0\r\n\r\n" if self._chunked else b""))
+
+    def cut(self, ending: bytes) -> None:
+        """Last words and the end, at once, whoever reads how slowly."""
+        if self.started and not self.done and not self.gone:
+            self._connection.write(self._head + (b"%x\r\n%b\r\n" % (len(ending), ending) if self._chunked else ending))
+            self._head = b""
+            self.finish()
+
+    def answer(self, answer: Answer) -> None:
+        """The whole answer at once."""
+        self.started = self.done = True
+        self.sent += len(answer.body)
+        self._connection.write(self.bytes_of(answer))
+
+    def bytes_of(self, answer: Answer) -> bytes:
+        """The answer as it travels."""
+        headers, body = answer.headers, answer.body
+        for name, value in headers:
+            if name == b"content-length":
+                break
+            if name == b"connection" and value == b"close":
+                self._connection.last = True
+        else:
+            if answer.status not in _BODILESS:
+                headers = [*headers, (b"content-length", b"%d" % len(body))]
+        head = self._compose(answer.status, headers)
+        return head if self._incoming.method == b"HEAD" or answer.status in _BODILESS else head + body
+
+    def over(self) -> None:
+        """The exchange has ended: the connection may serve the next one, if this one was answered to its end."""
+        self._connection.over(self)
+
+    def _compose(self, status: int, headers: Headers) -> bytes:
+        lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        lines += [b"%b: %b\r\n" % pair for pair in self.stamp]
+        if self._connection.last:
+            lines.append(b"connection: close\r\n")
+        elif self._connection.old:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+
+class Connection(asyncio.Protocol):
+    """One client. `last`: it is closed behind the answer in flight. `old`: it speaks HTTP/1.0. `drained`: what a
+    sender waits for while the client reads too slowly. `since`: when (loop time) what it does now began."""
+
+    __slots__ = (
+        "_body",
+        "_caller",
+        "_head_size",
+        "_headers",
+        "_incoming",
+        "_listener",
+        "_parser",
+        "_seen",
+        "_size",
+        "_target",
+        "_transport",
+        "_waiting",
+        "deaf",
+        "drained",
+        "last",
+        "old",
+        "since",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: Headers = []
+        self._head_size = 0
+        self._incoming: Incoming | None = None
+        self._seen: Incoming | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._caller: Caller | None = None
+        self._waiting: deque[tuple[Incoming, bytes]] = deque()
+        self.deaf = self.last = self.old = False
+        self.drained: asyncio.Future[None] | None = None
+        self.since = listener.loop.time()
+
+    # -- for Listener and Caller
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of a request has come, and none is being answered."""
+        return self._caller is None and not self._head_size and self._incoming is None
+
+    @property
+    def answering(self) -> bool:
+        return self._caller is not None
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def over(self, caller: Caller) -> None:
+        self._caller = None
+        transport = self._transport
+        if transport is None:
+            return
+        self.since = self._listener.loop.time()
+        if not caller.done:
+            transport.abort()
+        elif self.last:
+            transport.close()
+        elif self._waiting:
+            self._begin(*self._waiting.popleft())
+            if not self._waiting:
+                transport.resume_reading()
+
+    def late(self) -> None:
+        """The request did not arrive in time."""
+        self._refuse(408, "request_timeout", "The request did not arrive in time.")
+
+    def close(self) -> None:
+        """Close, now or behind the answer in flight."""
+        self.last = self.deaf = True
+        if self._caller is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self._listener.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            return
+        if self._incoming is None:
+            if not self._head_size:
+                self.since = self._listener.loop.time()
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # refused when the head was complete
+        except httptools.HttpParserError:
+            self._refuse(400, "invalid_http", "This is not valid HTTP/1.1.")
+        if self._incoming is None and self._head_size > MAX_HEAD and not self.deaf:
+            self._refuse(431, "headers_too_large", f"The request's head is larger than {MAX_HEAD} bytes.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.deaf = True
+        self._waiting.clear()
+        self._listener.connections.discard(self)
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+        caller = self._caller
+        # Once an answer is complete what is left to do is ours.
+        if caller is not None and not caller.done and caller.task is not None:
+            caller.gone = True
+            caller.task.cancel()
+
+    def pause_writing(self) -> None:
+        self.drained = self._listener.loop.create_future()
+        self.since = self._listener.loop.time()
+
+    def resume_writing(self) -> None:
+        drained, self.drained = self.drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # -- httptools
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming is None:  # trailers are no headers
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        method, headers, target = parser.get_method(), self._headers, self._target
+        seen = self._seen
+        keep_alive = parser.should_keep_alive()
+        if (
+            seen is not None
+            and seen.headers == headers
+            and seen.target == target
+            and seen.method == method
+            and seen.keep_alive == keep_alive
+        ):
+            incoming = seen
+        else:
+            if not target.startswith(b"/"):
+                target = _absolute(target)
+            incoming = self._seen = Incoming(method, target, headers, keep_alive)
+            self.old = parser.get_http_version() == "1.0"
+        self._incoming, self._headers, self._target = incoming, [], b""
+        if self.deaf:
+            return
+        if parser.should_upgrade():
+            self._refuse(400, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
+            return
+        answer = self._listener.application.opened(incoming)
+        if answer is not None:
+            self._say(answer)
+            return
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value) > self._listener.max_body:
+                self._too_large()
+            elif name == b"expect" and value.lower() == b"100-continue" and self._caller is None:
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        if self.deaf:
+            return
+        self._size += len(body)
+        if self._size > self._listener.max_body:
+            self._too_large()
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        incoming, pieces = self._incoming, self._body
+        self._incoming = None
+        self._head_size = self._size = 0
+        if self.deaf or incoming is None:
+            return
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if pieces:
+            self._body = []
+        if self._caller is None:
+            self._begin(incoming, body)
+        else:
+            self._waiting.append((incoming, body))
+            if self._transport is not None:
+                self._transport.pause_reading()
+
+    # -- within
+
+    def _begin(self, incoming: Incoming, body: bytes) -> None:
+        self.last = self.last or not incoming.keep_alive
+        caller = self._caller = Caller(self, incoming)
+        caller.task = self._listener.loop.create_task(self._listener.application.serve(incoming, body, caller))
+
+    def _too_large(self) -> None:
+        limit = self._listener.max_body
+        self._refuse(413, "request_too_large", f"The body is larger than {limit} bytes.")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if not self.deaf:
+            self._say(self._listener.application.refused(self._incoming, status, code, message))
+
+    def _say(self, answer: Answer) -> None:
+        """Answer without an exchange and close: what is left of the request is not read."""
+        self.deaf = self.last = True
+        self._body = []
+        if self._caller is not None:
+            return  # an answer is in flight: it ends, and the connection behind it
+        incoming = self._incoming or Incoming(b"GET", b"/", [], False)
+        self.write(Caller(self, incoming).bytes_of(answer))
+        if self._transport is not None:
+            # To close with unread bytes would reset the connection, and the client might never read the answer.
+            self._transport.write_eof()
+        self.since = self._listener.loop.time()
+
+
+class Listener:
+    """Serves `application` on a bound socket. Times are in seconds: `receive` for a whole request to arrive, `send`
+    for a client to read anything of what waits for it."""
+
+    def __init__(self, application: Application, *, max_body: int, receive: float, send: float) -> None:
+        self.application, self.max_body = application, max_body
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self._receive, self._send = receive, send
+        self._server: asyncio.Server | None = None
+        self._turn = min(1.0, receive / 2, send / 2)
+        self._sweep = self.loop.call_later(self._turn, self._look)
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accept connections from now on."""
+        self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=2048)
+
+    def idle(self) -> None:
+        """Accept no more connections, close those without an exchange, and the others behind theirs."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    async def close(self) -> None:
+        """End, whatever is still in flight."""
+        self.idle()
+        self._sweep.cancel()
+        # What was written last (an error event, say) gets a moment to leave.
+        for _ in range(10):
+            if not self.connections:
+                return
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.abort()
+
+    def _look(self) -> None:
+        """One timer for all connections: a timer for each request would cost as much as its parsing."""
+        now = self.loop.time()
+        for connection in list(self.connections):
+            age = now - connection.since
+            if connection.idle and not connection.deaf:
+                if age > KEEP_ALIVE:
+                    connection.close()
+            elif connection.drained is not None:
+                if age > self._send:
+                    connection.abort()
+            elif connection.answering:
+                continue
+            elif connection.deaf:
+                if age > LINGER:
+                    connection.abort()
+            elif age > self._receive:
+                connection.late()
+        self._sweep = self.loop.call_later(self._turn, self._look)
+
+
+def _absolute(target: bytes) -> bytes:
+    """The path and query of a target in absolute form (RFC 9112, 3.2.2); any other form as it is."""
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return target
+    if not url.schema:
+        return target
+    return (url.path or b"/") + (b"?" + url.query if url.query else b"")

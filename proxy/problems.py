@@ -1,0 +1,29 @@
+"""What can stop an answer on its way, and the words for it."""
+
+from __future__ import annotations
+
+from policies.engine import Decision
+
+from .upstream import UpstreamError
+
+UNAVAILABLE = "This request could not be checked, so it was not answered. Please tell the operator."
+
+
+class Blocked(Exception):
+    """A decision that stops the output, on its way to whoever ends the answer."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.rule)
+        self.decision = decision
+
+
+class Unrecorded(Exception):
+    """The intent could not be made durable: nothing may leave."""
+
+
+def words(error: Exception) -> str:
+    """A fault of the upstream, for the caller."""
+    if isinstance(error, UpstreamError):
+        text = str(error)
+        return text[:1].upper() + text[1:] + "."
+    return f"The upstream's answer cannot be read: {error}."

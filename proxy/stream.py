@@ -1,0 +1,213 @@
+"""The way of a streamed answer: events into the gate, judged, released, and ended in the dialect's own words.
+
+    upstream -> sse.frames -> reader -> gate -> exchange.decide -> caller
+
+INVARIANT: bytes leave only by `_release`, after the gate was told that a decision covers them, or by `_end`, which
+says nothing of the upstream. After a block nothing of the upstream leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from classifiers.base import Message, Role
+from policies.engine import Decision
+from policies.model import Action, Stage
+
+from .answers import Answer, relayed
+from .dialects.base import Request, StreamReader, decoded
+from .gate import Gate, Mask, Part, Question, Release
+from .problems import UNAVAILABLE, Blocked, words
+from .sse import Decoder, Undecodable, read
+from .strict import Malformed
+from .upstream import Response, UpstreamError
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+
+DRAIN = 1.0
+"""Seconds that an upstream has to end its connection after its stream said that it is over."""
+
+
+class Streamed:
+    """One streamed answer of an exchange. `run` raises UpstreamError, Malformed and Undecodable only while nothing has
+    left yet."""
+
+    def __init__(self, exchange: Exchange, request: Request, response: Response) -> None:
+        self._exchange, self._request, self._response = exchange, request, response
+        self._guard, self._caller, self._notes = exchange.guard, exchange.caller, exchange.notes
+        self._reader: StreamReader = exchange.dialect.reader(request)
+        self._gate = Gate(self._guard.hold_back, enforcing=self._guard.enforcing)
+        self._head = Answer(response.status, relayed(response), b"")
+        self._opaque: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        response, reader = self._response, self._reader
+        try:
+            await self._relay()
+        except Blocked as block:
+            response.abort()
+            await self._end(self._refusal(block.decision))
+            return
+        except asyncio.CancelledError:
+            response.abort()
+            self._caller.cut(reader.broken(_ENDING, "server_shutdown"))
+            await self._for_the_record()
+            raise
+        except (UpstreamError, Malformed, Undecodable) as error:
+            response.abort()
+            if not self._caller.started:
+                raise
+            await self._for_the_record()
+            self._exchange.fault(error)
+            await self._end(reader.broken(words(error), "upstream_error"))
+            return
+        self._notes.ended("released" if reader.complete or reader.finished else "upstream_truncated")
+        if self._caller.started:
+            self._caller.finish()
+        else:
+            await self._exchange.send(self._head)
+        # What the upstream still has to say concerns the connection, not this exchange.
+        rest = asyncio.ensure_future(_drain(response))
+        _DRAINS.add(rest)
+        rest.add_done_callback(_DRAINS.discard)
+
+    async def _relay(self) -> None:
+        """All of the stream, to its end. Raises Blocked, UpstreamError, Malformed and Undecodable."""
+        response, reader, gate, decoder = self._response, self._reader, self._gate, Decoder()
+        most = self._exchange.max_answer
+        while not reader.complete and (chunk := await response.next()) is not None:
+            opaque = self._take(decoder.frames(chunk))
+            if opaque:
+                await self._judge_opaque(opaque)
+            if gate.due():
+                await self._judge(gate.question())
+            releases = gate.release()
+            if releases:
+                await self._release(releases)
+            if gate.size > most:
+                raise Malformed(f"more than {most} bytes of its stream would have to be kept")
+        opaque = self._take(decoder.last_frames())
+        if opaque:
+            await self._judge_opaque(opaque)
+        gate.finish(clean=reader.complete or reader.finished)
+        await self._last_words()
+
+    def _take(self, frames: list[bytes]) -> list[Part]:
+        """Put events into the gate, up to the one that says the stream is over. Returns those that hold something
+        that is no text. Raises Malformed and Undecodable."""
+        reader, gate = self._reader, self._gate
+        opaque: list[Part] = []
+        for raw in frames:
+            if reader.complete:
+                break
+            part = reader.repeat(raw)
+            if part is None:
+                part = reader.read(read(raw))
+                if part.unscannable:
+                    opaque.append(part)
+            gate.push(part)
+        return opaque
+
+    async def _last_words(self) -> None:
+        """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""
+        gate = self._gate
+        if not self._guard.enforcing:
+            # Nothing can be stopped: the reader has it all before it is judged, for the record.
+            await self._release(gate.release())
+        question = gate.question(everything=not self._guard.enforcing)
+        if question.messages:
+            await self._judge(question)
+        await self._release(gate.release())
+        if gate.held:
+            raise Malformed("a part of its stream was left without a verdict")
+
+    async def _for_the_record(self) -> None:
+        """A stream was cut before its end. Where nothing could be stopped nothing was judged yet, and what has left
+        must not go unseen: else hanging up would be a way around the log."""
+        if self._guard.enforcing:
+            return
+        question = self._gate.question(everything=True)
+        if question.messages:
+            await self._judge(question)
+
+    async def _judge(self, question: Question) -> None:
+        """Answer the gate's question, or raise Blocked."""
+        messages = [*question.messages, *_unescaped(question)]
+        began = time.perf_counter()
+        decision = await self._exchange.decide(Stage.OUTPUT, messages)
+        self._notes.judged(time.perf_counter() - began)
+        if decision.action is Action.BLOCK:
+            raise Blocked(decision)
+        self._gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in decision.masks])
+
+    async def _judge_opaque(self, parts: list[Part]) -> None:
+        """Judge what in `parts` is no text, or raise Blocked: it is whole where it stands, so it need not wait."""
+        fresh = [item for part in parts for item in part.unscannable if item not in self._opaque]
+        if not fresh:
+            return
+        self._opaque.update(fresh)
+        places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in dict.fromkeys(fresh)]
+        decision = await self._exchange.decide(Stage.OUTPUT, [], places)
+        if decision.action is Action.BLOCK:
+            raise Blocked(decision)
+
+    async def _release(self, releases: list[Release]) -> None:
+        if not releases:
+            return
+        await self._begin(self._notes.first_token)
+        reader = self._reader
+        for release in releases:
+            reader.released(release.part)
+        await self._caller.send(b"".join([_bytes(reader, release) for release in releases]))
+
+    async def _end(self, ending: bytes) -> None:
+        """The last bytes of a stream that does not end by itself."""
+        await self._begin(None)
+        await self._caller.send(ending)
+        self._caller.finish()
+
+    async def _begin(self, tell: Callable[[], None] | None) -> None:
+        """The status line leaves, once the intent is durable."""
+        if self._caller.started:
+            return
+        await self._exchange.durable()
+        if tell is not None:
+            tell()
+        self._caller.start(self._head.status, self._head.headers)
+
+    def _refusal(self, decision: Decision) -> bytes:
+        self._notes.ended("blocked")
+        if decision.fired[0].not_evaluated:
+            return self._reader.broken(UNAVAILABLE, "guard_unavailable")
+        return self._reader.ending(self._exchange.refusal(decision))
+
+
+_ENDING = "Penstock is being shut down: the answer is not complete."
+
+
+def _bytes(reader: StreamReader, release: Release) -> bytes:
+    return reader.rewritten(release.part, release.edits) if release.edits else release.part.raw
+
+
+def _unescaped(question: Question) -> Iterator[Message]:
+    """A tool call's text as the client will read it, where JSON's escapes hide it."""
+    for message in question.messages:
+        if message.role is Role.TOOL_CALL and "\\" in message.text and (text := "\n".join(decoded(message.text))):
+            yield Message(Role.TOOL_CALL, text, message.origin + "#decoded")
+
+
+_DRAINS: set[asyncio.Future[None]] = set()
+
+
+async def _drain(response: Response) -> None:
+    """Read what follows the end of a stream, so that the connection can be used again; nothing of it is relayed."""
+    try:
+        async with asyncio.timeout(DRAIN):
+            while await response.next() is not None:
+                pass
+    except (TimeoutError, UpstreamError):
+        response.abort()

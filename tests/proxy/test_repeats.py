@@ -1,0 +1,155 @@
+"""Events that are taken for repetitions mean what a strict parse says they mean: whatever is changed in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.dialects.base import Request
+from proxy.dialects.chat_stream import ChatReader
+from proxy.dialects.repeats import Repeats
+from proxy.gate import Part
+from proxy.sse import read
+from proxy.strict import Malformed, parse
+
+
+def event(tree: Any) -> bytes:
+    return b"data: " + orjson.dumps(tree) + b"\n\n"
+
+
+def chunk(content: str, index: int = 0, **more: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"content": content}, "logprobs": None, "finish_reason": None}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
+
+
+PATH = ("choices", 0, "delta", "content")
+
+
+def learned(tree: Any, *paths: tuple[str | int, ...]) -> Repeats:
+    repeats = Repeats()
+    repeats.learn(event(tree), tree, paths, "notes")
+    return repeats
+
+
+@given(st.text(), st.text(), st.text(max_size=20), st.text(max_size=20))
+def test_the_texts_are_those_of_a_parse(first: str, second: str, one: str, two: str) -> None:
+    try:
+        raw = event(chunk(second, obfuscation=two))
+    except TypeError:  # lone surrogates have no JSON
+        return
+    repeats = learned(chunk("word" + first.replace("\ud800", ""), obfuscation="pad" + one), PATH, ("obfuscation",))
+    found = repeats.match(raw)
+    assert found is None or found == ([second, two], "notes")
+
+
+def test_what_repeats_is_recognised() -> None:
+    repeats = learned(chunk("Hello", obfuscation="abc"), PATH, ("obfuscation",))
+    for text in ("", "a", 'say "no"', "\\", "\n\t", "\u00e9\U0001f600", '"}}],"obfuscation":"', "\u2028"):
+        assert repeats.match(event(chunk(text, obfuscation="xyz"))) == ([text, "xyz"], "notes")
+
+
+STRANGE = {
+    "the text ends its string": b'Hello","role":"user',
+    "a lone quote": b'a"b',
+    "a backslash before the end": b"a\\",
+    "a lone surrogate": b"\\ud800",
+    "not UTF-8": b"\xff",
+    "a control letter": b"a\x01b",
+    "a line end": b"a\nb",
+    "a duplicate": b'x","content":"y',
+}
+
+
+@pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE.keys())
+def test_what_is_no_string_is_parsed(text: bytes) -> None:
+    raw = event(chunk("Hello"))
+    assert learned(chunk("Hello"), PATH).match(raw.replace(b"Hello", text)) is None
+
+
+AMBIGUOUS: dict[str, bytes] = {
+    "said twice": event(chunk("hi", more={"content": "hi"})),
+    "another key that ends so": event(chunk("hi")).replace(
+        b'"content":"hi"', b'"a\\"content":"hi","content":"h\\u0069"'
+    ),
+    "spelled in another way": event(chunk("hi")).replace(b'"hi"', b'"h\\u0069"'),
+    "blanks": event(chunk("hi")).replace(b'"content":', b'"content": '),
+    "two lines": event(chunk("hi")).replace(b"data: {", b"data: {\ndata: "),
+}
+
+
+@pytest.mark.parametrize("raw", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+def test_what_cannot_be_located_is_not_learned(raw: bytes) -> None:
+    repeats = Repeats()
+    tree = parse(read(raw).data or "")
+    repeats.learn(raw, tree, [PATH], "notes")
+    assert repeats.match(raw) is None
+
+
+pieces = st.sampled_from(
+    [
+        b'"',
+        b"\\",
+        b"content",
+        b'"content":"hi"',
+        b'","',
+        b'":"',
+        b"{",
+        b"}",
+        b"hi",
+        b"\\u0068",
+        b"\\n",
+        b",",
+        b"x",
+        b"]",
+    ]
+)
+bodies = st.lists(pieces, max_size=8).map(b"".join)
+
+
+@given(st.lists(bodies, min_size=1, max_size=5), bodies, bodies)
+def test_a_reader_that_remembers_reads_the_same(texts: list[bytes], key: bytes, pad: bytes) -> None:
+    """A reader fed by repetition against one that parses every event."""
+    quick, slow = ChatReader(Request(model="m")), ChatReader(Request(model="m"))
+    for text in (b"one", b"two", b"three", *texts, *texts):
+        raw = b'data: {"id":"c","choices":[{"index":0,"delta":{"%bcontent":"%b"}}],"pad":"%b"}\n\n' % (key, text, pad)
+        try:
+            expected: Part | None = slow.read(read(raw))
+        except Malformed:
+            expected = None
+        part = quick.repeat(raw)
+        if part is not None:
+            assert expected is not None
+            assert (part.raw, part.pieces) == (expected.raw, expected.pieces)
+            continue
+        try:
+            part = quick.read(read(raw))
+        except Malformed:
+            assert expected is None
+            return
+        assert expected is not None
+        assert part.pieces == expected.pieces
+
+
+def test_a_plain_stream_is_parsed_twice_at_most() -> None:
+    """Or the speed that this exists for is gone."""
+    reader, parsed = ChatReader(Request(model="m")), 0
+    for number in range(100):
+        raw = event(chunk(f"word {number}", obfuscation="x" * (number % 7 + 1)))
+        if reader.repeat(raw) is None:
+            parsed += 1
+            reader.read(read(raw))
+    assert parsed <= 3
+
+
+def test_choices_that_take_turns_are_remembered() -> None:
+    reader, parsed = ChatReader(Request(model="m", choices=3)), 0
+    for number in range(90):
+        raw = event(chunk(f"word {number}", number % 3))
+        if reader.repeat(raw) is None:
+            parsed += 1
+            reader.read(read(raw))
+    assert parsed <= 6
