@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .measure import Floats, threshold_at, threshold_bounded
+import numpy as np
+from numpy.typing import NDArray
+
+from .measure import Floats, threshold_bounded
 
 
 def platt(logits: Floats, truth: Floats, weights: Floats, steps: int = 100) -> tuple[float, float]:
@@ -47,8 +51,40 @@ def sources_alike(sources: list[str], truth: Floats, ceiling: float = 400.0) -> 
     return weights
 
 
-def thresholds(honest: Floats, block_budget: float, log_rate: float) -> tuple[float, float]:
-    """(block, log) on the scores of honest texts: block keeps the exact upper bound of its false alarms within
-    `block_budget`, log lets `log_rate` of them be written down. Log never lies above block."""
-    block = threshold_bounded(honest, block_budget)
-    return block, min(block, threshold_at(honest, log_rate))
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How often honest texts may reach a threshold: `bound` on the exact 95 % upper bound over all plain ones, `plain`
+    and `contrast` on the observed share in every single source of that kind."""
+
+    bound: float
+    plain: float
+    contrast: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Scores (n,) of one head on the honest texts of one source; `taken` says which of them other heads already
+    stop. `contrast`: they look bad."""
+
+    scores: Floats
+    taken: NDArray[np.bool_]
+    contrast: bool
+
+
+def threshold(groups: Sequence[Group], budget: Budget, share: float = 1.0) -> float:
+    """The lowest threshold (>=) that keeps to `budget`, of which other heads that are asked together have used what
+    `taken` says, and of whose rest this one takes a `share`. Raises ValueError where there are no texts."""
+    if not groups:
+        raise ValueError("no honest texts to set a threshold on")
+    found = -np.inf
+    for group in groups:
+        allowed = int((budget.contrast if group.contrast else budget.plain) * len(group.scores))
+        left = int(share * max(0, allowed - int(group.taken.sum())))
+        fresh = np.sort(group.scores[~group.taken])[::-1]
+        if left < len(fresh):
+            found = max(found, float(np.nextafter(fresh[left], np.inf)))
+    plain = [group for group in groups if not group.contrast]
+    if plain:
+        scores, taken = (np.concatenate(parts) for parts in zip(*((g.scores, g.taken) for g in plain), strict=True))
+        found = max(found, threshold_bounded(np.where(taken, -np.inf, scores), share * budget.bound))
+    return float(found)

@@ -6,25 +6,35 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..windows import OVERLAP, SIZE
 from . import calibrate, encoder, measure
+from .calibrate import Budget, Group
 from .corpus import Example
+from .fit import Recipe
 from .judge import Judged
 from .labels import ATTACKS, CATEGORIES, LABELS, Label
 from .measure import Floats
 
-BLOCK_BUDGET, LOG_RATE = 0.003, 0.02
+# Of all prompts together, whichever head stops them; of each other head alone.
+BUDGETS = {"block": Budget(0.0075, 0.01, 0.10), "log": Budget(0.10, 0.10, 0.25)}
+ALONE = {"block": Budget(0.005, 0.008, 0.05), "log": Budget(0.03, 0.06, 0.15)}
+ELSEWHERE = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.05, 0.05, 0.05)}
+"""For texts of outside and answers, none of which count as plain."""
 ENOUGH = 40
+BAD = tuple(name for name in CATEGORIES if "dual_use" not in name)
 LIMITS = (
     "The base knows English. Other languages are read in pieces of words: look at the figures by language.",
     "Category heads marked `held rows` were measured on rows of the training sources, not on unseen sources.",
-    "harmful_answer is experimental: one training source, and it sees the answer without its question.",
+    "harmful_answer knows harmful answers of one source beside composed ones; give it the conversation.",
+    "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
+    "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
     "A text of outside is judged alone: whether an order in it is honest depends on who sent it.",
     "Encoded, spaced or look-alike text must be decoded before it is judged; only some disguises were trained on.",
     "Scores are probabilities where bad and honest texts are equally many; live traffic holds far fewer bad ones.",
@@ -51,6 +61,7 @@ def blank(name: str) -> dict[str, Any]:
         "version": 1,
         "window": {"tokens": SIZE, "overlap": OVERLAP},
         "special": {"first": encoder.FIRST, "last": encoder.LAST},
+        "context": {"tokens": Recipe().context},
         "heads": [
             {
                 "label": label.name,
@@ -70,6 +81,7 @@ def finish(name: str, dev: Judged, rest: Judged, facts: Mapping[str, Any]) -> di
     """The whole card. `dev` are examples of sources that were not trained on, `rest` rows of the training sources that
     were kept out; `facts` (sources, recipe, quantisation, cost) are taken over as they are."""
     heads = [_head(label, dev, rest) for label in LABELS]
+    _set_thresholds(heads, dev)
     card = blank(name) | {"heads": heads, "limits": list(LIMITS)} | dict(facts)
     card["figures"] = {
         "over_refusal": _over_refusal(dev, heads),
@@ -80,21 +92,65 @@ def finish(name: str, dev: Judged, rest: Judged, facts: Mapping[str, Any]) -> di
     return card
 
 
-def _honest(label: str) -> Callable[[Example], bool]:
-    """The honest texts on which thresholds of `label` are set."""
-    if label == "harmful_answer":
-        return lambda e: e.suite == "answers"
-    if label == "injection_indirect":
-        return lambda e: e.suite == "outside"
-    return lambda e: e.suite == "honest"
+PROMPT_HEADS = ("injection", "jailbreak", "harmful")
+NOT_ASKED = {"harmful_answer": "answers", "injection_indirect": "outside"}
+"""Heads that prompts are not asked of, and the suite of the texts that they are asked of."""
+
+
+def _groups(label: str, dev: Judged, scores: Floats, taken: NDArray[np.bool_]) -> list[Group]:
+    """The honest texts of each source on which thresholds of `label` are set; sources of few texts as one."""
+    suites = {NOT_ASKED[label]} if label in NOT_ASKED else {"honest", "contrast"}
+    places: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for place, example in enumerate(dev.examples):
+        if example.targets.get(label) == 0.0 and example.suite in suites:
+            places[example.suite != "honest", example.source].append(place)
+    few = [key for key, found in places.items() if len(found) < ENOUGH]
+    for key in few:
+        places[key[0], "others"] += places.pop(key)
+    return [Group(scores[found], taken[found], contrast) for (contrast, _), found in places.items()]
+
+
+def _set_thresholds(heads: Sequence[dict[str, Any]], dev: Judged) -> None:
+    """Writes `block` and `log` into `heads`: within the budgets on the honest texts of `dev`. Heads that are asked
+    together share a budget; the last of them takes what the others left."""
+    by_name = {head["label"]: head for head in heads}
+    for level in ("block", "log"):
+        taken = np.zeros(len(dev.examples), bool)
+        for place, label in enumerate(PROMPT_HEADS):
+            head = by_name[label]
+            scores = _scores(head, dev)
+            share = 1.0 if place == len(PROMPT_HEADS) - 1 else 0.2
+            head[level] = _up(calibrate.threshold(_groups(label, dev, scores, taken), BUDGETS[level], share))
+            taken |= scores >= head[level]
+        for label, head in by_name.items():
+            if label not in PROMPT_HEADS:
+                groups = _groups(label, dev, _scores(head, dev), np.zeros(len(dev.examples), bool))
+                budget = (ELSEWHERE if label in NOT_ASKED else ALONE)[level]
+                head[level] = _up(calibrate.threshold(groups, budget))
+    for head in heads:
+        head["log"] = min(head["log"], head["block"])
+
+
+def _scores(head: Mapping[str, Any], judged: Judged) -> Floats:
+    """Calibrated probabilities (n,) of one head."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * (head["scale"] * judged.head(head["label"]) + head["bias"]))))
 
 
 def _english(example: Example) -> bool:
-    return example.suite not in {"language", "harmful_language", "harmful_noisy"}
+    """Whether a text is English, by its suite, its source's word and its letters."""
+    if example.suite in {"language", "harmful_language"} or example.lang not in {"", "en"}:
+        return False
+    return sum(char.isascii() for char in example.text) >= 0.9 * len(example.text)
+
+
+def _measured(example: Example, label: str) -> bool:
+    """Whether the figures of `label` count a text: English, with labels that can be trusted. A hateful post is no
+    request."""
+    return _english(example) and example.suite not in {"harmful_noisy", "posts" if label == "harmful" else ""}
 
 
 def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
-    pool, where = dev.where(_english), "unseen sources"
+    pool, where = dev.where(lambda e: _measured(e, label.name)), "unseen sources"
     if sum(e.targets.get(label.name) == 1.0 for e in pool.examples) < ENOUGH:
         pool, where = rest, "held rows"
     known = pool.where(lambda e: label.name in e.targets)
@@ -103,10 +159,6 @@ def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
     weights = calibrate.sources_alike([e.source for e in known.examples], truth)
     scale, bias = calibrate.platt(logits, truth, weights)
 
-    def probability(values: Floats) -> Floats:
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * (scale * values + bias))))
-
-    block, log = _thresholds(label.name, dev, probability)
     bad, honest = logits[truth == 1], logits[truth == 0]
     low, high = measure.resampled(bad, honest) if len(bad) and len(honest) else (math.nan, math.nan)
     return {
@@ -115,8 +167,8 @@ def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
         "meaning": label.meaning,
         "scale": round(scale, 5),
         "bias": round(bias, 5),
-        "block": block,
-        "log": log,
+        "block": 1.0,
+        "log": 1.0,
         "measured_on": where,
         "bad": len(bad),
         "honest": len(honest),
@@ -138,28 +190,8 @@ def _crossed_error(logits: Floats, truth: Floats, weights: Floats) -> float:
     return measure.calibration_error(other, truth[~half], weights[~half])
 
 
-def _thresholds(label: str, dev: Judged, probability: Callable[[Floats], Floats]) -> tuple[float, float]:
-    """Pooled budgets, and no single honest source far above them."""
-    wanted = _honest(label)
-    honest = probability(dev.where(wanted).scores(label, 0.0))
-    if not len(honest):
-        return 1.0, 1.0
-    block, log = calibrate.thresholds(honest, BLOCK_BUDGET, LOG_RATE)
-    by_source: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for example, value in zip(dev.examples, probability(dev.head(label)), strict=True):
-        if example.targets.get(label) == 0.0 and (wanted(example) or example.suite == "contrast"):
-            by_source[example.suite, example.source].append(float(value))
-    for (suite, _), values in by_source.items():
-        if len(values) >= ENOUGH:
-            loose = suite in {"contrast", "answers", "outside"}
-            block = max(block, measure.threshold_at(np.array(values), 0.05 if loose else 0.008))
-            log = max(log, measure.threshold_at(np.array(values), 0.15 if loose else 0.06))
-    block = min(_up(block), 0.9999)
-    return block, min(block, _up(log))
-
-
 def _up(value: float) -> float:
-    return math.ceil(value * 1e4) / 1e4
+    return min(math.ceil(value * 1e4) / 1e4, 0.9999)
 
 
 def _round(value: float, digits: int = 4) -> float | None:
@@ -171,8 +203,7 @@ def _fired(dev: Judged, heads: Sequence[Mapping[str, Any]], level: str, labels: 
     fired = np.zeros(len(dev.examples), bool)
     for head in heads:
         if head["label"] in labels:
-            score = 0.5 * (1 + np.tanh(0.5 * (head["scale"] * dev.head(head["label"]) + head["bias"])))
-            fired |= score >= head[level]
+            fired |= _scores(head, dev) >= head[level]
     return fired.astype(np.float64)
 
 
@@ -185,12 +216,32 @@ def asked(role: str) -> tuple[str, ...]:
     return ("injection", "jailbreak", "harmful")
 
 
+def _crossed(dev: Judged, heads: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """(n,) by level: whether an example is stopped with thresholds that were set on the half that it is not in."""
+    half = np.random.default_rng(1).random(len(dev.examples)) < 0.5
+    found = {level: np.zeros(len(half)) for level in ("block", "log")}
+    for side in (half, ~half):
+        copies = [dict(head) for head in heads]
+        _set_thresholds(copies, dev.at(np.flatnonzero(side)))
+        for level, fired in found.items():
+            for role in {e.role for e in dev.examples}:
+                chosen = ~side & np.array([e.role == role for e in dev.examples])
+                fired[chosen] = _fired(dev, copies, level, asked(role))[chosen]
+    return found
+
+
 def _over_refusal(dev: Judged, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Honest texts of each dev source that any head, asked as its roles say, would block or log."""
     found: dict[str, Any] = {}
+    crossed = _crossed(dev, heads)
     for source in sorted({e.source for e in dev.examples}):
-        part = dev.where(lambda e, s=source: e.source == s and bool(e.targets) and not any(e.targets.values()))  # type: ignore[misc]
-        if len(part.examples) < 5:
+        places = [
+            i
+            for i, e in enumerate(dev.examples)
+            if e.source == source and bool(e.targets) and not any(e.targets.values())
+        ]
+        part = dev.at(places)
+        if len(places) < 5:
             continue
         labels = asked(part.examples[0].role)
         row: dict[str, Any] = {"suite": part.examples[0].suite, "texts": len(part.examples)}
@@ -198,8 +249,9 @@ def _over_refusal(dev: Judged, heads: Sequence[Mapping[str, Any]]) -> dict[str, 
             fired = _fired(part, heads, level, labels)
             row[level] = _round(float(fired.mean()))
             row[f"{level}_at_most"] = _round(measure.upper_bound(int(fired.sum()), len(fired)))
+            row[f"{level}_crossed"] = _round(float(crossed[level][places].mean()))
         if labels == asked("prompt"):
-            row["any_category_block"] = _round(float(_fired(part, heads, "block", CATEGORIES).mean()))
+            row["any_category_block"] = _round(float(_fired(part, heads, "block", BAD).mean()))
         found[source] = row
     return found
 
@@ -242,36 +294,42 @@ def _languages(dev: Judged) -> dict[str, Any]:
 
 
 def _suites(dev: Judged) -> dict[str, Any]:
-    """The suites of the design notes, so that the figures can be held against the baselines there."""
-    everything = dev.logits[:, : len(LABELS)]
+    """The figures that were aimed at. The honest side is English: all honest prompts, and the contrast sets where the
+    name says so."""
     attack = np.maximum(dev.head("injection"), dev.head("jailbreak"))
-    either = np.maximum(attack, dev.head("harmful"))
-    english = np.array([_english(e) for e in dev.examples])
-    plain = np.array([e.suite in {"honest", "contrast"} and not any(e.targets.values()) for e in dev.examples])
+    honest = [_english(e) and e.suite == "honest" and not any(e.targets.values()) for e in dev.examples]
+    plain = [
+        h or (e.suite == "contrast" and not any(e.targets.values())) for h, e in zip(honest, dev.examples, strict=True)
+    ]
+
+    def bad(label: str, *suites: str, but: str = "") -> list[bool]:
+        return [
+            e.targets.get(label) == 1.0 and e.suite in suites and e.source != but and _english(e) for e in dev.examples
+        ]
+
+    attacks = [a or b for a, b in zip(bad("injection", "attacks"), bad("jailbreak", "attacks", "harmful"), strict=True)]
+    requests = ("harmful", "contrast", "attacks")
+    harmful = dev.head("harmful")
     suites = {
-        "attacks on instructions": (attack, [e.suite == "attacks" and any(e.targets.values()) for e in dev.examples]),
-        "attacks, any head": (either, [e.suite == "attacks" and any(e.targets.values()) for e in dev.examples]),
-        "plain harmful requests": (
-            dev.head("harmful"),
-            [e.suite == "harmful" and e.targets.get("harmful") == 1.0 for e in dev.examples],
-        ),
-        "harmful requests, contrast sets": (
-            dev.head("harmful"),
-            [e.suite == "contrast" and e.targets.get("harmful") == 1.0 for e in dev.examples],
-        ),
-        "noisily labelled harmful": (dev.head("harmful"), [e.suite == "harmful_noisy" for e in dev.examples]),
+        "harmful requests": (harmful, bad("harmful", *requests), honest),
+        "harmful requests without code (rmcbench)": (harmful, bad("harmful", *requests, but="rmcbench"), honest),
+        "harmful requests, honest with contrast": (harmful, bad("harmful", *requests), plain),
+        "plain harmful requests": (harmful, bad("harmful", "harmful"), honest),
+        "harmful requests, contrast sets": (harmful, bad("harmful", "contrast"), plain),
+        "noisily labelled harmful": (harmful, bad("harmful", "harmful_noisy"), honest),
+        "injection and jailbreak": (attack, attacks, honest),
+        "injection and jailbreak, honest with contrast": (attack, attacks, plain),
     }
-    assert len(everything) == len(english)
     found = {}
-    for name, (scores, chosen) in suites.items():
-        bad, honest = scores[np.array(chosen, bool)], scores[plain]
+    for name, (scores, chosen, other) in suites.items():
+        bads, honests = scores[np.array(chosen, bool)], scores[np.array(other, bool)]
         found[name] = {
-            "bad": len(bad),
-            "honest": len(honest),
-            "auroc": _round(measure.auroc(bad, honest)),
-            "average_precision": _round(measure.precision_area(bad, honest)),
-            "recall_at_0_1_percent": _round(measure.recall_at(bad, honest, 0.001)),
-            "recall_at_1_percent": _round(measure.recall_at(bad, honest, 0.01)),
+            "bad": len(bads),
+            "honest": len(honests),
+            "auroc": _round(measure.auroc(bads, honests)),
+            "average_precision": _round(measure.precision_area(bads, honests)),
+            "recall_at_0_1_percent": _round(measure.recall_at(bads, honests, 0.001)),
+            "recall_at_1_percent": _round(measure.recall_at(bads, honests, 0.01)),
         }
     return found
 
@@ -305,7 +363,7 @@ def _page(card: Mapping[str, Any]) -> str:
         for h in card["heads"]
     ]
     for title, table in (
-        ("Suites (honest side: all honest and contrast prompts)", figures["suites"]),
+        ("Suites (English; unseen sources)", figures["suites"]),
         ("Per source", figures["per_source"]),
         ("Over-refusal at the shipped thresholds (injection, jailbreak, harmful together)", figures["over_refusal"]),
         ("Languages (harmful, a source's own honest texts)", figures["languages"]),

@@ -27,9 +27,9 @@ class Recipe:
     """How to train. `minutes` bounds the computing time of one seed: the rate falls to zero by then."""
 
     seed: int = 0
-    epochs: int = 2
+    epochs: int = 1
     minutes: float = 60.0
-    longest: int = 192
+    longest: int = 160
     budget: int = 4096
     rate: float = 5e-5
     head_rate: float = 1e-3

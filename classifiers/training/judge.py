@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..embedded import Encoder
 from . import augment
@@ -30,9 +31,11 @@ class Judged:
     def head(self, label: str) -> Floats:
         return self.logits[:, INDEX[label]]
 
+    def at(self, places: Sequence[int] | NDArray[np.intp]) -> Judged:
+        return Judged(tuple(self.examples[i] for i in places), self.logits[places])
+
     def where(self, wanted: Callable[[Example], bool]) -> Judged:
-        chosen = [i for i, e in enumerate(self.examples) if wanted(e)]
-        return Judged(tuple(self.examples[i] for i in chosen), self.logits[chosen])
+        return self.at([i for i, e in enumerate(self.examples) if wanted(e)])
 
     def scores(self, label: str, value: float) -> Floats:
         """Logits of `label` for the examples of which it is known to be `value`."""

@@ -16,9 +16,19 @@ from hypothesis import strategies as st
 
 from classifiers.training import augment, calibrate, corpus, measure
 from classifiers.training.corpus import CorpusError, Example
-from classifiers.training.labels import CATEGORIES, NAMES, NEAR, targets
+from classifiers.training.labels import CATEGORIES, LABELS, NAMES, NEAR, TIERS, targets
 
-KINDS = ("benign", "allowed", "harmful", "statement", "injection", "injection_indirect", "jailbreak", "refusal")
+KINDS = (
+    "benign",
+    "allowed",
+    "dual_use",
+    "harmful",
+    "statement",
+    "injection",
+    "injection_indirect",
+    "jailbreak",
+    "refusal",
+)
 
 
 def rng_floats(seed: int, count: int, shift: float = 0.0) -> measure.Floats:
@@ -45,6 +55,34 @@ def test_a_category_says_nothing_about_its_neighbours_and_no_to_the_rest() -> No
 
 def test_harm_of_unknown_category_is_silent_about_categories() -> None:
     assert not set(CATEGORIES) & set(targets("harmful", "prompt"))
+
+
+@pytest.mark.parametrize("domain", TIERS)
+def test_a_tier_speaks_for_its_domain_and_against_the_other_tiers(domain: str) -> None:
+    prohibited, high, low = TIERS[domain]
+    worst = targets("harmful", "prompt", [prohibited])
+    assert (worst["harmful"], worst[domain], worst[prohibited], worst[high], worst[low]) == (1.0, 1.0, 1.0, 0.0, 0.0)
+    middle = targets("dual_use", "prompt", [high])
+    assert (middle[domain], middle[high], middle[prohibited]) == (1.0, 1.0, 0.0)
+    assert "harmful" not in middle
+    mild = targets("dual_use", "prompt", [low])
+    assert (mild["harmful"], mild[low], mild[high], mild[prohibited]) == (0.0, 1.0, 0.0, 0.0)
+    assert domain not in mild
+
+
+@pytest.mark.parametrize("domain", TIERS)
+def test_a_domain_alone_says_nothing_about_its_tiers(domain: str) -> None:
+    assert not set(TIERS[domain]) & set(targets("harmful", "prompt", [domain]))
+    assert all(targets("benign", "prompt")[name] == 0.0 for name in (domain, *TIERS[domain]))
+
+
+def test_every_tier_is_defined_and_has_texts_of_ours() -> None:
+    meanings = {label.name: label.meaning for label in LABELS}
+    train, kept = corpus.handwritten()
+    for tier in (tier for tiers in TIERS.values() for tier in tiers):
+        assert len(meanings[tier].split()) > 10
+        assert sum(e.targets.get(tier) == 1.0 for e in train) >= 20
+        assert sum(e.targets.get(tier) == 1.0 for e in kept) >= 2
 
 
 def test_an_honest_prompt_says_nothing_about_orders_in_documents() -> None:
@@ -143,7 +181,37 @@ def test_our_own_texts_are_many_different_and_well_formed() -> None:
     assert honest >= 400
 
 
+def test_an_answer_brings_what_was_said_before_it(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
+    answer = row("So.", "harmful") | {"role": "response", "conversation": turns}
+    prompt = row("How?") | {"conversation": turns}
+    write(tmp_path / "train/gptfuzz_responses.jsonl.gz", [answer])
+    write(tmp_path / "train/self_instruct.jsonl.gz", [prompt])
+    found = {e.source: e.context for e in corpus.load(tmp_path, "train")[0]}
+    assert found == {"gptfuzz_responses": "How?", "self_instruct": ""}
+
+
 # Augmentation
+
+
+def test_an_answer_is_judged_by_what_it_answers() -> None:
+    train, _ = corpus.handwritten()
+    train.append(
+        Example("A long and honest answer about the history of bread.", {"harmful_answer": 0.0}, "x", "response")
+    )
+    stocked = augment.stock(train)
+    bad = {e.text for e in stocked.prompts if e.targets.get("harmful") == 1.0}
+    refusals = {e.text for e in stocked.refusals}
+    made = augment.answers(stocked, 600, random.Random(0))
+    assert {e.targets["harmful_answer"] for e in made} == {0.0, 1.0}
+    for e in made:
+        asked = any(e.context.endswith(text) for text in bad)
+        if e.targets["harmful_answer"] == 1.0:
+            assert asked
+            assert e.text not in refusals
+        elif asked:
+            assert e.text in refusals or "bread" in e.text
+    assert len({e.targets["harmful_answer"] for e in made if e.text in {c.text for c in stocked.complies}}) == 2
 
 
 @st.composite
@@ -266,6 +334,40 @@ def test_calibration_error_of_honest_and_boasting_scores() -> None:
     assert measure.calibration_error(np.ones(20000), truth, np.ones(20000)) == pytest.approx(0.5, abs=0.02)
 
 
-def test_log_is_never_above_block() -> None:
-    block, log = calibrate.thresholds(np.random.default_rng(0).random(40), 0.003, 0.02)
-    assert log <= block
+def groups(seed: int, *sizes: tuple[int, bool]) -> list[calibrate.Group]:
+    rng = np.random.default_rng(seed)
+    return [calibrate.Group(rng.random(size), np.zeros(size, bool), contrast) for size, contrast in sizes]
+
+
+@given(
+    seed=st.integers(0, 1000),
+    sizes=st.lists(st.tuples(st.integers(1, 400), st.booleans()), min_size=1, max_size=5),
+    plain=st.sampled_from([0.0, 0.01, 0.1]),
+    contrast=st.sampled_from([0.02, 0.25]),
+)
+def test_a_threshold_keeps_to_its_budget_in_every_source(
+    seed: int, sizes: list[tuple[int, bool]], plain: float, contrast: float
+) -> None:
+    made = groups(seed, *sizes)
+    found = calibrate.threshold(made, calibrate.Budget(0.02, plain, contrast))
+    for group in made:
+        assert (group.scores >= found).mean() <= (contrast if group.contrast else plain)
+    honest = np.concatenate([group.scores for group in made if not group.contrast] or [np.zeros(0)])
+    errors = int((honest >= found).sum())
+    assert not errors or measure.upper_bound(errors, len(honest)) <= 0.02
+
+
+def test_heads_that_are_asked_together_share_one_budget() -> None:
+    (group,) = groups(1, (1000, False))
+    budget = calibrate.Budget(0.05, 0.01, 0.1)
+    first = calibrate.threshold([group], budget, share=0.2)
+    taken = group.scores >= first
+    assert taken.sum() == 2
+    other = np.random.default_rng(2).random(1000)
+    second = calibrate.threshold([calibrate.Group(other, taken, False)], budget)
+    assert (taken | (other >= second)).sum() == 10
+
+
+def test_no_honest_texts_is_no_threshold() -> None:
+    with pytest.raises(ValueError, match="no honest texts"):
+        calibrate.threshold([], calibrate.Budget(0.1, 0.1, 0.1))
