@@ -27,17 +27,20 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .catalog import OptionError
+from .runtime import Session
 from .windows import SPECIAL, Window, span, split
 
 MODELS = Path(__file__).parent / "models"
 DEFAULT_MODEL = "minilm-heads"
 WIDTH = 384
-"""Numbers in an embedding."""
+"""Numbers in the embedding of one layer."""
+LAYERS = ("embedding", "middle")
+"""Outputs that are embeddings: of the last layer, and of one in the middle, which knows more of what the heads were
+not trained for. A model may lack the second."""
 SHARED, MOMENT = 512, 2.0
 """How many windows at most, and for how many seconds, classifiers share (1.7 kB a window)."""
 
@@ -94,8 +97,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What the encoder made of one text: for each of w windows its logits (w, labels) and its mean embedding of
-    length 1 (w, 384), float32. A text without a token has no window. `offsets` are each token's own [start, end)."""
+    """What the encoder made of one text: for each of w windows its logits (w, labels) and its mean embeddings, one of
+    length 1 for each layer, side by side (w, 384 * layers), float32. A text without a token has no window. `offsets`
+    are each token's own [start, end)."""
 
     logits: NDArray[np.float32]
     embeddings: NDArray[np.float32]
@@ -151,18 +155,6 @@ def _verified(path: Path, expected: str) -> bytes:
     return raw
 
 
-def _session(model: bytes) -> ort.InferenceSession:
-    """What runs the weights: one thread per call."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
-
-
 class Encoder:
     """The weights and the tokenizer of one model directory, one thread per call; safe to share between threads.
 
@@ -186,7 +178,9 @@ class Encoder:
 
     def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
         self.card = card
-        self._session = _session(model)
+        self._session = Session(model)
+        made = {output.name for output in self._session.get_outputs()}
+        self.layers = tuple(name for name in LAYERS if name in made)
         self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
@@ -206,14 +200,15 @@ class Encoder:
         return self.tokens(before[-REACH:])[0][-self.card.context :]
 
     def run(self, ids: Ids, context: Ids = NOTHING) -> _Row:
-        """Logits (labels,) and pooled embedding (384,) of one window of token ids (n,) behind its `context`, specials
-        not included. Raises ArithmeticError where the model answers with NaN or infinity."""
+        """Logits (labels,) and embeddings (384 * layers,) of one window of token ids (n,) behind its `context`,
+        specials not included. Raises ArithmeticError where the model answers with NaN or infinity."""
         card = self.card
         before = [*context, card.last] if len(context) else []
         row = np.concatenate(([card.first], before, ids, [card.last])).astype(np.int64)[None, :]
-        logits, pooled = self._session.run(
-            ["logits", "embedding"], {"input_ids": row, "attention_mask": np.ones_like(row)}
+        logits, *layers = self._session.run(
+            ["logits", *self.layers], {"input_ids": row, "attention_mask": np.ones_like(row)}
         )
+        pooled = np.concatenate(layers, axis=1)
         if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
             raise ArithmeticError(f"model {card.name} answered with a number that is not finite")
         return logits[0], pooled[0]
@@ -247,7 +242,9 @@ class Encoder:
                 rows.append(run(part, context))
             which.append(known[key])
         logits = np.stack([row[0] for row in rows])[which] if rows else np.zeros((0, len(self.card.heads)), np.float32)
-        embeddings = np.stack([row[1] for row in rows])[which] if rows else np.zeros((0, WIDTH), np.float32)
+        embeddings = (
+            np.stack([row[1] for row in rows])[which] if rows else np.zeros((0, WIDTH * len(self.layers)), np.float32)
+        )
         return Passes(logits, embeddings, windows, offsets)
 
 
