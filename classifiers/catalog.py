@@ -15,6 +15,7 @@ KINDS: dict[str, str] = {
     "secrets": "classifiers.secrets:Secrets",
     "pii": "classifiers.pii:PersonalData",
     "embedded": "classifiers.embedded:Embedded",
+    "judge": "classifiers.judge:Judge",
 }
 
 

@@ -1,0 +1,109 @@
+"""Options of a classifier, read one by one: each mistake is an OptionError that names the option and what to write."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .catalog import OptionError
+
+_LABEL = re.compile(r"\S{1,128}")  # as policies can name it, behind "classifier."
+
+
+class Options:
+    """The options as an author wrote them. Every reader raises OptionError."""
+
+    def __init__(self, options: Mapping[str, Any], known: Collection[str]) -> None:
+        for option in options:
+            if option not in known:
+                raise OptionError(str(option), "no such option", "one of " + ", ".join(sorted(known)))
+        self._options = options
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._options
+
+    def text(self, name: str, default: str | None = None, mend: str = "") -> str:
+        """A text that is not blank; required where there is no default."""
+        value = self._options.get(name, default)
+        if value is None:
+            raise OptionError(name, "is missing", mend)
+        if not isinstance(value, str) or not value.strip():
+            raise OptionError(name, "must be a text", mend)
+        return value
+
+    def maybe_text(self, name: str, mend: str = "") -> str | None:
+        """A text that is not blank, or None where it is left out."""
+        return self.text(name, mend=mend) if name in self._options else None
+
+    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
+        """One of some words."""
+        value = self._options.get(name, default)
+        if value not in choices:
+            raise OptionError(name, "is missing" if value is None else f"{value!r} is unknown", _one_of(choices))
+        return str(value)
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number from `low` to `high`."""
+        value = self._options.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise OptionError(name, f"must be a whole number from {low} to {high}", f"for example {default}")
+        return value
+
+    def share(self, name: str, default: float) -> float:
+        """A number from 0 to below 1."""
+        value = self._options.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise OptionError(name, "must be a number from 0 to below 1", f"for example {default}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._options.get(name, default)
+        if not isinstance(value, bool):
+            raise OptionError(name, "must be true or false")
+        return value
+
+    def mapping(self, name: str, default: Mapping[str, Any] | None = None, mend: str = "") -> dict[str, Any]:
+        """A mapping with text for keys; not empty unless `default` is."""
+        value = self._options.get(name, default)
+        if value is None:
+            raise OptionError(name, "is missing", mend)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise OptionError(name, "must be a mapping with text for keys", mend or "quote what YAML reads otherwise")
+        if not value and name in self._options:
+            raise OptionError(name, "is empty", mend)
+        return dict(value)
+
+    def labels(self, name: str, default: Mapping[str, str] | None = None, mend: str = "") -> dict[str, str]:
+        """A mapping from what a model says to the label that policies name."""
+        table = self.mapping(name, default, mend)
+        for said, label in table.items():
+            check_label(name, label, f"what {said!r} is called in policies")
+        return table
+
+    def file(self, name: str) -> tuple[Path, bytes]:
+        """The path and the content of a file; relative paths start where the process was started."""
+        path = Path(self.text(name, mend="the path of a file"))
+        try:
+            return path, path.read_bytes()
+        except OSError as error:
+            raise OptionError(name, f"cannot read {path}: {error.strerror}", "name a file that can be read") from None
+
+
+def check_label(option: str, label: object, mend: str = "a text without blanks") -> str:
+    """`label` where policies can name it. Raises OptionError."""
+    if not isinstance(label, str) or not _LABEL.fullmatch(label):
+        raise OptionError(option, f"{label!r} is no label: a text of 1 to 128 characters without blanks", mend)
+    return label
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return "one of " + ", ".join(choices)
