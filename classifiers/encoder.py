@@ -179,8 +179,7 @@ class Encoder:
     def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
         self.card = card
         self._session = Session(model)
-        made = {output.name for output in self._session.get_outputs()}
-        self.layers = tuple(name for name in LAYERS if name in made)
+        self.layers = tuple(name for name in LAYERS if name in self._session.outputs)
         self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
@@ -205,9 +204,7 @@ class Encoder:
         card = self.card
         before = [*context, card.last] if len(context) else []
         row = np.concatenate(([card.first], before, ids, [card.last])).astype(np.int64)[None, :]
-        logits, *layers = self._session.run(
-            ["logits", *self.layers], {"input_ids": row, "attention_mask": np.ones_like(row)}
-        )
+        logits, *layers = self._session.run(row, ["logits", *self.layers])
         pooled = np.concatenate(layers, axis=1)
         if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
             raise ArithmeticError(f"model {card.name} answered with a number that is not finite")

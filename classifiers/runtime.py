@@ -1,0 +1,50 @@
+"""What runs the weights: one ONNX Runtime session, one thread per call, the interpreter lock released.
+
+Rows of one call must be equally long: nothing is padded, and each row's answer is bit for bit what it is alone.
+
+Decision: ONNX Runtime and nothing beside it. Why: on the graph that `training.graph` writes, OpenVINO was not quicker
+at any length (`python -m tests.bench.encoder --openvino` says it again), takes 180 MB more, compiles 14 ms and keeps
+7 MB for every new length, and reports its import to its makers. Cost: none known on CPUs with VNNI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+# The kernel that adds and normalises in one step takes five times as long as the two that do it in turn.
+_SLOW = ["SkipLayerNormFusion"]
+
+
+class Session:
+    """One model, safe to share between threads. `outputs` are the names of what it can give.
+
+    Raises onnxruntime's errors for bytes that are no model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW)
+        self.outputs = tuple(made.name for made in self._session.get_outputs())
+        self._masked = any(given.name == "attention_mask" for given in self._session.get_inputs())
+
+    def run(self, ids: Ids, outputs: Sequence[str] = ("logits", "embedding")) -> list[Floats]:
+        """The `outputs` named, (n, labels) or (n, width) each, for rows of token ids (n, t), special tokens
+        included."""
+        feed = {"input_ids": ids}
+        if self._masked:
+            feed["attention_mask"] = np.ones_like(ids)
+        made: list[Floats] = self._session.run(list(outputs), feed)
+        return made
