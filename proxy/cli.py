@@ -16,6 +16,7 @@ from rich.console import Console
 from .audit_cli import app as audit_app
 from .config import ConfigError, Settings
 from .config import load as load_settings
+from .evaluate_cli import evaluate
 from .logs import configure_logs
 from .server import CannotServe, Running, run
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(audit_app, name="audit")
+app.command("eval")(evaluate)
 out = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
