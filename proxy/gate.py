@@ -176,6 +176,17 @@ class Gate:
             channel.closed = channel.closed or clean or channel.kind is not Kind.CALL
         self._settled = True
 
+    def ready(self) -> bool:
+        """Whether there is anything to do: to judge, or to release."""
+        if not self._queue:
+            return False
+        if not self._enforcing:
+            return True
+        for _, channel, end in self._queue[0][1]:
+            if end > channel.approved:
+                return self.due()
+        return True
+
     def due(self) -> bool:
         """Whether it is time to judge: something would leave after it, or the stream has ended."""
         if not self._enforcing:

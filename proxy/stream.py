@@ -42,7 +42,11 @@ class Streamed:
         self._reader: StreamReader = exchange.dialect.reader(request)
         self._gate = Gate(self._guard.hold_back, enforcing=self._guard.enforcing)
         self._head = Answer(response.status, relayed(response), b"")
-        self._opaque: set[tuple[str, str]] = set()
+        self._decoder = Decoder()
+        self._most = exchange.max_answer
+        self._problem: Malformed | Undecodable | None = None
+        self._unjudged: list[Part] = []  # parts that hold something that is no text
+        self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
 
     async def run(self) -> None:
         response, reader = self._response, self._reader
@@ -77,40 +81,46 @@ class Streamed:
 
     async def _relay(self) -> None:
         """All of the stream, to its end. Raises Blocked, UpstreamError, Malformed and Undecodable."""
-        response, reader, gate, decoder = self._response, self._reader, self._gate, Decoder()
-        most = self._exchange.max_answer
-        while not reader.complete and (chunk := await response.next()) is not None:
-            opaque = self._take(decoder.frames(chunk))
-            if opaque:
-                await self._judge_opaque(opaque)
+        response, reader, gate = self._response, self._reader, self._gate
+        while not reader.complete and await response.pump(self._taste):
+            if self._problem is not None:
+                raise self._problem
+            if self._unjudged:
+                await self._judge_opaque()
             if gate.due():
                 await self._judge(gate.question())
             releases = gate.release()
             if releases:
                 await self._release(releases)
-            if gate.size > most:
-                raise Malformed(f"more than {most} bytes of its stream would have to be kept")
-        opaque = self._take(decoder.last_frames())
-        if opaque:
-            await self._judge_opaque(opaque)
+            if gate.size > self._most:
+                raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
+        self._take(self._decoder.last_frames())
+        await self._judge_opaque()
         gate.finish(clean=reader.complete or reader.finished)
         await self._last_words()
 
-    def _take(self, frames: list[bytes]) -> list[Part]:
-        """Put events into the gate, up to the one that says the stream is over. Returns those that hold something
-        that is no text. Raises Malformed and Undecodable."""
+    def _taste(self, chunk: bytes) -> bool:
+        """Put a piece of the stream into the gate. True where there is something to do then."""
+        try:
+            self._take(self._decoder.frames(chunk))
+        except (Malformed, Undecodable) as error:
+            self._problem = error
+            return True
+        gate = self._gate
+        return gate.ready() or bool(self._unjudged) or self._reader.complete or gate.size > self._most
+
+    def _take(self, frames: list[bytes]) -> None:
+        """Put events into the gate, up to the one that says the stream is over. Raises Malformed and Undecodable."""
         reader, gate = self._reader, self._gate
-        opaque: list[Part] = []
         for raw in frames:
             if reader.complete:
-                break
+                return
             part = reader.repeat(raw)
             if part is None:
                 part = reader.read(read(raw))
                 if part.unscannable:
-                    opaque.append(part)
+                    self._unjudged.append(part)
             gate.push(part)
-        return opaque
 
     async def _last_words(self) -> None:
         """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""
@@ -144,8 +154,9 @@ class Streamed:
             raise Blocked(decision)
         self._gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in decision.masks])
 
-    async def _judge_opaque(self, parts: list[Part]) -> None:
-        """Judge what in `parts` is no text, or raise Blocked: it is whole where it stands, so it need not wait."""
+    async def _judge_opaque(self) -> None:
+        """Judge what came and is no text, or raise Blocked: it is whole where it stands, so it need not wait."""
+        parts, self._unjudged = self._unjudged, []
         fresh = [item for part in parts for item in part.unscannable if item not in self._opaque]
         if not fresh:
             return

@@ -11,7 +11,7 @@ import asyncio
 import os
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import cast
 from urllib.parse import urlsplit
@@ -73,6 +73,17 @@ class Response:
         if data is None:
             self._connection = None
         return data
+
+    async def pump(self, taste: Callable[[bytes], bool]) -> bool:
+        """Give what arrives to `taste`, where it arrives, until it says True; False at the end. Raises UpstreamError.
+
+        Most pieces of a stream change nothing that anybody waits for: they need not wake a task each."""
+        if self._connection is None:
+            return False
+        if await self._connection.pump(taste):
+            return True
+        self._connection = None
+        return False
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
@@ -249,6 +260,8 @@ class _Connection(asyncio.Protocol):
         self._complete = False
         self._asked = False
         self._paused = False
+        self._taste: Callable[[bytes], bool] | None = None
+        self._sated = False
         self._error: UpstreamError | None = None
 
     # -- for Upstream and Response
@@ -278,6 +291,31 @@ class _Connection(asyncio.Protocol):
                 raise self._error
             self._deadline = self._loop.time() + self._gap
             await self._wait()
+        return self._taken()
+
+    async def pump(self, taste: Callable[[bytes], bool]) -> bool:
+        while not (self._body and taste(self._taken())):
+            if self._body:
+                continue
+            if self._complete:
+                self._finish()
+                return False
+            if self._error:
+                self.abandon()
+                raise self._error
+            self._deadline = self._loop.time() + self._gap
+            self._taste = taste
+            try:
+                await self._wait()
+            finally:
+                self._taste = None
+            if self._sated:
+                self._sated = False
+                break
+        return True
+
+    def _taken(self) -> bytes:
+        """What has arrived; from now on there is room for more."""
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         self._buffered = 0
@@ -319,6 +357,13 @@ class _Connection(asyncio.Protocol):
         if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        if self._taste is not None and self._body:
+            # Its reader waits: a reader that does not is given nothing, and the upstream is told to wait in time.
+            self._deadline = self._loop.time() + self._gap
+            self._sated = self._taste(self._taken())
+            if not (self._sated or self._complete or self._error):
+                return
+            self._taste = None
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
