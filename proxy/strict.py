@@ -33,6 +33,11 @@ def parse(body: bytes | str, max_depth: int = MAX_DEPTH) -> Any:
         tree = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"not valid JSON: {error}") from None
+    # Too few brackets to be too deep. And without an escaped ':' all colons of `raw` that are not a lost member's or in
+    # a lost member are in the tree as well: writing it again finds as many, or one was lost.
+    shallow = raw.count(b"{") + raw.count(b"[") <= max_depth
+    if shallow and b"\\u003" not in raw and orjson.dumps(tree).count(b":") == raw.count(b":"):
+        return tree
     try:
         members = _members(tree, max_depth)
     except RecursionError:

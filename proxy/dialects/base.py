@@ -22,6 +22,9 @@ class BadRequest(ValueError):
         self.param = param
 
 
+_HOLDS_TEXT = frozenset({str, dict, list})
+
+
 @dataclass(slots=True)
 class Body:
     """What a request or an answer says. `unscannable` holds (origin, kind) of parts that are no text: an image, a
@@ -37,19 +40,23 @@ class Body:
 
     def leaves(self, value: Any, role: Role, origin: str, vocabulary: frozenset[str]) -> None:
         """Every string leaf and object key in `value`, but for words of the dialect's own vocabulary."""
-        if isinstance(value, str):
-            if value not in vocabulary:
-                self.add(role, value, origin)
-        elif isinstance(value, dict):
+        kind = type(value)
+        if kind is str:
+            if value and value not in vocabulary:
+                self.messages.append(Message(role, value, origin))
+        elif kind is dict:
             for key, inner in value.items():
+                known = key in vocabulary
+                if known and type(inner) not in _HOLDS_TEXT:
+                    continue
                 place = f"{origin}/{escaped(key)}"
-                if key not in vocabulary:
+                if not known:
                     self.add(role, key, place + "#key")
-                if inner is not None:
-                    self.leaves(inner, role, place, vocabulary)
-        elif isinstance(value, list):
+                self.leaves(inner, role, place, vocabulary)
+        elif kind is list:
             for index, inner in enumerate(value):
-                self.leaves(inner, role, f"{origin}/{index}", vocabulary)
+                if type(inner) in _HOLDS_TEXT:
+                    self.leaves(inner, role, f"{origin}/{index}", vocabulary)
 
     def arguments(self, text: str, origin: str) -> None:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""

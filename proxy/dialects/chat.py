@@ -11,7 +11,7 @@ from classifiers.base import Role
 
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
-from .chat_body import ROLES, VOCABULARY, check_shape, error_of, read_choice, read_message, trace_of
+from .chat_body import ROLES, VOCABULARY, check_shape, error_of, read_choice, read_message, says_nothing, trace_of
 from .chat_stream import ChatReader
 
 
@@ -33,12 +33,15 @@ class Chat:
             choices=tree.get("n") or 1,
         )
         for key, value in tree.items():
-            place = "/" + escaped(key)
             if key == "messages":
                 for index, message in enumerate(value):
                     role = ROLES.get(message.get("role"), Role.USER)
                     read_message(request, message, role, f"/messages/{index}")
-            elif key in {"tools", "functions", "response_format"}:
+                continue
+            if says_nothing(key, value):
+                continue
+            place = "/" + escaped(key)
+            if key in {"tools", "functions", "response_format"}:
                 request.leaves(value, Role.TOOL_DEFINITION, place, VOCABULARY)
             else:
                 if key not in VOCABULARY:
@@ -51,6 +54,8 @@ class Chat:
             raise Malformed("the answer is not a JSON object")
         body = Body()
         for key, value in tree.items():
+            if says_nothing(key, value):
+                continue
             place = "/" + escaped(key)
             if key == "choices" and isinstance(value, list):
                 for index, choice in enumerate(value):

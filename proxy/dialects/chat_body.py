@@ -49,6 +49,7 @@ OPAQUE = {
     "audio": "audio",
     "video_url": "video",
 }
+_PLAIN = frozenset({int, float, bool, type(None)})
 _SPELLING = frozenset({"token", "logprob", "bytes", "top_logprobs", "content", "refusal"})
 REASONING = frozenset({"reasoning_content", "reasoning"})
 
@@ -74,9 +75,16 @@ def check_shape(tree: dict[str, Any]) -> None:
         raise BadRequest("'n' must be an integer from 1 to 128.", "n")
 
 
+def says_nothing(key: str, value: Any) -> bool:
+    """Whether a member is a number, a flag or a null under one of the API's own names."""
+    return type(value) in _PLAIN and key in VOCABULARY
+
+
 def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -> None:
     """One message of a request, or the message of an answer's choice."""
     for key, value in message.items():
+        if says_nothing(key, value) or (type(value) is str and key == "role" and value in VOCABULARY):
+            continue
         place = f"{origin}/{escaped(key)}"
         if value is None:
             read_key(body, key, role, place)
@@ -188,6 +196,8 @@ def read_choice(body: Body, choice: Any, origin: str) -> None:
     if not isinstance(choice, dict):
         raise Malformed("a choice is not a JSON object")
     for key, value in choice.items():
+        if says_nothing(key, value):
+            continue
         place = f"{origin}/{escaped(key)}"
         if value is None:
             read_key(body, key, Role.SETTING, place)
