@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from classifiers.base import Classifier
-from classifiers.catalog import KINDS, OptionError, create
+from classifiers.catalog import KINDS, PATHS, OptionError, create
 
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
@@ -137,7 +138,7 @@ def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, C
             document.problems.append(document.problem((*path, "kind"), f"no classifier kind '{spec.kind}'", mend))
             continue
         try:
-            classifiers[name] = create(spec.kind, name, spec.options)
+            classifiers[name] = create(spec.kind, name, _located(spec, document.file))
         except OptionError as error:
             option = tuple(int(part) if part.isdigit() else part for part in error.option.split("."))
             what = f"{error.option}: {error.problem}"
@@ -146,6 +147,15 @@ def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, C
             what = f"classifier '{name}' cannot be made: {type(error).__name__}: {error}"
             document.problems.append(document.problem(path, what, at_key=True))
     return classifiers
+
+
+def _located(spec: ClassifierSpec, file: str) -> dict[str, Any]:
+    """The options, with paths from the directory of the policy file that names them."""
+    options = spec.options
+    for name in PATHS.get(spec.kind, ()):
+        if isinstance(options.get(name), str) and options[name].strip():
+            options[name] = str(Path(file).parent / options[name])
+    return options
 
 
 def _names(
