@@ -15,8 +15,12 @@ KINDS: dict[str, str] = {
     "secrets": "classifiers.secrets:Secrets",
     "pii": "classifiers.pii:PersonalData",
     "embedded": "classifiers.embedded:Embedded",
+    "taught": "classifiers.taught:Taught",
     "judge": "classifiers.judge:Judge",
 }
+
+# Options that name files: in a policy file they start from its own directory.
+PATHS: dict[str, tuple[str, ...]] = {"taught": ("path",)}
 
 
 class OptionError(ValueError):
