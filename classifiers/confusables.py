@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from .matcher import compile_expression, find_all
 
@@ -33,35 +34,88 @@ for _start in (0x1F1E6, 0x1F150, 0x1F170):
 
 _MOSTLY_ASCII = 0.8
 _CLASS = "".join(rf"\x{{{point:x}}}" for point in _TABLE)
-# Python's own engine is the quicker one for single letters of the basic plane, of which Russian text has hundreds.
-_ODD = re.compile("[" + "".join(map(re.escape, map(chr, filter(lambda point: point < 0x10000, _TABLE)))) + "]")
-_ODD_FAR = compile_expression(r"[\x{1f1e6}-\x{1f1ff}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}]")
+_LETTERS: dict[str, str] = {chr(point): latin for point, latin in _TABLE.items()}
 _MIXED = compile_expression(rf"[\pL\pM\pN_]*(?:[A-Za-z][{_CLASS}]|[{_CLASS}][A-Za-z])[\pL\pM\pN_]*")
-_ACCENTED = compile_expression(r"[A-Za-z]*[\x{c0}-\x{24f}\x{1e00}-\x{1eff}][A-Za-z\x{c0}-\x{24f}\x{1e00}-\x{1eff}]+")
-_FLAG = compile_expression(r"[\x{1f1e6}-\x{1f1ff}]+")
+_ACCENT_CLASS = r"\x{c0}-\x{24f}\x{1e00}-\x{1eff}"
+_ACCENTED = compile_expression(rf"[A-Za-z]*[{_ACCENT_CLASS}][A-Za-z]*[{_ACCENT_CLASS}][A-Za-z{_ACCENT_CLASS}]*")
+_ACCENTS = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
+_FLAGS = re.compile("[\U0001f1e6-\U0001f1ff]+")
 _ACCENT = re.compile("[\u0300-\u036f]")
+_ASCII = bytes(range(128))
+
+
+def latin(text: str) -> str:
+    """An NFKC `text` with Latin letters for those that look like them."""
+    others, odd = _odd(text)
+    if len(_ACCENTS.findall(others)) > 1 or not odd.isdisjoint(_FLAG_LETTERS):
+        return _replaced(text, look_alikes(text))
+    if odd and _mostly_ascii(text, others, odd):
+        for letter in odd:
+            text = text.replace(letter, _LETTERS[letter])
+        return text
+    return _replaced(text, _mixed(text)) if odd else text
+
+
+_ASCII_ODD = frozenset(filter(str.isascii, _LETTERS))  # the grave accent
+_FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 def look_alikes(text: str) -> list[tuple[int, int, str]]:
-    """The replacements (start, end, text), in order, that turn look-alike letters of an NFKC `text` into Latin ones."""
-    found: dict[int, str] = {}
-    odd = [match.start() for match in _ODD.finditer(text)] + [start for start, _ in find_all(_ODD_FAR, text)]
-    if odd:
-        if (len(text.encode("ascii", "ignore")) + len(odd)) >= _MOSTLY_ASCII * len(text):
-            found = {at: _TABLE[ord(text[at])] for at in odd}
-            for start, end in find_all(_FLAG, text):
-                if end - start == 2:  # two alone are a flag, more are letters
-                    del found[start], found[start + 1]
-        else:
-            for start, end in find_all(_MIXED, text):
-                if (word := text[start:end]).translate(_TABLE).isascii():
-                    found |= {at: _TABLE[ord(old)] for at, old in enumerate(word, start) if not old.isascii()}
+    """The replacements (start, end, text), in order, that make `latin(text)`."""
+    others, odd = _odd(text)
+    found: list[tuple[int, int, str]] = []
+    if odd and _mostly_ascii(text, others, odd):
+        found = [(at, at + 1, _LETTERS[letter]) for at, letter in enumerate(text) if letter in odd]
+        if not odd.isdisjoint(_FLAG_LETTERS):
+            # Two alone are a flag, more are letters.
+            flags = {flag.start() + at for flag in _FLAGS.finditer(text) if len(flag[0]) == 2 for at in (0, 1)}
+            found = [edit for edit in found if edit[0] not in flags]
+    elif odd:
+        found = _mixed(text)
+    if len(_ACCENTS.findall(others)) > 1:
+        accents = _accents(text)
+        known = {edit[0] for edit in found}
+        found = sorted(found + [edit for edit in accents if edit[0] not in known])
+    return found
+
+
+def _odd(text: str) -> tuple[str, set[str]]:
+    """All letters that are not ASCII, and which look-alikes there are."""
+    others = text.encode().translate(None, _ASCII).decode()
+    odd = _LETTERS.keys() & set(others)
+    return others, odd | _ASCII_ODD if "`" in text else odd
+
+
+def _mostly_ascii(text: str, others: str, odd: Iterable[str]) -> bool:
+    """Whether nearly all of it reads as ASCII once `odd` is replaced."""
+    return len(text) - len(others) + sum(map(text.count, odd)) >= _MOSTLY_ASCII * len(text)
+
+
+def _mixed(text: str) -> list[tuple[int, int, str]]:
+    """The look-alikes in words of more than one script that read as ASCII once they are replaced."""
+    found = []
+    for start, end in find_all(_MIXED, text):
+        if (word := text[start:end]).translate(_TABLE).isascii():
+            found += [(at, at + 1, _LETTERS[old]) for at, old in enumerate(word, start) if not old.isascii()]
+    return found
+
+
+def _accents(text: str) -> list[tuple[int, int, str]]:
+    """Accented letters without their accents, in words that have at least two of them."""
+    found = []
     for start, end in find_all(_ACCENTED, text):
-        bare = {at: _unaccented(old) for at, old in enumerate(text[start:end], start)}
-        changed = {at: new for at, new in bare.items() if new != text[at]}
+        bare = [(at, at + 1, _unaccented(old)) for at, old in enumerate(text[start:end], start)]
+        changed = [edit for edit in bare if edit[2] != text[edit[0]]]
         if len(changed) >= 2:
-            found = changed | found
-    return [(at, at + 1, new) for at, new in sorted(found.items())]
+            found += changed
+    return found
+
+
+def _replaced(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    letters = list(text)
+    for at, _, new in edits:
+        letters[at] = new
+    return "".join(letters)
 
 
 def _unaccented(letter: str) -> str:

@@ -2,39 +2,47 @@
 
 Percent signs, HTML entities, backslash escapes, base64 (also wrapped, URL-safe, UTF-16), hexadecimal, binary, and
 letters hidden in Unicode tags or variation selectors. What decodes to something that is no text (random keys,
-images, hashes) is left as it is.
+images, hashes) is left as it is: nearly all that looks coded in honest traffic is a name, a number or an id, so what
+matters here is how soon that is known.
 """
 
 from __future__ import annotations
 
 import binascii
-import html
 import re
-from collections.abc import Callable
-from urllib.parse import unquote
+from collections.abc import Callable, Sequence
 
 from .matcher import compile_expression, find_all
 
 _RUN = r"[A-Za-z0-9+/_-]"
 _TURNS = r"(?:[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z])"
 _HEX = r"(?:0x)?[0-9A-Fa-f]{2}"
-_KINDS = (
+_BY_SIGN = (
     r"(?:%[0-9A-Fa-f]{2})+",
     r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});",
     r"(?:\\(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|x[0-9A-Fa-f]{2}|U[0-9A-Fa-f]{8}))+",
     r"[\x{e0020}-\x{e007e}][\x{e0001}-\x{e007f}]*",
     r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]{4,}",
-    r"[01]{8}(?:\s?[01]{8}){2,}",
-    rf"{_HEX}(?:[ ,:;-] ?{_HEX}){{3,}}",
-    # Ordinary words are left out here, for they are many: eight random letters have a turn of case or a digit.
-    rf"(?:{_RUN}{{40,}}\r?\n)+{_RUN}+={{0,2}}|{_RUN}*{_TURNS}{_RUN}*={{0,2}}|[0-9]{{8,}}",
 )
-_CODED = compile_expression("|".join(_KINDS))
+_BY_LIST = (r"[01]{8}(?:\s?[01]{8}){2,}", rf"{_HEX}(?:[ ,:;-] ?{_HEX}){{3,}}")
+# Ordinary words are left out here, for they are many: eight random letters have a turn of case or a digit.
+_BY_RUN = rf"(?:{_RUN}{{40,}}\r?\n)+{_RUN}+={{0,2}}|{_RUN}*{_TURNS}{_RUN}*={{0,2}}|[0-9]{{8,}}"
+_CODED = compile_expression("|".join((*_BY_SIGN, *_BY_LIST, _BY_RUN)))
+_CODED_RUN = compile_expression(_BY_RUN)
 _TURN_IN_EIGHT = "|".join(f"{_RUN}{{{before}}}{_TURNS}{_RUN}{{{6 - before}}}" for before in range(7))
-GATE = ("|".join(_KINDS[:5]), "|".join(_KINDS[5:7]), rf"{_RUN}{{40}}\r?\n|[0-9]{{8}}|{_TURN_IN_EIGHT}")
-"""RE2 expressions of which one matches wherever `decode` could find something."""
+_HEX_TURNED = r"(?:0k)?[0-9N-Sn-s]{2}"
+GATE = (
+    "|".join(_BY_SIGN),
+    "|".join(_BY_LIST),
+    rf"{_RUN}{{40}}\r?\n|[0-9]{{8}}|{_TURN_IN_EIGHT}",
+    # What the first two would find once the alphabet is turned by thirteen; the third finds the same before and after.
+    rf"%[0-9N-Sn-s]{{2}}|&#[kK][0-9N-Sn-s]|\\(?:[hkH][0-9N-Sn-s]{{2}}|h\{{)|"
+    rf"{_HEX_TURNED}(?:[ ,:;-] ?{_HEX_TURNED}){{3}}",
+)
+"""RE2 expressions of which one matches wherever `decode` could find something in a text, or in its rot13 reading."""
+SIGN, LIST, RUN, TURNED = range(len(GATE))
 
-_TURN = re.compile(r"[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z]")
+_TURN = re.compile(_TURNS.encode())
 _PIECE = re.compile(r"[A-Za-z0-9]{8,}={0,2}")
 _BITS = re.compile(r"[01]{8}(?:\s?[01]{8}){2,}")
 _GAPS = re.compile(r"0x|[ ,:;-]")
@@ -45,36 +53,61 @@ _SHORTEST = 8
 _FEWEST_BYTES = 4
 _SURELY_TEXT = 12  # random bytes are all printable ASCII once in 150,000 times
 
+Edit = tuple[int, int, str]
 
-def decode(text: str) -> list[tuple[int, int, str]]:
+
+def decode(text: str) -> list[Edit]:
     """Replacements (start, end, text), in order, that undo one layer of coding; empty where nothing is coded.
     `text` has no lone surrogates."""
-    edits: list[tuple[int, int, str]] = []
-    for start, end in find_all(_CODED, text):
+    return _edits(text, find_all(_CODED, text))
+
+
+def coded_runs(text: str) -> list[tuple[int, int]]:
+    """Where letters and digits stand that could be base64 or numbers."""
+    return find_all(_CODED_RUN, text)
+
+
+def decode_runs(text: str, runs: Sequence[tuple[int, int]]) -> list[Edit]:
+    """`decode` for a text of which no gate but RUN matched; `runs`: its coded runs, or those of its rot13 reading."""
+    return _edits(text, runs)
+
+
+def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
+    edits: list[Edit] = []
+    for start, end in places:
         coded = text[start:end]
-        if end - start < _SHORTEST and coded[0].isalnum():
-            continue
-        reader = _READERS.get(coded[0])
-        if reader is not None:
-            plain = reader(coded)
+        if coded[0] in _RUN_LETTERS:
+            if end - start < _SHORTEST:
+                continue
+            plain, parts = _read(coded)
+            if parts:
+                edits.extend((start + first, start + last, new) for first, last, new in parts)
         elif coded[0] > "\x7f":
             plain = _hidden(coded, text[start - 1 : start])
         else:
-            plain, parts = _read(coded)
-            edits.extend((start + first, start + last, new) for first, last, new in parts)
+            plain = _READERS[coded[0]](coded)
         if plain is not None and plain != coded:
             edits.append((start, end, plain))
     return edits
 
 
-def _read(coded: str) -> tuple[str | None, tuple[tuple[int, int, str], ...]]:
+_RUN_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-")
+
+
+def _read(coded: str) -> tuple[str | None, Sequence[Edit]]:
     """A run of digits and letters: what all of it says as numbers, or else its parts that are base64."""
     plain = _numbers(coded)
-    return plain, () if plain is not None else tuple(_base64(coded))
+    return plain, () if plain is not None else _base64(coded)
 
 
-def _percent(coded: str) -> str | None:
-    return unquote(coded, errors="replace")
+def _percent(coded: str) -> str:
+    return bytes.fromhex(coded.replace("%", "")).decode("utf-8", "replace")
+
+
+def _entity(coded: str) -> str:
+    import html
+
+    return html.unescape(coded)
 
 
 def _escape(coded: str) -> str | None:
@@ -85,7 +118,7 @@ def _escape(coded: str) -> str | None:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-_READERS: dict[str, Callable[[str], str | None]] = {"%": _percent, "&": html.unescape, "\\": _escape}
+_READERS: dict[str, Callable[[str], str | None]] = {"%": _percent, "&": _entity, "\\": _escape}
 
 
 def _hidden(coded: str, before: str) -> str | None:
@@ -112,32 +145,58 @@ def _numbers(coded: str) -> str | None:
     return _text(bytes.fromhex(digits))
 
 
-def _base64(coded: str) -> list[tuple[int, int, str]]:
+def _base64(coded: str) -> Sequence[Edit]:
     """The whole run, or else its lines and the parts between its slashes, dashes and underscores."""
     plain = _base64_text(coded)
     if plain is not None:
         return [(0, len(coded), plain)]
+    if coded.isalnum():
+        return ()
     pieces = (piece.span() for piece in _PIECE.finditer(coded))
     texts = ((*span, _base64_text(coded[slice(*span)])) for span in pieces if span != (0, len(coded)))
     return [(start, end, text) for start, end, text in texts if text is not None]
 
 
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
 def _base64_text(run: str) -> str | None:
-    letters = "".join(run.split()).rstrip("=")
+    letters = run.encode("ascii").translate(_STANDARD, b" \t\r\n\f=")
     if len(letters) < _SHORTEST or not _TURN.search(letters):
         return None  # an ordinary word
-    letters = letters.replace("-", "+").replace("_", "/")
-    if len(letters) % 4 == 1:
+    rest = len(letters) % 4
+    if rest == 1:
         letters = letters[:-1]
+    elif rest:
+        letters += b"==" if rest == 2 else b"="
     try:
-        raw = binascii.a2b_base64(letters + "=" * (-len(letters) % 4), strict_mode=True)
-    except (binascii.Error, ValueError):
+        return _text(binascii.a2b_base64(letters, strict_mode=True))
+    except binascii.Error:  # a list of bytes
         return None
-    return _text(raw)
+
+
+_SIGHT = bytes(range(0x20, 0x7F)) + b"\n\t\r"
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def _text(raw: bytes) -> str | None:
     """`raw` read as UTF-8 or UTF-16, or None where it does not look like something written by a person."""
+    if b"\0" in raw or not raw.isascii():
+        # More than a last character that is cut: no UTF-8. Most of what is random ends here.
+        if b"\0" not in raw and len(raw.decode(errors="ignore").encode()) < len(raw) - 3:
+            return None
+        return _wide_text(raw)
+    odd = len(raw.translate(None, _SIGHT))
+    if odd * 20 > len(raw):
+        return None
+    if odd == 0 and len(raw) >= _SURELY_TEXT:
+        return raw.decode()  # signs and digits too: one more layer of coding may be below
+    letters = len(raw) - len(raw.translate(None, _LETTERS))
+    return None if letters < 3 or (letters + raw.count(b" ")) * 10 < len(raw) * 6 else raw.decode()
+
+
+def _wide_text(raw: bytes) -> str | None:
+    """`_text` for any bytes."""
     if len(raw) >= 6 and len(raw) % 2 == 0 and raw[1::2].count(0) * 5 >= len(raw) * 2:
         text = raw.decode("utf-16-le", "replace")
     else:
@@ -153,12 +212,11 @@ def _text(raw: bytes) -> str | None:
     if odd * 20 > len(text):
         return None
     if len(raw) >= _SURELY_TEXT and odd == 0 and text.isascii():
-        return text  # signs and digits too: one more layer of coding may be below
+        return text
     letters = sum(map(str.isalpha, text))
     latin = sum(map(str.isalpha, text.encode("ascii", "ignore").decode()))
-    mixed = (
-        0 < letters - latin < latin
-    )  # a letter or two of another script among Latin ones: chance, in so short a text
+    # A letter or two of another script among Latin ones: chance, in so short a text.
+    mixed = 0 < letters - latin < latin
     if letters < 3 or mixed or (letters + text.count(" ")) * 10 < len(text) * 6:
         return None
     return text

@@ -2,8 +2,9 @@
 
 Two traps of RE2 sets are closed here. A set whose automaton runs out of memory answers "no match" without a
 word: every set therefore carries a sentinel that matches any text, and an answer without it raises Exhausted.
-And a set of patterns with wide counted gaps (`bomb.{0,60}recipe`) explodes into states: such patterns go
-through a filter on the literals that they need, and run one by one where those literals occur.
+And a set of patterns with wide counted gaps (`bomb.{0,60}recipe`) explodes into states: of such a pattern the set holds
+the beginning alone, where that says enough (`key-[a-z]{40}`); else the pattern goes through a filter on the literals
+that it needs. It runs by itself where its beginning or its literals occur.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import re2
 
 SET_MEMORY = 64 << 20
 """Bytes that the automaton of one set may grow to. It is a limit, not a reservation."""
+
+SMALL_SET_MEMORY = 16 << 20
+"""The same for few expressions: where hostile texts make an automaton grow, it begins anew at this size."""
 
 HEAVY_PROGRAM = 256
 """Instructions from which on a pattern is kept out of the common automaton."""
@@ -103,6 +107,46 @@ def compile_expression(source: str, ignore_case: bool = False) -> Any:
         raise ExpressionError(problem, mend) from None
 
 
+_TOKEN = re.compile(
+    r"\\(?:[pP]\{[^}]*\}|x\{[^}]*\}|.)|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\{(?P<low>\d+)(?:,(?P<high>\d*))?\}|.",
+    re.DOTALL,
+)
+_SHORT_RUN = 8
+_LITERAL = re.compile(r"[\w ]{3}")
+
+
+def beginning(source: str) -> str | None:
+    """A small expression that matches wherever `source` does: cut at its first long counted repeat. None where there is
+    no such repeat outside of groups, or where the literals behind it would say more than the beginning does."""
+    if r"\Q" in source:
+        return None
+    atom = depth = 0
+    for token in _TOKEN.finditer(source):
+        sign = token[0]
+        if sign == ")":
+            depth -= 1
+        elif depth:
+            depth += sign == "("
+        elif sign == "|":
+            return None
+        elif token["low"] is not None:
+            low, high = int(token["low"]), int(token["high"] or 0)
+            if max(low, high) <= _SHORT_RUN:
+                continue
+            short = f"{source[: token.start()]}{{{min(low, _SHORT_RUN)}}}" if low else source[:atom]
+            rest = _TOKEN.sub(lambda each: each[0] if len(each[0]) == 1 else "|", source[token.end() :])
+            return short if short and not _LITERAL.search(rest) else None
+        elif sign not in {"*", "+", "?"}:
+            atom = token.start()
+            depth += sign == "("
+    return None
+
+
+def is_anchored(source: str) -> bool:
+    """Whether it may ask for the beginning or the end of a text or line: then it depends on what stands around."""
+    return any(token[0] in {"^", "$", r"\A", r"\z", r"\Q"} for token in _TOKEN.finditer(source))
+
+
 class Matcher:
     """Which of many expressions may match a text, and where each of them does. Thread-safe.
 
@@ -117,35 +161,39 @@ class Matcher:
         self, expressions: Sequence[Expression], set_memory: int = SET_MEMORY, heavy_program: int = HEAVY_PROGRAM
     ) -> None:
         self._expressions = tuple(expressions)
-        self._sets: list[tuple[Any, tuple[int, ...], int]] = []
-        self._filters: list[tuple[Any, tuple[int, ...], int]] = []
+        self._sets: list[tuple[Any, tuple[int, ...], list[int]]] = []
+        self._filters: list[tuple[Any, tuple[int, ...], list[int]]] = []
         programs = [compile_expression(item.source, item.ignore_case).programsize for item in self._expressions]
         heavy = [index for index, program in enumerate(programs) if program > heavy_program]
+        inside = {index: item for index, item in enumerate(self._expressions) if programs[index] <= heavy_program}
+        doubtful = set(heavy)
+        if heavy_program:
+            inside |= {index: short for index in heavy if (short := _tame(self._expressions[index], heavy_program))}
+            heavy = [index for index in heavy if index not in inside]
         if heavy:
             # What needs no literal would be run one by one on every text: better in a set, unless it is too large.
             free = set(self._build_filter(heavy).Match(_FILTER_SENTINEL, potential=True)[:-1])
             stay = [i for at, i in enumerate(heavy) if at not in free or programs[i] > HEAVY_PROGRAM]
             if stay:
-                self._filters.append((self._build_filter(stay), tuple(stay), len(stay)))
-            heavy = stay
-        self._doubtful = frozenset(heavy)
-        self._build_sets([i for i in range(len(self._expressions)) if i not in self._doubtful], set_memory)
+                self._filters.append((self._build_filter(stay), tuple(stay), [len(stay)]))
+            doubtful -= set(heavy) - set(stay)
+            inside |= {i: self._expressions[i] for i in heavy if i not in stay}
+        self._doubtful = frozenset(doubtful)
+        # What an automaton needs to be quick grows with its expressions: thousands of states, for each a few kB.
+        memory = max(SMALL_SET_MEMORY, 2048 * sum(programs[index] for index in inside))
+        self._build_sets(sorted(inside.items()), min(set_memory, memory))
 
     def candidates(self, data: bytes) -> list[int]:
         """Indices of all expressions that match `data`, and perhaps a few that do not. Raises Exhausted."""
         found: list[int] = []
-        for regex_set, members, sentinel in self._sets:
+        for regex_set, members, clear in self._sets:
             hits = regex_set.Match(data)
-            if hits is None or sentinel not in hits:
-                raise Exhausted("the automaton of the patterns ran out of memory")
-            if len(hits) > 1:
-                found.extend(members[hit] for hit in hits if hit != sentinel)
-        for regex_filter, members, sentinel in self._filters:
+            if hits != clear:
+                found += _known(hits, members, clear[0])
+        for regex_filter, members, clear in self._filters:
             hits = regex_filter.Match(data + _FILTER_SENTINEL, potential=True)
-            if hits is None or sentinel not in hits:
-                raise Exhausted("the filter of the patterns ran out of memory")
-            if len(hits) > 1:
-                found.extend(members[hit] for hit in hits if hit != sentinel)
+            if hits != clear:
+                found += _known(hits, members, clear[0])
         return found
 
     def hits(self, data: bytes) -> list[int]:
@@ -167,25 +215,24 @@ class Matcher:
         match = compile_expression(expression.source, expression.ignore_case).search(data, start)
         return None if match is None else match.span(expression.group)
 
-    def _build_sets(self, indices: list[int], memory: int) -> None:
-        if not indices:
+    def _build_sets(self, items: Sequence[tuple[int, Expression]], memory: int) -> None:
+        if not items:
             return
         regex_set = re2.Set.SearchSet(_options(False, memory))
-        for index in indices:
+        for _, expression in items:
             # The options hold for all of a set, so letter case is said in the source: one set is one pass.
-            expression = self._expressions[index]
             regex_set.Add((b"(?i)" if expression.ignore_case else b"") + expression.source.encode())
         sentinel = regex_set.Add(_SENTINEL)
         try:
             regex_set.Compile()
         except re2.error:
-            if len(indices) == 1:
+            if len(items) == 1:
                 raise ExpressionError("pattern too large", "split it into several patterns") from None
-            half = len(indices) // 2
-            self._build_sets(indices[:half], memory)
-            self._build_sets(indices[half:], memory)
+            half = len(items) // 2
+            self._build_sets(items[:half], memory)
+            self._build_sets(items[half:], memory)
             return
-        self._sets.append((regex_set, tuple(indices), sentinel))
+        self._sets.append((regex_set, tuple([index for index, _ in items]), [sentinel]))
 
     def _build_filter(self, indices: list[int]) -> Any:
         """A filter over the literals that the expressions need; the sentinel comes last."""
@@ -196,6 +243,26 @@ class Matcher:
         regex_filter.Add(_FILTER_SENTINEL, _options(False))
         regex_filter.Compile()
         return regex_filter
+
+
+def _known(hits: Sequence[int] | None, members: Sequence[int], sentinel: int) -> list[int]:
+    """What an answer of a set or filter names, but for its sentinel. Raises Exhausted where that is missing."""
+    if hits is None or sentinel not in hits:
+        raise Exhausted("the automaton of the patterns ran out of memory")
+    return [members[hit] for hit in hits if hit != sentinel]
+
+
+def _tame(expression: Expression, largest: int) -> Expression | None:
+    """The beginning of a large expression, where that is small enough and not found in every text."""
+    short = beginning(expression.source)
+    if short is None:
+        return None
+    try:
+        compiled = compile_expression(short, expression.ignore_case)
+    except ExpressionError:
+        return None
+    fits = compiled.programsize <= largest and compiled.search(b"") is None
+    return Expression(short, expression.ignore_case) if fits else None
 
 
 def _options(ignore_case: bool, memory: int | None = None) -> Any:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,21 +22,31 @@ import re2
 
 from .base import Finding, Message
 from .catalog import OptionError
-from .matcher import Expression, ExpressionError, Matcher, code_points, compile_expression, encode
-from .views import Readings, only_turned, rotated, views
+from .matcher import (
+    Expression,
+    ExpressionError,
+    Matcher,
+    code_points,
+    compile_expression,
+    encode,
+    is_anchored,
+)
+from .views import APART, Readings, gates_of, rotated, views
 
 RULES = "patterns-1"
 MOST_SPANS = 256
 """Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
 
 _KEYS = frozenset({"regex", "words", "ignore_case", "word_boundary", "score"})
-_ANCHOR = re.compile(r"(?<!\[)\^|\$|\\[Az]")  # it also takes some escaped signs for anchors, which only costs time
 _BLANKS = r"[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+"
 # Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
 _WORD_START = (
     r"(?:^|[^\pL\pM\pN_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}])"
 )
 _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO", "YI ")
+
+
+_APART = APART.encode()
 
 
 class ViewsTruncated(RuntimeError):
@@ -67,7 +76,7 @@ class Patterns:
         self._patterns = tuple(patterns)
         self._use_views = use_views
         self._matcher = Matcher([pattern.expression for pattern in patterns])
-        self._joinable = not any(_ANCHOR.search(pattern.expression.source) for pattern in patterns)
+        self._joinable = not any(is_anchored(pattern.expression.source) for pattern in patterns)
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
         self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
 
@@ -91,45 +100,46 @@ class Patterns:
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points of the raw text."""
-        texts = [encode(message.text) for message in messages]
-        readings: Sequence[Readings | None] | None = None
-        if self._joinable:
-            readings = self._readings(messages, texts)
-            if self._all_clear(texts, readings):
-                return []
+        if self._joinable and self._all_clear([message.text for message in messages]):
+            return []
         findings: list[Finding] = []
-        for index, (message, data) in enumerate(zip(messages, texts, strict=True)):
+        for index, message in enumerate(messages):
+            data = encode(message.text)
             seen = [(hit, start, end) for hit in self._matcher.hits(data) for start, end in self._spans(hit, data)]
             if self._use_views:
-                known = readings[index] if readings else None
-                seen += self._disguised(message.text, _whole(message.text) if known is None else known, seen)
+                seen += self._disguised(message.text, _whole(message.text), seen)
             for hit, start, end in seen:
                 pattern = self._patterns[hit]
                 findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
         return findings
 
-    def _readings(self, messages: Sequence[Message], texts: Sequence[bytes]) -> list[Readings | None]:
-        """The readings of each text; None where rot13 is the only one, or where no view is wanted."""
-        if not self._use_views or only_turned(b"\n".join(texts)) is not None:
-            return [None] * len(texts)
-        return [
-            _whole(message.text) if only_turned(data) is None else None
-            for message, data in zip(messages, texts, strict=True)
-        ]
-
-    def _all_clear(self, texts: Sequence[bytes], readings: Sequence[Readings | None]) -> bool:
+    def _all_clear(self, texts: Sequence[str]) -> bool:
         """Whether no text and no reading of one can match: all of them in one pass, which costs a tenth of many.
 
         A match without anchors depends on nothing beyond its own letters, and a newline is as good a word boundary
-        as the end of a text: what matches in one text matches in the joined one.
+        as the end of a text: what matches in one text matches in the joined one. And what a text in plain ASCII reads
+        as in joined texts, it reads as alone.
         """
-        parts = list(texts)
-        if self._use_views:
-            parts.append(
-                rotated(b"\n".join([text for text, known in zip(texts, readings, strict=True) if known is None]))
-            )
-            parts += [view.text.encode() for known in readings if known is not None for view in known]
-        return not self._matcher.hits(b"\n".join(parts))
+        whole = APART.join(texts)
+        data = encode(whole)
+        if not self._use_views:
+            return not self._matcher.hits(data)
+        if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
+            return False
+        gates = gates_of(data)
+        honest = whole.isascii()
+        if honest and not gates:
+            return True
+        groups = [whole] if honest else [text for text in texts if not text.isascii()]
+        if gates and not honest:
+            groups.append(APART.join([text for text in texts if text.isascii()]))
+        parts: list[str] = []
+        for group in groups:
+            readings = views(group, gates if honest else None)
+            if readings.truncated:
+                return False
+            parts += [view.text for view in readings if view.name != "rot13"]
+        return not (parts and self._matcher.hits(APART.join(parts).encode()))
 
     def _disguised(
         self, text: str, readings: Readings, seen: Sequence[tuple[int, int, int]]

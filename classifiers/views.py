@@ -18,8 +18,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from .confusables import look_alikes
-from .decoding import GATE, decode
+from .confusables import latin, look_alikes
+from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
 from .matcher import Expression, Matcher, compile_expression, find_all, replace_surrogates
 
 GROWTH, GROWTH_BASE = 16, 4096
@@ -69,23 +69,19 @@ class Readings(tuple[View, ...]):
     deeper: bool = False
 
 
-def views(text: str) -> Readings:
-    """The readings of `text` that differ from it and from each other. Linear time, no exceptions for any str."""
+def views(text: str, gates: Sequence[int] | None = None) -> Readings:
+    """The readings of `text` that differ from it and from each other. Linear time, no exceptions for any str.
+    `gates`: what `gates_of` says of it, where that is known."""
     clean = text if text.isascii() else replace_surrogates(text)
-    if len(clean) < 3:
-        return _NONE if clean.isascii() else _Growth(clean).readings()
-    if (turned := only_turned(clean.encode())) is not None:
-        read = turned.decode()
-        return (
-            Readings((View("rot13", read, View("raw", clean, None, _nothing), _nothing),)) if read != clean else _NONE
-        )
-    return _Growth(clean).readings()
+    if len(clean) < 3 and clean.isascii():
+        return _NONE
+    return _Growth(clean).readings(gates_of(clean.encode()) if gates is None or clean is not text else gates)
 
 
-def only_turned(data: bytes) -> bytes | None:
-    """Most texts are plain ASCII with nothing to undo: their rot13 reading, the only one; None for any other text.
-    Where lines joined by newlines have one reading alone, so has each of them."""
-    return None if not data.isascii() or _GATES.candidates(data) else rotated(data)
+def gates_of(data: bytes) -> Sequence[int]:
+    """Which disguises a text in UTF-8 may wear. None at all, and plain ASCII: its one reading is `rotated`. Texts
+    joined by APART have together the gates that any of them has."""
+    return _GATES.candidates(data)
 
 
 def rotated(data: bytes) -> bytes:
@@ -103,6 +99,17 @@ def plain(text: str) -> str:
     return text
 
 
+class _Node(NamedTuple):
+    """A reading that may have readings of its own. `turned`: it is the rot13 reading of one with these gates and coded
+    runs, where all that is coded in it is coded runs."""
+
+    view: View
+    depth: int
+    gates: Sequence[int]
+    turned: bool = False
+    runs: Sequence[tuple[int, int]] | None = None
+
+
 class _Growth:
     """The views of one text while they are found."""
 
@@ -113,60 +120,67 @@ class _Growth:
         self._truncated = self._deeper = False
         self._root = View("raw", text, None, _nothing)
 
-    def readings(self) -> Readings:
+    def readings(self, gates: Sequence[int]) -> Readings:
         # Breadth first: a text is met first where the fewest layers lie above it, and so read deepest.
-        queue = deque([(self._root, 0)])
+        queue = deque([_Node(self._root, 0, gates)])
         while queue:
-            node, depth = queue.popleft()
-            turned = node.name.endswith("rot13")
-            base = node if turned else self._surface(node)
-            coded = self._decoded(base)
-            if depth == MAX_DEPTH:
-                self._deeper |= coded is not None
+            node = queue.popleft()
+            base, gates = (node.view, node.gates) if node.turned else self._surface(node.view, node.gates)
+            codes = _CODES.intersection(gates)
+            edits, runs = _decoded(base.text, codes, node) if codes else (_NO_EDITS, None)
+            if node.depth == MAX_DEPTH:
+                self._deeper |= bool(edits)
                 continue
-            if coded is not None and self._add(coded):
-                queue.append((coded, depth + 1))
-            if not turned:
+            if edits:
+                coded = _edited(base, "decoded", edits)
+                if self._add(coded):
+                    queue.append(_Node(coded, node.depth + 1, gates_of(coded.text.encode())))
+            if not node.turned:
                 turn = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
-                if self._add(turn):
-                    queue.append((turn, depth + 1))
+                if self._add(turn) and codes:
+                    queue.append(_Node(turn, node.depth + 1, gates, True, runs))
         readings = Readings(self._views)
         readings.truncated, readings.deeper = self._truncated, self._deeper
         return readings
 
-    def _decoded(self, base: View) -> View | None:
-        gates = _GATES.candidates(base.text.encode())
-        if not any(gate < len(GATE) for gate in gates):
-            return None
-        edits = decode(base.text)
-        return _edited(base, "decoded", edits) if edits else None
-
-    def _surface(self, node: View) -> View:
-        """Adds what `node` looks like to a reader; returns the reading to decode."""
-        base = node
-        text = node.text
-        dirt = _DIRT.candidates(text.encode())
-        if dirt or not unicodedata.is_normalized("NFKC", text):
-            folded, complete = _bounded(text)
-            self._truncated |= not complete
-            if folded != text:
-                base = View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))
+    def _surface(self, node: View, gates: Sequence[int]) -> tuple[View, Sequence[int]]:
+        """Adds what `node`, which has these gates, looks like to a reader; returns the reading to decode, and its
+        gates."""
+        base = best = node
+        own, hidden = gates, False
+        if CONTROL in gates or not node.text.isascii():
+            folded, hidden = self._folded(node.text)
+            if folded != node.text:
+                text = node.text
+                base = best = View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))
                 self._add(base)
-        best = base
-        if not base.text.isascii() and (edits := look_alikes(base.text)):
-            best = _edited(base, "skeleton", edits)
+                gates = gates_of(folded.encode())
+        if not base.text.isascii() and (latin_text := latin(base.text)) != base.text:
+            best = View(_name(base, "skeleton"), latin_text, base, lambda: look_alikes(base.text))
             self._add(best)
-        gates = _GATES.candidates(best.text.encode())
-        if _SPACED_GATE in gates and (edits := _spaced(best.text)):
+        looks = gates if best is base else gates_of(best.text.encode())
+        if SPACED in looks and (edits := _spaced(best.text)):
             best = _edited(best, "letters", edits)
             self._add(best)
-        if _LEET_GATE in gates or best.name.endswith("letters"):
+        if LEET in looks or best.name.endswith("letters"):
             words = find_all(_LEET_WORD, best.text)
             for name, table in _LEET.items():
                 if edits := _leet(best.text, words, table):
                     self._add(_edited(best, name, edits))
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
-        return node if _HIDDEN in dirt else base
+        return (node, own) if hidden else (base, gates)
+
+    def _folded(self, text: str) -> tuple[str, bool]:
+        """`plain(text)`, and whether letters may be hidden in it."""
+        folded = _folded_by_letter(text)
+        if folded is not None:
+            return folded, False
+        dirt = _DIRT.candidates(text.encode())
+        if not dirt and unicodedata.is_normalized("NFKC", text):
+            return text, False
+        folded, complete = _bounded(text)
+        self._truncated |= not complete
+        return folded, _HIDDEN in dirt
 
     def _add(self, view: View) -> bool:
         """Keeps `view`; False where its text is known or no room is left."""
@@ -179,6 +193,16 @@ class _Growth:
         self._seen.add(view.text)
         self._views.append(view)
         return True
+
+
+def _decoded(text: str, codes: frozenset[int], node: _Node) -> tuple[Sequence[Edit], Sequence[tuple[int, int]] | None]:
+    """One layer of coding undone, and the coded runs where there is no other code before or after rot13."""
+    if node.turned:
+        return decode(text) if node.runs is None else decode_runs(text, node.runs), None
+    if SIGN in codes or LIST in codes:
+        return decode(text), None
+    runs = coded_runs(text) if RUN in codes else ()
+    return decode_runs(text, runs), None if TURNED in codes else runs
 
 
 def _nothing() -> Sequence[Edit]:
@@ -246,6 +270,7 @@ def _scan() -> tuple[str, str, str]:
 
 _FORMATS, _FAR_FORMATS, _SORTED = _scan()
 _CONTROLS = "\x01-\x08\x0b\x0c\x0e-\x1f\x7f"
+_CONTROL_LETTERS = frozenset(map(chr, (*range(9), 11, 12, *range(14, 32), 127)))
 # Two classes, since Python looks up a class of the basic plane in one step and any other one range by range.
 _STRIP = re.compile(f"[{_FORMATS}{_FILLERS}{_CONTROLS}\x00]")
 _STRIP_FAR = re.compile(f"[{_FAR_FORMATS}\U000e0000-\U000e0fff]")
@@ -285,6 +310,42 @@ def _bounded(text: str) -> tuple[str, bool]:
     return "".join(
         piece if not piece or piece in _LONG else plain(piece) for piece in re.split("([\ufdfa\ufdfb])", text)
     ), False
+
+
+_PLAIN: dict[str, str | None] = {}
+_PLAIN_MOST = 8192
+
+
+def _folded_by_letter(text: str) -> str | None:
+    """`plain(text)` where no letter acts on another: honest text, nearly always. None where one could."""
+    others = text.encode().translate(None, _NO_CONTROLS).decode()
+    for letter in set(others):
+        new = _PLAIN[letter] if letter in _PLAIN else _learn(letter)
+        if new is None or (letter <= "\ufe0f" and letter >= "\ufe00" and _SELECTORS.search(others)):
+            return None
+        if new != letter:
+            text = text.replace(letter, new)
+    return text
+
+
+_NO_CONTROLS = bytes(point for point in range(0x80) if chr(point) not in _CONTROL_LETTERS)
+_SELECTORS = re.compile("[\ufe00-\ufe0f]{4}")
+_JAMO = re.compile("[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]")
+
+
+def _learn(letter: str) -> str | None:
+    """`plain(letter)`; None for a letter that composes with what stands before it, or hides others."""
+    if len(_PLAIN) >= _PLAIN_MOST:
+        _PLAIN.clear()
+    new: str | None = ""
+    if _strip(letter):
+        first = unicodedata.normalize("NFKC", letter)[0]
+        acts = unicodedata.category(first)[0] == "M" or unicodedata.combining(first) or _JAMO.match(first)
+        new = None if acts or letter in _LONG else plain(letter)
+    elif letter >= "\U000e0000":
+        new = None
+    _PLAIN[letter] = new
+    return new
 
 
 def _fold_edits(text: str) -> list[Edit]:
@@ -333,8 +394,12 @@ _GATES = Matcher(
     ],
     heavy_program=_TAME,
 )
-_SPACED_GATE, _LEET_GATE = len(GATE), len(GATE) + 1
+_CODES = frozenset(range(len(GATE)))
+SPACED, LEET, CONTROL = range(len(GATE), len(GATE) + 3)
+APART = "\n\n\n\n"
+"""Between texts that are looked at together: no code, no spaced word and no gate reaches across."""
 _NONE = Readings()
+_NO_EDITS: Sequence[Edit] = ()
 
 
 def _rot13(text: str) -> str:
