@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "embedded": "classifiers.embedded:Embedded",
     "taught": "classifiers.taught:Taught",
     "judge": "classifiers.judge:Judge",
+    "remote": "classifiers.remote:Remote",
 }
 
 # Options that name files: in a policy file they start from its own directory.

@@ -77,6 +77,13 @@ class Options:
             raise OptionError(name, "is empty", mend)
         return dict(value)
 
+    def sequence(self, name: str, mend: str = "") -> list[Any]:
+        """A list that is not empty."""
+        value = self._options.get(name)
+        if not isinstance(value, list | tuple) or not value:
+            raise OptionError(name, "is missing" if value is None else "must be a list that is not empty", mend)
+        return list(value)
+
     def labels(self, name: str, default: Mapping[str, str] | None = None, mend: str = "") -> dict[str, str]:
         """A mapping from what a model says to the label that policies name."""
         table = self.mapping(name, default, mend)
@@ -102,7 +109,10 @@ def check_label(option: str, label: object, mend: str = "a text without blanks")
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _one_of(choices: Sequence[str]) -> str:
