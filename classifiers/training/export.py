@@ -12,66 +12,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import encoder
+from ..runtime import Ids, Session
+from . import graph
+from .encoder import FIRST, LAST
+from .graph import Floats, Range
+
+CLOSE = 2e-3
+"""How far a logit of the written graph may lie from the module's."""
+_SAMPLES = ([FIRST, 2129, 2079, LAST], [FIRST, 7592, LAST, 2129, 2079, 2003, LAST])
 
 
 def to_onnx(module: Any, path: Path) -> None:
-    """Writes fp32 ONNX: input_ids, attention_mask (n, t) int64 -> logits (n, heads), embedding (n, 384)."""
+    """Writes fp32 ONNX, see `graph.encoder`. Raises RuntimeError where it does not compute what `module` does."""
     import torch
 
-    ids = torch.tensor([[encoder.FIRST, 2129, 2079, encoder.LAST]])
-    axes = {0: "texts", 1: "tokens"}
-    torch.onnx.export(
-        module.eval(),
-        (ids, torch.ones_like(ids)),
-        str(path),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits", "embedding"],
-        dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "texts"}, "embedding": {0: "texts"}},
-        opset_version=17,
-        dynamo=False,
-    )
+    weights = {name: value.float().numpy() for name, value in module.eval().state_dict().items()}
+    path.write_bytes(graph.encoder(weights).SerializeToString())
+    session = Session(path.read_bytes())
+    for sample in _SAMPLES:
+        ids = np.asarray([sample], np.int64)
+        with torch.inference_mode():
+            made = module(torch.from_numpy(ids), torch.ones(ids.shape, dtype=torch.int64))
+        expected = [part.float().numpy() for part in made[:2]]
+        for mine, theirs in zip(session.run(ids), expected, strict=True):
+            if not np.abs(mine - theirs).max() < CLOSE:
+                raise RuntimeError("the graph does not compute what the module does: change training/graph.py with it")
 
 
 def quantise(source: Path, path: Path, texts: Sequence[NDArray[np.int64]]) -> None:
-    """Writes the static QDQ int8 form of `source`. `texts` are token ids (special ones included) that show the
-    range of every activation.
-
-    Products with weights take int8 and give floats: their own outputs hold a few huge values, and quantising those
-    cost 3 % of the direction of an embedding for no speed. Attention's products of two activations stay fp32, for
-    the same reason, and so do the heads, which cost nothing and decide everything.
-    """
+    """Writes the static int8 form of `source`, which `to_onnx` wrote. `texts` are token ids (special ones included)
+    that show the range of every activation."""
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.calibrate import CalibrationDataReader
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnx import numpy_helper
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(texts)
+    model = onnx.load(str(source))
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    # The graph holds the weights of products as (in, out).
+    weights = {
+        name: value.T if name.startswith("layers.") and value.ndim == 2 else value for name, value in weights.items()
+    }
+    path.write_bytes(graph.encoder(weights, observed(model, texts)).SerializeToString())
 
-        def get_next(self) -> dict[str, NDArray[np.int64]] | None:
-            ids = next(self._left, None)
-            return None if ids is None else {"input_ids": ids[None], "attention_mask": np.ones_like(ids)[None]}
 
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    graph = onnx.load(str(prepared)).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    kept = [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
-    if len(kept) != 2 * encoder.LAYERS:
-        raise RuntimeError(f"the exported graph has {len(kept)} products of activations, not {2 * encoder.LAYERS}")
-    quantize_static(
-        str(prepared),
-        str(path),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        nodes_to_exclude=kept,
-        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
-    )
-    prepared.unlink()
+def observed(model: Any, texts: Sequence[Ids]) -> dict[str, Range]:
+    """The range of every point of an fp32 `model` over `texts`."""
+    from onnx import TensorProto, helper
+
+    names = graph.points()
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names.values())
+    session = Session(model.SerializeToString())
+    found: dict[str, Range] = {}
+    for ids in texts:
+        made: dict[str, Floats] = dict(zip(names, session.run(ids[None], list(names.values())), strict=True))
+        for name, value in made.items():
+            now = Range(value.min(0), value.max(0))
+            before = found.get(name, now)
+            found[name] = Range(np.minimum(before.low, now.low), np.maximum(before.high, now.high))
+    return found
