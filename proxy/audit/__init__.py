@@ -1,17 +1,44 @@
 """The audit log: what was decided, written down so that it can neither be lost nor quietly changed.
 
-`record` is the word, `chain` the arithmetic that makes a change visible, `head` the side file that makes a cut-off
-tail visible, `store` the SQLite file (one narrow interface, `Store`, so that another database can take its place),
-`log` the asyncio face that the proxy calls, `reader` everything that only reads.
+`record` is the word, `chain` the arithmetic that makes a change visible (`seal` the part that the writer needs, `key`
+the secret in it), `head` the side file that makes a cut-off tail visible, `store` the SQLite file (one narrow
+interface, `Store`, so that another database can take its place), `writer` the process that writes it (`process` starts
+it, `wire` is their language), `log` the asyncio face that the proxy calls, `reader` everything that only reads.
 
 An exchange writes two records under one id: an `intent`, the decision about the input, on disk before the first
 byte of the answer leaves; and later an `outcome`. An intent whose process died gets the outcome `aborted` when the
 log is opened next. Records hold keyed hashes, names, scores and offsets, never judged text.
 """
 
-from .chain import Key
-from .log import Audit
-from .reader import Exchange, Reader
-from .record import AuditUnavailable, Record, new_id
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False  # typing's own: the writer's process does without that import
+if TYPE_CHECKING:
+    from .entry import AuditUnavailable
+    from .key import Key
+    from .log import Audit
+    from .reader import Exchange, Reader
+    from .record import Record, new_id
 
 __all__ = ["Audit", "AuditUnavailable", "Exchange", "Key", "Reader", "Record", "new_id"]
+
+_HOMES = {
+    "Audit": "log",
+    "AuditUnavailable": "entry",
+    "Exchange": "reader",
+    "Key": "key",
+    "Reader": "reader",
+    "Record": "record",
+    "new_id": "record",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imported when asked for: the writer's process passes here too, and needs none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

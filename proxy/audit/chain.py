@@ -15,30 +15,17 @@ closes that gap.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
-import os
-import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from .record import COLUMNS, AuditUnavailable, Plain, columns
+from .entry import COLUMNS, Plain
+from .record import columns
+from .seal import Head, Sealer
 
-Seal = Callable[[bytes], bytes]
-
-
-class Head(NamedTuple):
-    """The newest row: everything before it is fixed by `hash` (32 bytes). seq 0 is the empty log."""
-
-    seq: int
-    hash: bytes
-    id: str = "-"
+__all__ = ["Break", "Head", "Row", "Verdict", "link", "verify"]
 
 
 class Row(NamedTuple):
@@ -54,84 +41,9 @@ class Row(NamedTuple):
     columns: tuple[Plain, ...]
 
 
-class Key:
-    """A secret of at least 32 bytes, split by use so that a hash of one kind says nothing about another."""
-
-    def __init__(self, secret: bytes) -> None:
-        if len(secret) < 32:
-            raise ValueError("a key needs at least 32 bytes")
-        self._values = hmac.digest(secret, b"penstock keyed values 1", "sha256")
-        chain = hmac.digest(secret, b"penstock audit chain 1", "sha256").ljust(64, b"\0")
-        # HMAC by its definition, with both key blocks hashed once: half the price of hmac.digest per row.
-        self._inner = hashlib.sha256(bytes(b ^ 0x36 for b in chain))
-        self._outer = hashlib.sha256(bytes(b ^ 0x5C for b in chain))
-        self.fingerprint = self.seal(b"fingerprint")[:8].hex()
-
-    def seal(self, data: bytes) -> bytes:
-        """HMAC-SHA256 for the chain: 32 bytes."""
-        inner = self._inner.copy()
-        inner.update(data)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.digest()
-
-    def keyed_hash(self, value: str | bytes) -> str:
-        """32 hex digits that stand for a value (an account, a content) and that only the key's holder can recompute."""
-        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-        return hmac.digest(self._values, data, "sha256")[:16].hex()
-
-    @classmethod
-    def load(cls, path: str | Path, *, create: bool = True) -> Key:
-        """The key in a file of hex digits, made with mode 0600 where there is none and `create` says so.
-
-        Raises AuditUnavailable."""
-        path = Path(path)
-        if create:
-            _make_key(path)
-        try:
-            mode, text = path.stat().st_mode, path.read_text("ascii").strip()
-            secret = bytes.fromhex(text)
-        except OSError as error:
-            raise AuditUnavailable(f"key file {path}: {error.strerror}", "name a readable key file") from None
-        except ValueError:
-            raise AuditUnavailable(f"key file {path} does not hold hex digits", "put the old key back") from None
-        if mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise AuditUnavailable(f"key file {path} is open to every user", f"chmod 600 {path}")
-        if len(secret) < 32:
-            raise AuditUnavailable(f"key file {path} holds fewer than 64 hex digits", "put the old key back")
-        return cls(secret)
-
-
-def _make_key(path: Path) -> None:
-    # Written aside and linked into place: a second process sees the whole key or none.
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    if path.exists():
-        return
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(fd, secrets.token_hex(32).encode() + b"\n")
-            os.fsync(fd)
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        finally:
-            os.close(fd)
-            os.unlink(aside)
-    except OSError as error:
-        mend = f"create the directory {path.parent} or name another key file"
-        raise AuditUnavailable(f"cannot make the key file {path}: {error.strerror}", mend) from None
-
-
-def sealer(key: Key | None) -> Seal:
-    return key.seal if key else lambda data: hashlib.sha256(data).digest()
-
-
-def genesis(seal: Seal, uuid: str) -> Head:
-    return Head(0, seal(f"penstock audit 1 {uuid}".encode()))
-
-
-def link(seal: Seal, prev: bytes, seq: int, id: str, kind: str, at: float, writer: int, body: str) -> bytes:
-    """The hash of a row. Raises TypeError for values that no honest row holds."""
+def link(seal: Sealer, prev: bytes, seq: int, id: str, kind: str, at: float, writer: int, body: str) -> bytes:
+    """The hash of a row, by definition; `seal.sealed` is the same for the writer. Raises TypeError for values that no
+    honest row holds."""
     return seal(prev + orjson.dumps((seq, id, kind, at, writer, orjson.Fragment(body))))
 
 
@@ -159,7 +71,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def verify(rows: Callable[[], Iterable[Row]], seal: Seal, start: Head, anchors: Iterable[Head]) -> Verdict:
+def verify(rows: Callable[[], Iterable[Row]], seal: Sealer, start: Head, anchors: Iterable[Head]) -> Verdict:
     """Walk the chain from `start`. `rows()` gives them in order of seq and may be asked twice. `anchors` are heads
     noted outside the table; each must be found in it."""
     wanted = {anchor.seq: anchor for anchor in anchors}
@@ -190,14 +102,14 @@ def verify(rows: Callable[[], Iterable[Row]], seal: Seal, start: Head, anchors: 
     return Verdict(head.seq, head, None, tuple(notes))
 
 
-def _fits(row: Row, prev: bytes, seq: int, seal: Seal) -> bool:
+def _fits(row: Row, prev: bytes, seq: int, seal: Sealer) -> bool:
     try:
         return link(seal, prev, seq, row.id, row.kind, row.at, row.writer, row.body) == row.hash
     except (TypeError, ValueError):
         return False
 
 
-def _check(row: Row, head: Head, seal: Seal) -> Break | None:
+def _check(row: Row, head: Head, seal: Sealer) -> Break | None:
     want = head.seq + 1
     if row.seq != want:
         gone = f"row {want}" if row.seq == want + 1 else f"rows {want} to {row.seq - 1}"
@@ -217,7 +129,7 @@ def _check(row: Row, head: Head, seal: Seal) -> Break | None:
 
 
 def _explain(
-    row: Row, head: Head, later: Iterator[Row], rows: Callable[[], Iterable[Row]], seal: Seal, broken: Break
+    row: Row, head: Head, later: Iterator[Row], rows: Callable[[], Iterable[Row]], seal: Sealer, broken: Break
 ) -> Break:
     """Tell an edited row from one that was moved, put in, or renumbered over a gap."""
     seq = row.seq
@@ -240,7 +152,7 @@ def _explain(
     return broken
 
 
-def _home(row: Row, rows: Callable[[], Iterable[Row]], seal: Seal) -> int | None:
+def _home(row: Row, rows: Callable[[], Iterable[Row]], seal: Sealer) -> int | None:
     before: Row | None = None
     for other in rows():
         # Where two neighbours changed places, the hash that came before this row now stands in its old place.

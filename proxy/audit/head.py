@@ -12,10 +12,9 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from .chain import Head, Seal
-from .record import AuditUnavailable
+from .entry import AuditUnavailable
+from .seal import Head, Sealer
 
 _MAGIC = b"penstock-audit-head 1"
 
@@ -24,16 +23,16 @@ class BadHead(ValueError):
     """The head file is not one of ours, was cut short, or was sealed with another key."""
 
 
-def path_of(database: str | Path) -> Path:
-    return Path(f"{database}-head")
+def path_of(database: str | os.PathLike[str]) -> str:
+    return f"{os.fspath(database)}-head"
 
 
-def pack(head: Head, seal: Seal) -> bytes:
+def pack(head: Head, seal: Sealer) -> bytes:
     line = b"%s %020d %s %-64s " % (_MAGIC, head.seq, head.hash.hex().encode(), head.id.encode())
     return line + seal(line).hex().encode() + b"\n"
 
 
-def unpack(raw: bytes, seal: Seal | None) -> Head:
+def unpack(raw: bytes, seal: Sealer | None) -> Head:
     """Raises BadHead. Without `seal` the figures are read but not trusted."""
     parts = raw.split()
     try:
@@ -48,7 +47,7 @@ def unpack(raw: bytes, seal: Seal | None) -> Head:
 class HeadFile:
     """An open head file. Methods raise OSError."""
 
-    def __init__(self, path: Path, seal: Seal) -> None:
+    def __init__(self, path: str, seal: Sealer) -> None:
         self._seal, self.path = seal, path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -63,7 +62,7 @@ class HeadFile:
     def sync(self) -> None:
         """Once, when new: from then on each write replaces one sector that is already there."""
         os.fsync(self._fd)
-        folder = os.open(self.path.parent, os.O_RDONLY)
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

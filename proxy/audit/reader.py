@@ -13,10 +13,12 @@ from typing import Any, Self
 
 import orjson
 
-from .chain import Break, Head, Key, Row, Verdict, genesis, sealer, verify
+from .chain import Break, Row, Verdict, verify
+from .entry import COLUMNS, AuditUnavailable
 from .head import BadHead, path_of, unpack
-from .record import COLUMNS, AuditUnavailable
+from .key import Key, sealer
 from .schema import check_version, connect, explain, open_meta
+from .seal import Head, genesis
 
 _ROW = "SELECT seq, id, kind, at, writer, body, hash, " + ", ".join(COLUMNS) + " FROM records "  # noqa: S608 - our own words
 
@@ -91,15 +93,15 @@ class Reader:
 
     def verify(self, key: Key | None = None, noted: Head | None = None) -> Verdict:
         """Walk the whole chain. `noted` is a head that was written down elsewhere."""
-        with self._reading():
-            uuid = open_meta(self._db, self.path, key)
         seal = sealer(key)
+        with self._reading():
+            uuid = open_meta(self._db, self.path, seal)
         start = genesis(seal, uuid)
         anchors = [noted] if noted else []
         notes: tuple[str, ...] = ()
         # First the head file, then the table: what is written in between only makes the table longer.
         try:
-            anchors.append(unpack(path_of(self.path).read_bytes(), seal))
+            anchors.append(unpack(Path(path_of(self.path)).read_bytes(), seal))
         except FileNotFoundError:
             notes = (f"{path_of(self.path)} is missing: rows cut off the end would not be seen",)
         except OSError as error:

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import orjson
 
-Kind = Literal["intent", "outcome"]
-Plain = str | int | None
+from .entry import COLUMNS, Entry, Plain
 
-COLUMNS = ("action", "rule", "policy", "model", "account", "status")
+Kind = Literal["intent", "outcome"]
+
 MAX_BODY = 1 << 20
 """Bytes of JSON in one record."""
 
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch
+_KINDS = {"intent": "intent", "outcome": "outcome"}
+_LATEST = 1e15
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
-
-
-class AuditUnavailable(Exception):
-    """The audit log cannot be read or written. `problem` and `mend` are one line each, for an operator."""
-
-    def __init__(self, problem: str, mend: str = "") -> None:
-        super().__init__(f"audit: {problem}" + (f" ({mend})" if mend else ""))
-        self.problem, self.mend = problem, mend
-
-    def again(self) -> AuditUnavailable:
-        """A fresh copy to raise: one instance raised many times would gather every traceback."""
-        return AuditUnavailable(self.problem, self.mend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +32,6 @@ class Record:
     kind: Kind
     at: float
     body: dict[str, Any]
-
-
-class Entry(NamedTuple):
-    """A record as it goes into a store: `body` is JSON text, `columns` follow COLUMNS."""
-
-    id: str
-    kind: str
-    at: float
-    body: str
-    columns: tuple[Plain, ...]
 
 
 def new_id() -> str:
@@ -74,13 +53,15 @@ def _plain(value: object) -> Plain:
 
 def encode(record: Record) -> Entry:
     """The record as an entry. Raises ValueError where it could not be stored or found again as it is."""
-    if not _ID.fullmatch(record.id):
+    id, kind, at = record.id, _KINDS.get(record.kind), float(record.at)
+    if not _ID(id):
         raise ValueError("audit record: the id must be 1 to 64 letters, digits or _ . : -")
-    if record.kind not in ("intent", "outcome"):
+    if kind is None:
         raise ValueError("audit record: the kind is 'intent' or 'outcome'")
-    at = float(record.at)
-    if not math.isfinite(at):
+    if not -_LATEST < at < _LATEST:
         raise ValueError("audit record: the time must be a finite number of seconds")
+    if -1.0 < at < 1.0:
+        at = round(at, 4)  # so that its shortest text never needs an exponent: see `seal.sealed`
     try:
         body = orjson.dumps(record.body, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:  # orjson names the type, never the value
@@ -88,10 +69,17 @@ def encode(record: Record) -> Entry:
     if len(body) > MAX_BODY:
         raise ValueError(f"audit record: the body has {len(body)} bytes, at most {MAX_BODY} are kept")
     get = record.body.get
-    found = tuple([get(name) for name in COLUMNS])
+    found: tuple[Any, ...] = (
+        get("action"),
+        get("rule"),
+        get("policy"),
+        get("model"),
+        get("account"),
+        get("status"),
+    )
     for value in found:
         if value is not None and type(value) is not str:
             # An enumeration, a number, a bool: what it becomes in JSON is what `verify` will derive.
             found = columns(orjson.loads(body))
             break
-    return Entry(record.id, record.kind, at, body.decode(), found)
+    return (id if type(id) is str else str.__str__(id), kind, at, body, *found)

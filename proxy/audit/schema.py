@@ -6,13 +6,12 @@ import errno
 import os
 import sqlite3
 import time
-import uuid
 from contextlib import closing, suppress
-from pathlib import Path
-from urllib.parse import quote
 
-from .chain import Key
-from .record import AuditUnavailable
+from .entry import AuditUnavailable
+from .seal import Sealer
+
+FilePath = str | os.PathLike[str]
 
 APPLICATION = 0x50534155  # "PSAU" in the file's header: tells our file from anybody else's
 VERSION = 1
@@ -54,7 +53,7 @@ _ERRNO = {
 }
 
 
-def explain(error: Exception, path: Path) -> AuditUnavailable:
+def explain(error: Exception, path: FilePath) -> AuditUnavailable:
     """The error as one line for an operator."""
     if isinstance(error, AuditUnavailable):
         return error
@@ -65,32 +64,40 @@ def explain(error: Exception, path: Path) -> AuditUnavailable:
         known = _ERRNO.get(error.errno or 0)
     if known is None:
         return AuditUnavailable(f"{path}: {error}", "see `penstock audit verify`")
-    problem, mend = (text.format(path=path, folder=path.parent) for text in known)
+    folder = os.path.dirname(os.fspath(path))
+    problem, mend = (text.format(path=path, folder=folder) for text in known)
     return AuditUnavailable(problem, mend)
 
 
-def connect(path: Path, patience: float, mode: str = "rw") -> sqlite3.Connection:
+def connect(path: FilePath, patience: float, mode: str = "rw") -> sqlite3.Connection:
     """A connection to a file that is there. Raises sqlite3.Error."""
-    uri = f"file:{quote(str(path))}?mode={mode}"
+    uri = f"file:{_quoted(os.fspath(path))}?mode={mode}"
     db = sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
     try:
         if mode == "rw":
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_autocheckpoint = 0")  # done by `tidy`, when nobody waits
             db.execute("PRAGMA journal_size_limit = 67108864")
+            db.execute("PRAGMA cache_size = -256")  # KiB: a writer touches the end of two trees only
         return db
     except sqlite3.Error:
         db.close()
         raise
 
 
-def inspect(path: Path, key: Key | None) -> None:
+def _quoted(path: str) -> str:
+    """As urllib.parse.quote, whose module is large."""
+    plain = b"/-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return "".join([chr(byte) if byte in plain else f"%{byte:02X}" for byte in os.fsencode(path)])
+
+
+def inspect(path: FilePath, seal: Sealer) -> None:
     """Refuse what is not ours before anything is made beside it. A missing or empty file is fine.
 
     Raises AuditUnavailable, OSError, sqlite3.Error."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "is a directory")
-    if not path.exists() or not path.stat().st_size:
+    if not os.path.exists(path) or not os.path.getsize(path):
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         return
@@ -98,7 +105,7 @@ def inspect(path: Path, key: Key | None) -> None:
         raise PermissionError(errno.EACCES, "not writable")
     with closing(connect(path, 5.0)) as db:
         if not _blank(db):
-            open_meta(db, path, key)
+            open_meta(db, path, seal)
 
 
 def _blank(db: sqlite3.Connection) -> bool:
@@ -106,11 +113,11 @@ def _blank(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-def open_meta(db: sqlite3.Connection, path: Path, key: Key | None) -> str:
+def open_meta(db: sqlite3.Connection, path: FilePath, seal: Sealer) -> str:
     """The file's uuid, after its kind, version and key were found to be right. Raises AuditUnavailable."""
     check_version(db, path)
     meta = dict(db.execute("SELECT name, value FROM meta"))
-    have, want = key.fingerprint if key else "", meta.get("key", "")
+    have, want = seal.fingerprint, meta.get("key", "")
     if have != want:
         if not want:
             raise AuditUnavailable(f"{path} was begun without a key", "leave the key out or begin a new log")
@@ -119,7 +126,7 @@ def open_meta(db: sqlite3.Connection, path: Path, key: Key | None) -> str:
     return str(meta["uuid"])
 
 
-def check_version(db: sqlite3.Connection, path: Path) -> None:
+def check_version(db: sqlite3.Connection, path: FilePath) -> None:
     """Raises AuditUnavailable for a file of another program or of another version of ours."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -133,7 +140,7 @@ def check_version(db: sqlite3.Connection, path: Path) -> None:
         raise AuditUnavailable(f"{path} has schema {version}, which this Penstock no longer reads", mend)
 
 
-def create(path: Path, key: Key | None, patience: float) -> sqlite3.Connection:
+def create(path: FilePath, seal: Sealer, patience: float) -> sqlite3.Connection:
     """Open for writing, with the tables made where the file is empty. Under the head lock."""
     db = connect(path, patience)
     try:
@@ -141,7 +148,7 @@ def create(path: Path, key: Key | None, patience: float) -> sqlite3.Connection:
             db.execute("BEGIN IMMEDIATE")
             for statement in _TABLES.strip().rstrip(";").split(";"):
                 db.execute(statement)
-            meta = {"uuid": str(uuid.uuid4()), "key": key.fingerprint if key else "", "created": str(time.time())}
+            meta = {"uuid": os.urandom(16).hex(), "key": seal.fingerprint, "created": str(time.time())}
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             db.execute(f"PRAGMA application_id = {APPLICATION}")
             db.execute(f"PRAGMA user_version = {VERSION}")

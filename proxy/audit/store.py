@@ -2,10 +2,12 @@
 
 INVARIANT: when `write` returns, its entries are in the file, in order, chained, synced and covered by the head file.
 A call that raised is repeated with the same entries until it returns; it never writes them twice, also where the
-failed attempt had reached the disk after all.
+failed attempt had reached the disk after all: rows of this writer after the newest one it knows of are that attempt.
 
-Each writer holds a lock on a file of its own (`PATH-writers/TOKEN`) while it lives. Whoever opens the log next and
-gets that lock knows that the writer is gone, whatever its process number means by now, and marks what it left open.
+Each writer has a place: a row, and a lock on a file of its own (`PATH-writers/TOKEN`), shared between its process and
+the proxy that it writes for. Whoever opens the log next and gets that lock alone knows that both are gone, whatever
+their process numbers mean by now, and marks what they left open. Where only the writer's process died, the next one
+takes over the place.
 """
 
 from __future__ import annotations
@@ -13,20 +15,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
-import socket
 import sqlite3
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
-import orjson
-
-from .chain import Head, Key, genesis, link, sealer
+from .entry import COLUMNS, AuditUnavailable, Entry, Plain
 from .head import BadHead, HeadFile, path_of
-from .record import COLUMNS, AuditUnavailable, Entry, columns
-from .schema import connect, create, explain, inspect, open_meta
+from .schema import FilePath, connect, create, explain, inspect, open_meta
+from .seal import Head, Sealer, genesis, sealed
+from .wire import Opened, Place
 
 CHECKPOINT = 4 << 20
 """Bytes of bodies after which the write-ahead log is folded into the file, after the waiters were answered."""
@@ -42,39 +40,42 @@ class Store(Protocol):
     def tidy(self) -> None:
         """Upkeep between writes, when nobody waits. Never raises."""
 
-    def close(self) -> None:
-        """Mark what is still open as aborted and let go. Never raises after a failed `write`."""
+    def close(self, why: str) -> None:
+        """Mark what is still open as aborted, for that reason, and let go. Never raises."""
 
 
 class SqliteStore:
     """See Store. Made by `SqliteStore.open`."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, head: HeadFile, key: Key | None, uuid: str) -> None:
-        self.path, self._head, self._uuid = path, head, uuid
+    def __init__(self, path: str, db: sqlite3.Connection, head: HeadFile, seal: Sealer) -> None:
+        self.path, self._head, self._seal = path, head, seal
         self._db: sqlite3.Connection | None = db
-        self._seal = sealer(key)
-        self._inode = path.stat().st_ino
-        self._attempt: Head | None = None
+        self._uuid = open_meta(db, path, seal)
+        self._inode = os.stat(path).st_ino
+        self._folder = f"{path}-writers"
+        self._known, self._doubt = 0, False
         self._open: dict[str, int] = {}
-        self._writer = 0
+        self._token, self._writer = os.urandom(8).hex(), 0
         self._noted = 0.0
         self._bytes = 0
         self._lock: int | None = None
-        self._token = secrets.token_hex(8)
+        self.opened = Opened(self._token, 0, genesis(seal, self._uuid), 0)
 
     @classmethod
-    def open(cls, path: str | Path, key: Key | None = None, *, patience: float = 5.0) -> SqliteStore:
-        """Open or make the log, mark what dead writers left open. Raises AuditUnavailable."""
-        path = Path(path).absolute()
+    def open(cls, path: FilePath, seal: Sealer, *, patience: float = 5.0, place: Place | None = None) -> SqliteStore:
+        """Open or make the log, mark what dead writers left open; `place` is taken over. Raises AuditUnavailable."""
+        path = os.path.abspath(os.fspath(path))
         head: HeadFile | None = None
         db: sqlite3.Connection | None = None
         try:
-            inspect(path, key)
-            head = HeadFile(path_of(path), sealer(key))
+            if place is not None:
+                os.stat(path)  # what was there a moment ago is not begun anew
+            inspect(path, seal)
+            head = HeadFile(path_of(path), seal)
             with head.turn(patience):
-                db = create(path, key, patience)
-                store = cls(path, db, head, key, open_meta(db, path, key))
-                store._enter()
+                db = create(path, seal, patience)
+                store = cls(path, db, head, seal)
+                store._enter(place)
                 return store
         except (OSError, sqlite3.Error, AuditUnavailable) as error:
             if db is not None:
@@ -85,37 +86,62 @@ class SqliteStore:
 
     # ---- opening: the head, the writers, what they left behind
 
-    def _enter(self) -> None:
+    def _enter(self, place: Place | None) -> None:
         """Take a place among the writers, check the head, recover. Under the head lock."""
         db = self._db
         assert db is not None
-        folder = Path(f"{self.path}-writers")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        mine = folder / self._token
-        self._lock = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        if place is not None:
+            self._token = place.token
+        mine = os.path.join(self._folder, self._token)
+        self._lock = os.open(mine, os.O_RDWR | os.O_CLOEXEC | (0 if place else os.O_CREAT | os.O_EXCL), 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             db.execute("BEGIN IMMEDIATE")
             last = self._last(db)
             fresh = self._check_head(db, last)
-            row = (self._token, os.getpid(), socket.gethostname(), time.time(), last.seq + 1)
-            sql = "INSERT INTO writers (token, pid, host, started, low) VALUES (?, ?, ?, ?, ?)"
-            self._writer = db.execute(sql, row).lastrowid or 0
-            if fresh and last.seq:
-                body = '{"note":"the head file was missing when the log was opened; newer rows may have been cut off"}'
-                entry = Entry("note-" + self._token, "note", time.time(), body, (None,) * len(COLUMNS))
-                last = self._insert(db, last, [entry])
-            last, dead = self._recover(db, last, folder)
+            kept, dead = 0, list[str]()
+            if place is None:
+                self._join(db, last)
+                if fresh and last.seq:
+                    last = self._insert(db, last, [_note(self._token, _HEAD_GONE)])
+                last, dead = self._recover(db, last)
+            else:
+                # Nothing of our own is written here: what follows the newest row that the owner knows of is its own.
+                kept = self._take_over(db, place)
             db.execute("COMMIT")
             self._head.write(last)
             if fresh:
                 self._head.sync()
             for path in dead:
-                path.unlink(missing_ok=True)
+                _unlink(path)
         except BaseException:
-            mine.unlink(missing_ok=True)
+            if place is None:
+                _unlink(mine)
             os.close(self._lock)
             raise
+        self._known = last.seq
+        self.opened = Opened(self._token, self._writer, last, kept)
+
+    def _join(self, db: sqlite3.Connection, last: Head) -> None:
+        row = (self._token, os.getpid(), os.uname().nodename, time.time(), last.seq + 1)
+        sql = "INSERT INTO writers (token, pid, host, started, low) VALUES (?, ?, ?, ?, ?)"
+        self._writer = db.execute(sql, row).lastrowid or 0
+
+    def _take_over(self, db: sqlite3.Connection, place: Place) -> int:
+        """How many rows of this place came after the newest one that its owner knows of."""
+        self._writer = place.writer
+        mine = "SELECT low FROM writers WHERE id = ? AND token = ? AND stopped IS NULL"
+        low = db.execute(mine, (place.writer, place.token)).fetchone()
+        known = db.execute("SELECT hash FROM records WHERE seq = ?", (place.seq,)).fetchone()
+        if low is None or (known[0] if known else genesis(self._seal, self._uuid).hash) != place.hash:
+            raise AuditUnavailable(f"{self.path} is not what this proxy wrote", "see `penstock audit verify`")
+        # For its sync: what the one before wrote may not have been synced before it was killed.
+        db.execute("UPDATE writers SET pid = ?, seen = ? WHERE id = ?", (os.getpid(), time.time(), place.writer))
+        for seq, id in db.execute("SELECT seq, id " + _LEFT_OPEN, (*low, place.writer)):
+            self._open[id] = seq
+        kept = "SELECT count(*) FROM records WHERE seq > ? AND writer = ?"
+        return int(db.execute(kept, (place.seq, place.writer)).fetchone()[0])
 
     def _check_head(self, db: sqlite3.Connection, last: Head) -> bool:
         """True where there is no head file yet. Raises AuditUnavailable where it and the table disagree."""
@@ -137,21 +163,17 @@ class SqliteStore:
             raise AuditUnavailable(f"{self.path} and its head file are not of one piece", mend)
         return False
 
-    def _recover(self, db: sqlite3.Connection, last: Head, folder: Path) -> tuple[Head, list[Path]]:
-        dead: list[Path] = []
+    def _recover(self, db: sqlite3.Connection, last: Head) -> tuple[Head, list[str]]:
+        dead: list[str] = []
         for writer, token, low in db.execute(
             "SELECT id, token, low FROM writers WHERE stopped IS NULL AND id <> ?", (self._writer,)
         ).fetchall():
-            path = folder / token
+            path = os.path.join(self._folder, token)
             if not _gone(path):
                 continue
             dead.append(path)
-            left = db.execute(
-                "SELECT id, body FROM records AS r WHERE seq >= ? AND writer = ? AND kind = 'intent' AND NOT EXISTS "
-                "(SELECT 1 FROM records AS o WHERE o.id = r.id AND o.kind = 'outcome') ORDER BY seq",
-                (low, writer),
-            ).fetchall()
-            last = self._insert(db, last, [_aborted(id, body, "its process ended") for id, body in left])
+            ended = db.execute(_ABORTED + _LEFT_OPEN, ("its process ended", low, writer)).fetchall()
+            last = self._insert(db, last, [_aborted(*row) for row in ended])
             db.execute("UPDATE writers SET stopped = ? WHERE id = ?", (time.time(), writer))
         return last, dead
 
@@ -174,36 +196,36 @@ class SqliteStore:
             raise AuditUnavailable(f"{self.path} was replaced while in use", mend)
         db.execute("BEGIN IMMEDIATE")
         last = self._last(db)
-        attempt = self._attempt
-        if attempt is not None and self._wrote(db, attempt):
-            db.execute("ROLLBACK")
-        else:
-            now = time.monotonic()
-            if now - self._noted > 1.0 or not entries:
-                low = next(iter(self._open.values()), last.seq + 1)
-                db.execute("UPDATE writers SET low = ?, seen = ? WHERE id = ?", (low, time.time(), self._writer))
-                self._noted = now
+        first = self._written(db) if self._doubt else None
+        if first is None:
+            first = last.seq + 1
             last = self._insert(db, last, entries)
-            attempt = self._attempt = last if entries else None
-            db.execute("COMMIT")
+        now = time.monotonic()
+        # In doubt also for its sync: that what was found can be read does not say that it is on the disk.
+        if self._doubt or not entries or now - self._noted > 1.0:
+            low = next(iter(self._open.values()), first)
+            db.execute("UPDATE writers SET low = ?, seen = ? WHERE id = ?", (low, time.time(), self._writer))
+            self._noted = now
+        self._doubt = True
+        db.execute("COMMIT")
         self._head.write(last)
-        self._attempt = None
-        if attempt is not None:
-            self._remember(entries, attempt.seq - len(entries) + 1)
+        self._doubt, self._known = False, last.seq
+        self._remember(entries, first)
         return last
 
-    @staticmethod
-    def _wrote(db: sqlite3.Connection, attempt: Head) -> bool:
-        sql = "SELECT 1 FROM records WHERE seq = ? AND hash = ?"
-        return db.execute(sql, (attempt.seq, attempt.hash)).fetchone() is not None
+    def _written(self, db: sqlite3.Connection) -> int | None:
+        """The first row of an attempt that had reached the file."""
+        sql = "SELECT min(seq) FROM records WHERE seq > ? AND writer = ?"
+        found = db.execute(sql, (self._known, self._writer)).fetchone()[0]
+        return None if found is None else int(found)
 
-    def _remember(self, entries: Sequence[Entry], seq: int) -> None:
-        for n, entry in enumerate(entries, seq):
-            if entry.kind == "intent":
-                self._open.setdefault(entry.id, n)
+    def _remember(self, entries: Sequence[Entry], first: int) -> None:
+        for seq, entry in enumerate(entries, first):
+            if entry[1] == "intent":
+                self._open.setdefault(entry[0], seq)
             else:
-                self._open.pop(entry.id, None)
-            self._bytes += len(entry.body)
+                self._open.pop(entry[0], None)
+            self._bytes += len(entry[3])
 
     def _last(self, db: sqlite3.Connection) -> Head:
         row = db.execute("SELECT seq, hash, id FROM records ORDER BY seq DESC LIMIT 1").fetchone()
@@ -211,19 +233,13 @@ class SqliteStore:
 
     def _insert(self, db: sqlite3.Connection, last: Head, entries: Sequence[Entry]) -> Head:
         seal, writer, (seq, prev, final) = self._seal, self._writer, last
-        rows: list[object] = []
-        for id, kind, at, body, plain in entries:
+        rows = []
+        for entry in entries:
             seq += 1
-            prev = link(seal, prev, seq, id, kind, at, writer, body)
-            rows += (seq, id, kind, at, writer, body, prev, *plain)
-            final = id
-        # Few statements with many rows: each one gives up the interpreter lock and must win it back from the event
-        # loop. Powers of two, so that the statements stay prepared.
-        start, left = 0, len(entries)
-        while left:
-            size = min(64, 1 << left.bit_length() - 1)
-            db.execute(_INSERT[size], rows[start : (start := start + size * _WIDTH)])
-            left -= size
+            final, kind, at, body = entry[:4]
+            prev = sealed(seal, prev, seq, final, kind, at, writer, body)
+            rows.append((seq, writer, prev, *entry))
+        db.executemany(_INSERT, rows)
         return Head(seq, prev, final)
 
     def _drop(self) -> None:
@@ -243,41 +259,51 @@ class SqliteStore:
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    def close(self) -> None:
+    def close(self, why: str = "the proxy stopped before it ended") -> None:
         with contextlib.suppress(AuditUnavailable):
-            if self._attempt is None and self._db is not None:
-                self._leave(self._db)
+            if not self._doubt and self._db is not None:
+                self._leave(self._db, why)
         self._drop()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
             self._head.close()
 
-    def _leave(self, db: sqlite3.Connection) -> None:
+    def _leave(self, db: sqlite3.Connection, why: str) -> None:
         try:
-            ids = list(self._open)
-            found = [
-                db.execute("SELECT id, body FROM records WHERE id = ? AND kind = 'intent'", (id,)).fetchone()
-                for id in ids
-            ]
-            if found:
-                self.write([_aborted(id, body, "the proxy stopped before it ended") for id, body in found])
+            one = _ABORTED + "FROM records AS r WHERE seq = ?"
+            rows = [db.execute(one, (why, seq)).fetchone() for seq in self._open.values()]
+            if rows:
+                self.write([_aborted(*row) for row in rows])
             db.execute("UPDATE writers SET stopped = ? WHERE id = ?", (time.time(), self._writer))
-            Path(f"{self.path}-writers", self._token).unlink(missing_ok=True)
+            _unlink(os.path.join(self._folder, self._token))
         except (OSError, sqlite3.Error) as error:
             raise explain(error, self.path) from None
 
 
-_WIDTH = 7 + len(COLUMNS)
-_NAMES = ", ".join(("seq", "id", "kind", "at", "writer", "body", "hash", *COLUMNS))
-_VALUES = "(" + ", ".join("?" * _WIDTH) + ")"
-_INSERT = {
-    size: f"INSERT INTO records ({_NAMES}) VALUES " + ", ".join([_VALUES] * size)  # noqa: S608 - our own words
-    for size in (1, 2, 4, 8, 16, 32, 64)
-}
+_INSERT = (
+    f"INSERT INTO records (seq, writer, hash, id, kind, at, body, {', '.join(COLUMNS)}) "  # noqa: S608 - our own words
+    f"VALUES (?, ?, ?, ?, ?, ?, CAST(? AS TEXT){', ?' * len(COLUMNS)})"
+)
+_HEAD_GONE = "the head file was missing when the log was opened; newer rows may have been cut off"
+_LEFT_OPEN = (
+    "FROM records AS r WHERE seq >= ? AND writer = ? AND kind = 'intent' AND NOT EXISTS "
+    "(SELECT 1 FROM records AS o WHERE o.id = r.id AND o.kind = 'outcome') ORDER BY seq"
+)
+"""Intents without an outcome: from which row, of which writer."""
+_ABORTED = (
+    "SELECT id, policy, model, account, json_object('policy', policy, 'model', model, 'account', account, "
+    "'status', 'aborted', 'reason', ?) "
+)
+"""SQLite's JSON: an import of Python's would be a tenth of the writer's memory."""
 
 
-def _gone(path: Path) -> bool:
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _gone(path: str) -> bool:
     """True where no living process holds the writer's lock."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -292,9 +318,10 @@ def _gone(path: Path) -> bool:
     return True
 
 
-def _aborted(id: str, intent: str, why: str) -> Entry:
+def _note(token: str, text: str) -> Entry:
+    return ("note-" + token, "note", time.time(), b'{"note":"%b"}' % text.encode(), None, None, None, None, None, None)
+
+
+def _aborted(id: str, policy: Plain, model: Plain, account: Plain, body: str) -> Entry:
     """The outcome of an exchange that nobody finished, with what the intent says about where it belongs."""
-    said = orjson.loads(intent)
-    body = {name: said[name] for name in ("policy", "model", "account") if name in said}
-    body |= {"status": "aborted", "reason": why}
-    return Entry(id, "outcome", time.time(), orjson.dumps(body).decode(), columns(body))
+    return (id, "outcome", time.time(), body.encode(), None, None, policy, model, account, "aborted")

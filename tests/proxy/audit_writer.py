@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
+from proxy.audit.process import Process
 
 KEY = Key(b"k" * 32)
 
@@ -45,7 +46,7 @@ async def _exchanges(path: str, acks: str, count: int | None) -> None:
     await audit.close()
 
 
-async def fill(path: Path, free: Callable[[], None]) -> int:
+async def fill(path: Path, free: Callable[[Audit], None]) -> int:
     """Write until it is refused, make room, go on. Returns how many intents were acknowledged."""
     audit = await Audit.open(path, key=KEY)
     acknowledged = 0
@@ -66,7 +67,7 @@ async def fill(path: Path, free: Callable[[], None]) -> int:
         assert audit.append(Record(new_id(), "outcome", time.time(), {"status": 200}))  # of one under way
         with pytest.raises(AuditUnavailable):
             await audit.probe()
-    free()
+    free(audit)
     async with asyncio.timeout(10):
         while not audit.healthy:
             await asyncio.sleep(0.01)
@@ -80,14 +81,20 @@ def limited(path: str) -> None:
     """The largest file may have 300 kB: writes beyond fail as on a full disk."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    count = asyncio.run(fill(Path(path), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))))
+    count = asyncio.run(fill(Path(path), lambda audit: _lift(audit, hard)))
     Path(path + ".count").write_text(str(count))
+
+
+def _lift(audit: Audit, limit: int) -> None:
+    process = audit._line
+    assert isinstance(process, Process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def main() -> None:
     """`python -m tests.proxy.audit_writer FOLDER`: FOLDER is a small file system, its file `ballast` makes room."""
     folder = Path(sys.argv[1])
-    count = asyncio.run(fill(folder / "a.db", (folder / "ballast").unlink))
+    count = asyncio.run(fill(folder / "a.db", lambda audit: (folder / "ballast").unlink()))
     (folder / "a.db.count").write_text(str(count))
 
 

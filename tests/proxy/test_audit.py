@@ -19,12 +19,19 @@ import pytest
 
 from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from proxy.audit.chain import Head
+from proxy.audit.entry import COLUMNS, Entry
 from proxy.audit.head import path_of
-from proxy.audit.record import MAX_BODY, Entry, encode
+from proxy.audit.key import sealer
+from proxy.audit.record import MAX_BODY, encode
 from proxy.audit.schema import explain
-from proxy.audit.store import SqliteStore
+from proxy.audit.store import SqliteStore, Store
+from proxy.audit.wire import Opened, Opening
+from tests.proxy.audit_lines import Thread, until
 
 KEY = Key(b"k" * 32)
+SEAL, UNSEALED = sealer(KEY), sealer(None)
+BODY = 4 + COLUMNS.index("action")
+"""Where an entry's columns begin."""
 
 
 def intent(id: str = "", **body: Any) -> Record:
@@ -33,12 +40,6 @@ def intent(id: str = "", **body: Any) -> Record:
 
 def outcome(id: str, **body: Any) -> Record:
     return Record(id, "outcome", time.time(), {"status": 200, **body})
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 class FakeStore:
@@ -68,13 +69,22 @@ class FakeStore:
     def tidy(self) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         self.closed = True
+
+
+async def begun(store: FakeStore, patience: float = 5.0, gather: float = 0.001, **limits: int) -> Audit:
+    def open_store(opening: Opening) -> tuple[Store, Opened]:
+        return store, Opened("", 1, Head(0, b""), 0)
+
+    audit = Audit(lambda: Thread(open_store), Opening("", None, patience, gather), **limits)
+    await audit.begin()
+    return audit
 
 
 @asynccontextmanager
 async def opened(store: FakeStore, **options: Any) -> AsyncIterator[Audit]:
-    audit = Audit(store, **options)
+    audit = await begun(store, **options)
     try:
         yield audit
     finally:
@@ -134,37 +144,7 @@ async def test_the_order_is_kept_and_a_cancelled_call_is_written() -> None:
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(done[7], asyncio.CancelledError)
         await until(lambda: audit.waiting == 0)
-        assert [row.id for row in store.rows] == [record.id for record in records]
-
-
-class SteppedStore(FakeStore):
-    """Each write waits for a step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered, self.steps = 0, threading.Semaphore(0)
-
-    def write(self, entries: Sequence[Entry]) -> Head:
-        self.entered += 1
-        self.steps.acquire(timeout=20)
-        return super().write(entries)
-
-
-async def test_wake_ups_do_not_pile_up_under_steady_load() -> None:
-    """Left over ones would each cost the writer an idle turn, and a waiting time, when the load ends."""
-    store = SteppedStore()
-    async with opened(store) as audit:
-        tasks = []
-        for turn in range(1, 31):  # there is always something queued when a commit ends
-            tasks.append(asyncio.create_task(audit.durable(intent())))
-            await until(lambda turn=turn: store.entered == turn)  # type: ignore[misc]
-            tasks.append(asyncio.create_task(audit.durable(intent())))
-            await asyncio.sleep(0)
-            store.steps.release()
-        await until(lambda: store.entered == 31)
-        assert audit._bell.qsize() <= 2
-        store.steps.release(5)
-        await asyncio.gather(*tasks)
+        assert [row[0] for row in store.rows] == [record.id for record in records]
 
 
 async def test_a_failing_disk_refuses_keeps_and_recovers() -> None:
@@ -183,7 +163,7 @@ async def test_a_failing_disk_refuses_keeps_and_recovers() -> None:
         assert audit.failed == 2
         store.broken = None
         await until(lambda: audit.healthy and audit.waiting == 0)
-        assert [row.id for row in store.rows] == [first.id, second.id]
+        assert [row[0] for row in store.rows] == [first.id, second.id]
         await audit.durable(intent())
         assert audit.lost == 0
 
@@ -258,13 +238,13 @@ async def test_probe_tells_whether_it_can_be_written() -> None:
 
 async def test_close_is_bounded_and_counts_what_it_gives_up() -> None:
     store = FakeStore()
-    audit = Audit(store)
+    audit = await begun(store, patience=0.1)
     store.broken = FULL
     audit.append(outcome(new_id()))
     with pytest.raises(AuditUnavailable, match=r"1 record\(s\) could not be written .*the disk is full"):
         await audit.close(0.2)
     assert audit.lost == 1
-    assert store.closed
+    await until(lambda: store.closed)
     with pytest.raises(AuditUnavailable, match="closed"):
         await audit.durable(intent())
     with pytest.raises(AuditUnavailable, match="closed"):
@@ -276,7 +256,7 @@ async def test_close_is_bounded_and_counts_what_it_gives_up() -> None:
 
 async def test_close_does_not_wait_for_a_hanging_disk() -> None:
     store = FakeStore()
-    audit = Audit(store)
+    audit = await begun(store)
     store.gate.clear()
     waiter = asyncio.create_task(audit.durable(intent()))
     await asyncio.sleep(0.02)
@@ -325,8 +305,8 @@ class Colour(enum.StrEnum):
 def test_columns_are_what_json_says(tmp_path: Path, value: object, column: object) -> None:
     """Else `verify` would call an honest row edited."""
     entry = encode(Record("x", "outcome", 0.0, {"action": value}))
-    assert entry.columns[0] == column
-    store = SqliteStore.open(tmp_path / "a.db")
+    assert entry[BODY] == column
+    store = SqliteStore.open(tmp_path / "a.db", UNSEALED)
     store.write([entry])
     store.close()
     with Reader(tmp_path / "a.db") as log:
@@ -402,7 +382,7 @@ async def test_what_close_finds_open_is_aborted(tmp_path: Path) -> None:
 def test_an_exchange_open_for_long_is_still_found_when_its_writer_is_gone(tmp_path: Path) -> None:
     """Recovery does not read the whole table: each writer notes where its oldest open intent stands."""
     path = tmp_path / "a.db"
-    store = SqliteStore.open(path, KEY)
+    store = SqliteStore.open(path, SEAL)
     early, long, late = new_id(), new_id(), new_id()
     for record in (intent(early), intent(long), outcome(early), intent(late)):
         store.write([encode(record)])
@@ -412,7 +392,7 @@ def test_an_exchange_open_for_long_is_still_found_when_its_writer_is_gone(tmp_pa
     store._drop()
     assert store._lock is not None
     os.close(store._lock)  # as the kernel does for a process that died
-    SqliteStore.open(path, KEY).close()
+    SqliteStore.open(path, SEAL).close()
     with Reader(path) as log:
         ends = {e.id: e.outcome and e.outcome["status"] for e in log.latest(10)}
     assert ends == {early: 200, long: "aborted", late: "aborted"}
@@ -423,6 +403,11 @@ class Proxied:
 
     def __init__(self, db: sqlite3.Connection, statement: str, after: bool) -> None:
         self._db, self._statement, self._after = db, statement, after
+
+    def executemany(self, sql: str, rows: Sequence[Any]) -> Any:
+        if sql.startswith(self._statement):
+            return self.execute(sql, rows[0])
+        return self._db.executemany(sql, rows)
 
     def execute(self, sql: str, *values: Any) -> Any:
         if sql.startswith(self._statement):
@@ -444,31 +429,31 @@ class Proxied:
 def test_a_batch_is_written_once_whatever_failed(tmp_path: Path, statement: str, after: bool) -> None:
     """Also where the commit reached the disk and the error came afterwards."""
     path = tmp_path / "a.db"
-    store = SqliteStore.open(path, KEY)
+    store = SqliteStore.open(path, SEAL)
     store.write([encode(outcome(new_id()))])
     batch = [encode(intent()) for _ in range(3)]
     assert store._db is not None
     store._db = Proxied(store._db, statement, after)  # type: ignore[assignment]
     with pytest.raises(AuditUnavailable, match="disk reports an error"):
         store.write(batch)
-    other = SqliteStore.open(path, KEY)  # somebody else goes on meanwhile
+    other = SqliteStore.open(path, SEAL)  # somebody else goes on meanwhile
     other.write([encode(outcome(new_id()))])
     store.write(batch)
-    assert list(store._open) == [entry.id for entry in batch]
+    assert list(store._open) == [entry[0] for entry in batch]
     store.close()
     other.close()
     with Reader(path) as log:
         verdict = log.verify(KEY)
         assert verdict.broken is None
         assert verdict.rows == 1 + 3 + 1 + 3  # the last three: aborted at close
-        assert [e.id for e in log.latest(10) if e.intent] == [entry.id for entry in batch]
+        assert [e.id for e in log.latest(10) if e.intent] == [entry[0] for entry in batch]
 
 
 def test_a_head_file_that_cannot_be_written_holds_the_answer_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.db"
-    store = SqliteStore.open(path, KEY)
+    store = SqliteStore.open(path, SEAL)
     batch = [encode(outcome(new_id()))]
     write = store._head.write
 
@@ -504,7 +489,7 @@ async def test_a_file_replaced_under_us_is_noticed(tmp_path: Path) -> None:
 def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.audit.store.CHECKPOINT", 50_000)
     path = tmp_path / "a.db"
-    store = SqliteStore.open(path)
+    store = SqliteStore.open(path, UNSEALED)
     for _ in range(40):
         store.write([encode(outcome(new_id(), pad="x" * 10_000))])
         store.tidy()
@@ -521,7 +506,7 @@ def _foreign(path: Path) -> None:
 
 def _version(number: int) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        SqliteStore.open(path, KEY).close()
+        SqliteStore.open(path, SEAL).close()
         db = sqlite3.connect(path)
         db.execute(f"PRAGMA user_version = {number}")
         db.close()
@@ -539,16 +524,16 @@ def _folder_is_file(path: Path) -> None:
 
 
 def _sealed_with(key: Key | None) -> Callable[[Path], None]:
-    return lambda path: SqliteStore.open(path, key).close()
+    return lambda path: SqliteStore.open(path, sealer(key)).close()
 
 
 def _bad_head(path: Path) -> None:
-    SqliteStore.open(path, KEY).close()
-    path_of(path).write_bytes(b"zzz")
+    SqliteStore.open(path, SEAL).close()
+    Path(path_of(path)).write_bytes(b"zzz")
 
 
 def _head_of_another(path: Path) -> None:
-    SqliteStore.open(path, KEY).close()
+    SqliteStore.open(path, SEAL).close()
     path.unlink()
 
 
@@ -588,7 +573,7 @@ async def test_a_log_that_cannot_be_opened_says_why_in_one_line(tmp_path: Path, 
 
 async def test_a_locked_file_is_said_to_be_locked(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    SqliteStore.open(path).close()
+    SqliteStore.open(path, UNSEALED).close()
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("BEGIN EXCLUSIVE")
     db.execute("DELETE FROM meta WHERE name = '-'")
@@ -602,7 +587,7 @@ async def test_a_locked_file_is_said_to_be_locked(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 async def test_a_read_only_file_is_said_to_be_read_only(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    SqliteStore.open(path).close()
+    SqliteStore.open(path, UNSEALED).close()
     path.chmod(0o400)
     with pytest.raises(AuditUnavailable, match="may not be opened"):
         await Audit.open(path)

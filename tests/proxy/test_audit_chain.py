@@ -5,15 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.audit import AuditUnavailable, Key, Reader, Record, new_id
-from proxy.audit.chain import Head, Row, genesis, link, sealer, verify
+from proxy.audit.chain import Head, Row, link, verify
+from proxy.audit.entry import COLUMNS
 from proxy.audit.head import path_of
-from proxy.audit.record import COLUMNS, encode
+from proxy.audit.key import sealer
+from proxy.audit.record import encode
+from proxy.audit.seal import genesis, sealed
 from proxy.audit.store import SqliteStore
 
 KEY = Key(b"k" * 32)
@@ -29,7 +33,7 @@ def ids(n: int) -> str:
 
 
 def write(path: Path, rows: int = ROWS, key: Key | None = KEY) -> Head:
-    store = SqliteStore.open(path, key)
+    store = SqliteStore.open(path, sealer(key))
     # Outcomes throughout: an intent without one would be answered when the store closes.
     head = store.write([encode(Record(ids(n), "outcome", 1000.0 + n, body(n))) for n in range(1, rows + 1)])
     store.close()
@@ -122,7 +126,7 @@ def test_a_cut_tail_is_not_built_upon(tmp_path: Path, name: str) -> None:
     write(path)
     tamper(path, TAMPERING[name][0])
     with pytest.raises(AuditUnavailable, match="gone") as error:
-        SqliteStore.open(path, KEY)
+        SqliteStore.open(path, sealer(KEY))
     assert "verify" in error.value.mend
 
 
@@ -148,10 +152,10 @@ def test_without_a_key_a_recomputed_chain_is_still_caught_by_the_head(tmp_path: 
 def test_an_older_head_file_put_back_is_caught_by_a_head_noted_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     write(path, 6)
-    old = path_of(path).read_bytes()
+    old = Path(path_of(path)).read_bytes()
     noted = write(path, 6)
     tamper(path, "DELETE FROM records WHERE seq > 6")
-    path_of(path).write_bytes(old)
+    Path(path_of(path)).write_bytes(old)
     with Reader(path) as log:
         assert log.verify(KEY).broken is None  # the documented limit
         broken = log.verify(KEY, noted).broken
@@ -163,7 +167,7 @@ def test_an_older_head_file_put_back_is_caught_by_a_head_noted_elsewhere(tmp_pat
 def test_a_damaged_head_file_is_a_break(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "a.db"
     write(path)
-    path_of(path).write_bytes(damage)
+    Path(path_of(path)).write_bytes(damage)
     with Reader(path) as log:
         broken = log.verify(KEY).broken
     assert broken is not None
@@ -173,12 +177,12 @@ def test_a_damaged_head_file_is_a_break(tmp_path: Path, damage: bytes) -> None:
 def test_a_head_file_that_went_missing_leaves_a_note_in_the_chain(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     write(path)
-    path_of(path).unlink()
+    Path(path_of(path)).unlink()
     with Reader(path) as log:
         verdict = log.verify(KEY)
         assert verdict.broken is None
         assert "missing" in verdict.notes[0]
-    SqliteStore.open(path, KEY).close()
+    SqliteStore.open(path, sealer(KEY)).close()
     with Reader(path) as log:
         verdict = log.verify(KEY)
     assert verdict.broken is None
@@ -205,8 +209,9 @@ def chain(count: int) -> list[Row]:
     rows, prev = [], START.hash
     for n in range(1, count + 1):
         entry = encode(Record(ids(n), "outcome", float(n), body(n)))
-        prev = link(SEAL, prev, n, *entry[:3], 1, entry.body)
-        rows.append(Row(n, *entry[:3], 1, entry.body, prev, entry.columns))
+        text = entry[3].decode()
+        prev = link(SEAL, prev, n, *entry[:3], 1, text)
+        rows.append(Row(n, *entry[:3], 1, text, prev, entry[4:]))
     return rows
 
 
@@ -274,7 +279,7 @@ def test_any_json_goes_in_and_verifies(
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "a.db"
     key = KEY if keyed else None
-    store = SqliteStore.open(path, key)
+    store = SqliteStore.open(path, sealer(key))
     for commit in commits:
         store.write([encode(Record(new_id(), "outcome", at, body)) for body, at in commit])
     store.close()
@@ -282,6 +287,40 @@ def test_any_json_goes_in_and_verifies(
         verdict = log.verify(key)
     assert verdict.broken is None, verdict
     assert verdict.rows == sum(map(len, commits))
+
+
+names = st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True)
+times = st.floats(-1e15, 1e15, exclude_min=True, exclude_max=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(names, st.sampled_from(["intent", "outcome"]), times, bodies, st.integers(1, 2**40), st.booleans())
+def test_the_writer_seals_as_the_chain_is_defined(
+    id: str, kind: Literal["intent", "outcome"], at: float, body: dict[str, object], seq: int, keyed: bool
+) -> None:
+    entry = encode(Record(id, kind, at, body))
+    seal = sealer(KEY if keyed else None)
+    row = entry[:3]
+    assert sealed(seal, b"p" * 32, seq, *row, 7, entry[3]) == link(seal, b"p" * 32, seq, *row, 7, entry[3].decode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(bodies)
+def test_what_is_marked_as_aborted_verifies(tmp_path_factory: pytest.TempPathFactory, body: dict[str, object]) -> None:
+    """Its body is made from the columns by the database: both must say the same, whatever they hold."""
+    path = tmp_path_factory.mktemp("log") / "a.db"
+    store = SqliteStore.open(path, KEY.seal)
+    store.write([encode(Record("x", "intent", 1.0, body))])
+    store.close()
+    with Reader(path) as log:
+        assert log.verify(KEY).broken is None
+        found = log.exchange("x")
+    assert found is not None
+    assert found.outcome is not None
+    assert found.outcome["status"] == "aborted"
+    for name in ("policy", "model", "account"):
+        if isinstance(body.get(name), str):
+            assert found.outcome[name] == body[name]
 
 
 def test_the_key_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from proxy.audit import Key, Record, new_id
+from proxy.audit.key import sealer
 from proxy.audit.record import encode
 from proxy.audit.store import SqliteStore
 from proxy.audit_cli import app, clean
@@ -39,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def write(path: Path, key: Key | None = None) -> Path:
-    store = SqliteStore.open(path, key)
+    store = SqliteStore.open(path, sealer(key))
     for id, at, intent, outcome in EXCHANGES:
         store.write([encode(Record(id, "intent", at, intent))])
         if outcome is not None:
@@ -204,7 +205,7 @@ def test_follow_reads_while_the_proxy_writes(path: Path) -> None:
     assert process.stdout is not None
     try:
         assert IDS[2] in process.stdout.readline()
-        store = SqliteStore.open(path)
+        store = SqliteStore.open(path, sealer(None))
         ids = [new_id() for _ in range(3)]
         for id, action in zip(ids, ["block", "pass", "block"], strict=True):
             store.write([encode(Record(id, "intent", time.time(), {"action": action}))])

@@ -46,9 +46,16 @@ def exchanges(path: Path) -> dict[str, Exchange]:
         return {exchange.id: exchange for exchange in log.latest(1_000_000)}
 
 
+def wait_for_writers(path: Path, left: int) -> None:
+    """A writer outlives its proxy by what it has received."""
+    limit = time.monotonic() + 20
+    while len(list(Path(f"{path}-writers").iterdir())) > left and time.monotonic() < limit:
+        time.sleep(0.005)
+
+
 def test_kill_loop(tmp_path: Path, processes: ForkServerContext) -> None:
     path, acks = tmp_path / "a.db", tmp_path / "acks"
-    alive = SqliteStore.open(path, KEY)
+    alive = SqliteStore.open(path, KEY.seal)
     mine = new_id()
     alive.write([encode(Record(mine, "intent", time.time(), {"action": "pass"}))])
     chance = random.Random(7)
@@ -64,7 +71,8 @@ def test_kill_loop(tmp_path: Path, processes: ForkServerContext) -> None:
         assert process.exitcode == -9
     ids = acknowledged(acks)
     assert len(ids) >= ROUNDS
-    SqliteStore.open(path, KEY).close()  # marks what the last one left
+    wait_for_writers(path, 1)
+    SqliteStore.open(path, KEY.seal).close()  # marks what the last one left
     found = exchanges(path)
     assert set(ids) <= set(found)
     ends = {id: found[id].outcome for id in ids}
