@@ -155,7 +155,8 @@ def _progress(total: int) -> Iterator[Tell]:
         if now - last >= QUIET:
             last = now
             left = (now - begun) / done * (total - done)
-            _say(f"judged {done:,} of {total:,}, about {left / 60:.0f} minutes left")
+            told = f"{left:.0f} seconds" if left < 100 else f"{left / 60:.0f} minutes"
+            _say(f"judged {done:,} of {total:,}, about {told} left")
 
     yield tell
 

@@ -286,7 +286,7 @@ def words(found: Json) -> list[str]:
         looked = len({(row["source"], row["surface"]) for row in found["sources"]})
         lines += [
             "",
-            f"sources that changed for sure (of {looked}; Holm's correction): {'none' if not sure else ''}".rstrip(),
+            f"sources that changed by more than chance (of {looked}; Holm's correction): {'none' if not sure else ''}".rstrip(),
         ]
         lines += [f"  {row['source']} ({row['surface']}): {_decision(row)}" for row in sure]
     if first["failed"] or second["failed"]:

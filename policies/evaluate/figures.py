@@ -434,6 +434,11 @@ def _catch(pool: Pool) -> Json:
     return {"fpr": list(GRID), "sources": found}
 
 
+def _floor(name: str) -> float:
+    """The rank score of a text in which nothing was seen."""
+    return 0.0 if name == "score" else -math.inf
+
+
 def _worst(pool: Pool) -> list[Json]:
     """The honest rows with the highest scores and the bad ones with the lowest: what a person should read."""
     names = pool.telling()
@@ -442,10 +447,11 @@ def _worst(pool: Pool) -> list[Json]:
     scores = pool.ranks[names[0]]
     found = []
     for kind, side, sign in (("false alarm", ~pool.bad, -1.0), ("miss", pool.bad, 1.0)):
-        rows = np.flatnonzero(side & ~pool.failed)
+        # An honest text in which nothing was seen is no false alarm, however short the list.
+        rows = np.flatnonzero(side & ~pool.failed & (pool.bad | (scores > _floor(names[0]))))
         for at in rows[np.argsort(sign * scores[rows], kind="stable")][:WORST]:
             outcome = pool.outcomes[at]
-            seen = sorted(outcome.findings.items(), key=lambda item: -item[1])[:3]
+            seen = sorted(outcome.findings.items(), key=lambda item: (item[0] != outcome.nearest, -item[1]))[:3]
             found.append(
                 {
                     "kind": kind,

@@ -282,9 +282,9 @@ def over_refusal(results: Json) -> str:
 def reliability(row: Json, name: str, more: str) -> str:
     """One small reliability diagram: points on the diagonal are honest probabilities, hollow ones have few rows."""
     size, left, top = 150, 30, 36
-    told = f"{more} · ECE {row['ece']:.3f}"
+    told = f"{short(more, 18)} · ECE {row['ece']:.3f}"
     x, y = _linear(0, 1, left, left + size), _linear(0, 1, top + size, top)
-    body = [_text(left, 12, short(name, 24), "row head"), _text(left, 26, short(told, 32), "tick")]
+    body = [_text(left, 12, short(name, 24), "row head"), _text(left, 26, told, "tick")]
     for at in (0.0, 0.5, 1.0):
         body += [
             _line(x(at), y(0), x(at), y(1), "grid"),

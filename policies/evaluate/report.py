@@ -13,6 +13,8 @@ from . import notes, plots
 from .plots import share
 
 Json = Mapping[str, Any]
+DONE = {"block": "blocked", "mask": "masked or blocked", "log": "logged or stopped", "pass": "judged"}
+"""What an action and stricter ones do to a text."""
 FEW = 20
 """Texts below which a language has no line on the page."""
 
@@ -82,7 +84,7 @@ def _table(head: Sequence[str], rows: Iterable[str]) -> str:
     return f'<div class="scroll"><table>\n<thead>{"".join(head)}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
-_WORDS = frozenset({"where", "score", "action", "mode", "label", "decided", "seen", "sha256", "digest"})
+_WORDS = frozenset({"where", "score", "action", "mode", "label", "decided", "seen", "sha256", "digest", "text"})
 
 
 def _row(*names: str) -> str:
@@ -93,6 +95,10 @@ def _row(*names: str) -> str:
 
 def _tile(value: str, name: str, more: str) -> str:
     return f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span><small>{escape(more)}</small></div>'
+
+
+def _at_a_time(manifest: Json) -> str:
+    return f"{manifest['settings']['workers']} at a time"
 
 
 def _note(html: str) -> str:
@@ -130,11 +136,11 @@ def _tiles(manifest: Json, results: Json) -> str:
     for action, row in figures["decisions"].items():
         if row["bad"]["n"]:
             more = f"{surface}: {row['bad']['k']:,} of {row['bad']['n']:,} {_between(row['bad'])}"
-            tiles.append(_tile(share(row["bad"]["rate"]), f"of bad texts: {action} or stricter", more))
+            tiles.append(_tile(share(row["bad"]["rate"]), f"of bad texts {DONE[action]}", more))
         if row["honest"]["n"]:
             honest = row["honest"]
             more = f"{surface}: {honest['k']:,} of {honest['n']:,}, at most {share(honest['at_most'])}"
-            tiles.append(_tile(share(honest["rate"]), f"of honest texts: {action} or stricter", more))
+            tiles.append(_tile(share(honest["rate"]), f"of honest texts {DONE[action]}", more))
     first = next((each for each in figures["ranking"].values() if each), None)
     if first:
         low, high = first["auroc_95"]
@@ -144,7 +150,7 @@ def _tiles(manifest: Json, results: Json) -> str:
         more = f"{surface}: [{_bare(at['low'])}, {_bare(at['high'])}]"
         tiles.append(_tile(share(at["recall"]), f"caught at {share(at['fpr'])} false alarms", more))
     time = results["latency"]
-    more = f"p99 {plots.milliseconds(time['p99'])}, {manifest['settings']['workers']} workers"
+    more = f"p99 {plots.milliseconds(time['p99'])}, {_at_a_time(manifest)}"
     tiles.append(_tile(plots.milliseconds(time["p50"]), "to judge a text, median", more))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -166,7 +172,7 @@ def _summary(results: Json) -> str:
     recalls = ("recall at 0.1 %", "0.5 %", "1 % FPR")
     head = _row(
         *("where", "score", "bad", "honest", "AUROC", "AUPRC", "best F1", *recalls),
-        *("caught", "honest flagged", "at most", "F1", "precision at 1 in 1,000"),
+        *("caught", "honest flagged", "at most", "F1", "precision"),
     )
     return f"<h2>Summary</h2>\n{_table([head], rows)}{_note(notes.SUMMARY)}"
 
@@ -201,7 +207,7 @@ def _precision(row: Json) -> str:
     point, least = row["precision_when_rare"], row["precision_when_rare_at_least"]
     if least is None:
         return "–"
-    return f"at least {share(least)}" if point is None else f"{share(point)} (at least {share(least)})"
+    return f"≥ {share(least)}" if point is None else f"{share(point)} (≥ {share(least)})"
 
 
 def _figure(title: str, svg: str, caption: str, more: str = "") -> str:
@@ -263,7 +269,7 @@ def _table_of(key: str, title: str, results: Json) -> str:
     names += ["0.1 %", "0.5 %", "1 %"] + ["caught", "honest", "at most"] * len(actions)
     over = '<tr><th class="over" colspan="4"></th><th class="over" colspan="2">AUROC against</th>'
     over += '<th class="over" colspan="2"></th><th class="over" colspan="3">recall at this share of false alarms</th>'
-    over += "".join(f'<th class="over" colspan="3">{escape(action)} or stricter</th>' for action in actions)
+    over += "".join(f'<th class="over" colspan="3">{DONE[action]}</th>' for action in actions)
     if key == "source":
         names.append("ECE")
         over += '<th class="over"></th>'
@@ -314,10 +320,10 @@ def _calibration(results: Json) -> str:
 
 def _latency(manifest: Json, results: Json) -> str:
     time, late = results["latency"], manifest.get("late")
-    machine, workers = manifest["machine"], manifest["settings"]["workers"]
+    machine = manifest["machine"]
     note = (
         f"Mean {plots.milliseconds(time['mean'])}, longest {plots.milliseconds(time['max'])}. Time in the classifiers "
-        f"without waiting for a worker; {workers} at a time on {escape(machine['cpu'])}, {machine['cores']} cores."
+        f"without waiting for a worker; {_at_a_time(manifest)} on {escape(machine['cpu'])}, {machine['cores']} cores."
     )
     if late:
         note += f" {late:,} texts took longer than the policy's deadline: in live traffic they would be failures."
@@ -342,7 +348,7 @@ def _worst(results: Json) -> str:
             ]
             cells += [_cell(row["action"] or "–", "left"), _cell(seen, "wrap")]
             rows.append("".join(cells) + (_cell(row["text"] or "", "text") if texts else ""))
-        head = _row("id", "where", "label", "decided", "seen", *(["text (its beginning)"] if texts else []))
+        head = _row("id", "where", "label", "decided", "seen", *(["text"] if texts else []))
         if rows:
             tables.append(f"<h3>{title}</h3>\n{_table([head], rows)}")
     note = "" if texts else '<p class="note">Texts are kept only with --keep-texts.</p>'

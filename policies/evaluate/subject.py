@@ -33,7 +33,8 @@ OF_THE_SURFACE = {("injection", "tool_result"): "injection_indirect", ("harmful"
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one row. `scores` are its rank scores by name; `findings` the highest score of each
-    classifier.label; `fired` the rules that fired, shadow ones too. `failures` are "classifier: reason"; with any, the
+    classifier.label; `nearest` the one that is nearest to a rule's threshold or the furthest above
+    it; `fired` the rules that fired, shadow ones too. `failures` are "classifier: reason"; with any, the
     scores say nothing. `seconds` is the time of judging without waiting for a worker."""
 
     id: str
@@ -48,6 +49,7 @@ class Outcome:
     scores: Mapping[str, float]
     findings: Mapping[str, float]
     seconds: float
+    nearest: str = ""
     action: str = ""
     rule: str = ""
     fired: tuple[str, ...] = ()
@@ -119,6 +121,11 @@ def _outcome(row: Row, report: Report, scores: dict[str, float], **more: Any) ->
 # A policy -----------------------------------------------------------------------------------------------------------
 
 
+_Margin = tuple[float, str]
+"""How far a finding lies above a threshold in log odds, and which one it is."""
+_NOTHING: _Margin = (-math.inf, "")
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """One part of a rule's condition: met by a finding of this classifier and label ("*" for any)."""
@@ -126,11 +133,12 @@ class _Part:
     names: frozenset[tuple[str, str]]
     edge: float
 
-    def margin(self, findings: Sequence[Finding]) -> float:
-        best = -math.inf
+    def margin(self, findings: Sequence[Finding]) -> _Margin:
+        best = _NOTHING
         for finding in findings:
             if (finding.classifier, finding.label) in self.names or (finding.classifier, "*") in self.names:
-                best = max(best, _log_odds(finding.score) - self.edge)
+                name = f"{finding.classifier}.{finding.label}"
+                best = max(best, (_log_odds(finding.score) - self.edge, name))
         return best
 
 
@@ -143,7 +151,7 @@ class _Edges:
     parts: tuple[_Part, ...]
     every: bool
 
-    def margin(self, findings: Sequence[Finding], row: Row) -> float:
+    def margin(self, findings: Sequence[Finding], row: Row) -> _Margin:
         mine = [finding for finding in findings if row.messages[finding.message].role in self.roles]
         margins = [part.margin(mine) for part in self.parts]
         return min(margins) if self.every else max(margins)
@@ -198,21 +206,22 @@ class PolicySubject:
 
     def judged(self, row: Row, report: Report) -> Outcome:
         decision = decide(self.policies, row.stage, row.messages, report)
+        margins = [(edges.severity, edges.margin(report.findings, row)) for edges in self._edges[row.stage]]
         return _outcome(
             row,
             report,
-            self._scores(row, report, decision),
+            self._scores(margins, decision),
+            nearest=max((margin for _, margin in margins), default=_NOTHING)[1],
             action=decision.action.value,
             rule=decision.rule or "",
             fired=tuple(sorted({fired.rule for fired in decision.fired + decision.shadow})),
         )
 
-    def _scores(self, row: Row, report: Report, decision: Decision) -> dict[str, float]:
-        margins = [(edges.severity, edges.margin(report.findings, row)) for edges in self._edges[row.stage]]
+    def _scores(self, margins: Sequence[tuple[int, _Margin]], decision: Decision) -> dict[str, float]:
         scores = {}
         for name in self.ranks:
             severity = Action(name).severity
-            margin = max((value for at, value in margins if at >= severity), default=-math.inf)
+            margin = max((value for at, (value, _) in margins if at >= severity), default=-math.inf)
             # The decision has the last word: on a score equal to its threshold but for rounding, and on a mask without
             # a place, which blocks.
             taken = decision.action.severity >= severity
@@ -277,8 +286,10 @@ class ClassifierSubject:
 
     def judged(self, row: Row, report: Report) -> Outcome:
         wanted = self.labels.get(row.surface, self.classifier.labels)
-        score = max((finding.score for finding in report.findings if finding.label in wanted), default=0.0)
-        return _outcome(row, report, {"score": score})
+        score, nearest = max(
+            ((f.score, f"{f.classifier}.{f.label}") for f in report.findings if f.label in wanted), default=(0.0, "")
+        )
+        return _outcome(row, report, {"score": score}, nearest=nearest)
 
     def describe(self) -> dict[str, Any]:
         return {
