@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench train lock clean
+.PHONY: help demo test lint bench figures train lock clean
 
 help:
 	@echo "make demo    a real client, a real model, and Penstock between them"
 	@echo "make test    lint, types and all tests"
 	@echo "make bench   measure against nginx (installs Debian's nginx and wrk)"
+	@echo "make figures DATA=DIR   what the shipped classifiers reach, against their goals"
 	@echo "make train DATA=DIR   train the shipped classifier again"
 	@echo "make lock    resolve the locked dependencies again"
 
@@ -29,6 +30,10 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench
+
+figures: $(VENV)/dev.stamp
+	@test -n "$(DATA)" || { echo "make figures DATA=DIR: DIR holds train/ and dev/ with *.jsonl.gz" >&2; exit 2; }
+	@$(BIN)/python -m tests.bench.figures --data "$(DATA)"
 
 train:
 	@test -n "$(DATA)" || { echo "make train DATA=DIR: DIR holds train/ and dev/ with *.jsonl.gz" >&2; exit 2; }
