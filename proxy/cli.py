@@ -19,6 +19,7 @@ from .config import load as load_settings
 from .evaluate_cli import evaluate
 from .logs import configure_logs
 from .server import CannotServe, Running, run
+from .teach_cli import teach
 
 app = typer.Typer(
     help="Penstock: a policy-enforcement proxy for model APIs.",
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(audit_app, name="audit")
 app.command("eval")(evaluate)
+app.command()(teach)
 out = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
