@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .matcher import compile_expression, find_all
 
@@ -35,10 +35,12 @@ for _start in (0x1F1E6, 0x1F150, 0x1F170):
 _MOSTLY_ASCII = 0.8
 _CLASS = "".join(rf"\x{{{point:x}}}" for point in _TABLE)
 _LETTERS: dict[str, str] = {chr(point): latin for point, latin in _TABLE.items()}
+_ODD = re.compile("[" + "".join(map(re.escape, _LETTERS)) + "]")
 _MIXED = compile_expression(rf"[\pL\pM\pN_]*(?:[A-Za-z][{_CLASS}]|[{_CLASS}][A-Za-z])[\pL\pM\pN_]*")
 _ACCENT_CLASS = r"\x{c0}-\x{24f}\x{1e00}-\x{1eff}"
 _ACCENTED = compile_expression(rf"[A-Za-z]*[{_ACCENT_CLASS}][A-Za-z]*[{_ACCENT_CLASS}][A-Za-z{_ACCENT_CLASS}]*")
 _ACCENTS = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
+_FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 _FLAGS = re.compile("[\U0001f1e6-\U0001f1ff]+")
 _ACCENT = re.compile("[\u0300-\u036f]")
 _ASCII = bytes(range(128))
@@ -46,25 +48,25 @@ _ASCII = bytes(range(128))
 
 def latin(text: str) -> str:
     """An NFKC `text` with Latin letters for those that look like them."""
-    others, odd = _odd(text)
-    if len(_ACCENTS.findall(others)) > 1 or not odd.isdisjoint(_FLAG_LETTERS):
+    others, odd, mostly = _odd(text)
+    if not odd.isdisjoint(_FLAG_LETTERS):
         return _replaced(text, look_alikes(text))
-    if odd and _mostly_ascii(text, others, odd):
+    edits: list[tuple[int, int, str]] = []
+    if len(_ACCENTS.findall(others)) > 1:
+        edits = [edit for edit in _accents(text) if text[edit[0]] not in odd]
+    if odd and mostly:
         for letter in odd:
             text = text.replace(letter, _LETTERS[letter])
-        return text
-    return _replaced(text, _mixed(text)) if odd else text
-
-
-_ASCII_ODD = frozenset(filter(str.isascii, _LETTERS))  # the grave accent
-_FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
+    elif odd:
+        edits += _mixed(text)
+    return _replaced(text, edits) if edits else text
 
 
 def look_alikes(text: str) -> list[tuple[int, int, str]]:
     """The replacements (start, end, text), in order, that make `latin(text)`."""
-    others, odd = _odd(text)
+    others, odd, mostly = _odd(text)
     found: list[tuple[int, int, str]] = []
-    if odd and _mostly_ascii(text, others, odd):
+    if odd and mostly:
         found = [(at, at + 1, _LETTERS[letter]) for at, letter in enumerate(text) if letter in odd]
         if not odd.isdisjoint(_FLAG_LETTERS):
             # Two alone are a flag, more are letters.
@@ -73,22 +75,22 @@ def look_alikes(text: str) -> list[tuple[int, int, str]]:
     elif odd:
         found = _mixed(text)
     if len(_ACCENTS.findall(others)) > 1:
-        accents = _accents(text)
         known = {edit[0] for edit in found}
-        found = sorted(found + [edit for edit in accents if edit[0] not in known])
+        found = sorted(found + [edit for edit in _accents(text) if edit[0] not in known])
     return found
 
 
-def _odd(text: str) -> tuple[str, set[str]]:
-    """All letters that are not ASCII, and which look-alikes there are."""
+def _odd(text: str) -> tuple[str, set[str], bool]:
+    """All letters that are not ASCII, the look-alikes among them, and whether nearly all of the text reads as ASCII
+    once those are replaced."""
     others = text.encode().translate(None, _ASCII).decode()
-    odd = _LETTERS.keys() & set(others)
-    return others, odd | _ASCII_ODD if "`" in text else odd
-
-
-def _mostly_ascii(text: str, others: str, odd: Iterable[str]) -> bool:
-    """Whether nearly all of it reads as ASCII once `odd` is replaced."""
-    return len(text) - len(others) + sum(map(text.count, odd)) >= _MOSTLY_ASCII * len(text)
+    found = _ODD.findall(others)
+    odd = set(found)
+    count = len(found)
+    if accents := text.count("`"):  # the one look-alike in ASCII
+        odd.add("`")
+        count += accents
+    return others, odd, len(text) - len(others) + count >= _MOSTLY_ASCII * len(text)
 
 
 def _mixed(text: str) -> list[tuple[int, int, str]]:
@@ -104,8 +106,11 @@ def _accents(text: str) -> list[tuple[int, int, str]]:
     """Accented letters without their accents, in words that have at least two of them."""
     found = []
     for start, end in find_all(_ACCENTED, text):
-        bare = [(at, at + 1, _unaccented(old)) for at, old in enumerate(text[start:end], start)]
-        changed = [edit for edit in bare if edit[2] != text[edit[0]]]
+        word = text[start:end]
+        bare: Sequence[str] = _unaccented(word)
+        if len(bare) != len(word):
+            bare = [_unaccented(letter) for letter in word]
+        changed = [(at, at + 1, new) for at, (old, new) in enumerate(zip(word, bare, strict=True), start) if old != new]
         if len(changed) >= 2:
             found += changed
     return found
@@ -118,5 +123,5 @@ def _replaced(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
     return "".join(letters)
 
 
-def _unaccented(letter: str) -> str:
-    return letter if letter.isascii() else _ACCENT.sub("", unicodedata.normalize("NFD", letter))
+def _unaccented(letters: str) -> str:
+    return _ACCENT.sub("", unicodedata.normalize("NFD", letters))

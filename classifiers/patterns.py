@@ -47,6 +47,7 @@ _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 
 
 _APART = APART.encode()
+_SHORT = 200
 
 
 class ViewsTruncated(RuntimeError):
@@ -120,25 +121,20 @@ class Patterns:
         as the end of a text: what matches in one text matches in the joined one. And what a text in plain ASCII reads
         as in joined texts, it reads as alone.
         """
-        whole = APART.join(texts)
-        data = encode(whole)
+        groups = _grouped(texts)
+        data = encode(APART.join(groups))
         if not self._use_views:
             return not self._matcher.hits(data)
         if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
             return False
-        gates = gates_of(data)
-        honest = whole.isascii()
-        if honest and not gates:
-            return True
-        groups = [whole] if honest else [text for text in texts if not text.isascii()]
-        if gates and not honest:
-            groups.append(APART.join([text for text in texts if text.isascii()]))
         parts: list[str] = []
-        for group in groups:
-            readings = views(group, gates if honest else None)
-            if readings.truncated:
-                return False
-            parts += [view.text for view in readings if view.name != "rot13"]
+        for text in groups:
+            gates = gates_of(encode(text))
+            if gates or not text.isascii():
+                readings = views(text, gates)
+                if readings.truncated:
+                    return False
+                parts += [view.text for view in readings if view.name != "rot13"]
         return not (parts and self._matcher.hits(APART.join(parts).encode()))
 
     def _disguised(
@@ -189,6 +185,24 @@ class Patterns:
                 yield span
             # A word may begin inside one that did not end; any other expression could then cost quadratic time.
             start = _next_point(data, span[0]) if pattern.word and not whole else max(span[1], start + 1)
+
+
+def _grouped(texts: Sequence[str]) -> list[str]:
+    """All short texts in ASCII joined to one, which are mostly ids, and all long ones, which are mostly prose, since
+    what makes one of the ids worth a second look would do so for all. Any other text stands alone: what it reads as
+    depends on the share of its letters."""
+    if len(texts) == 1:
+        return list(texts)
+    groups: list[str] = []
+    short: list[str] = []
+    long: list[str] = []
+    for text in texts:
+        (groups if not text.isascii() else short if len(text) <= _SHORT else long).append(text)
+    if short:
+        groups.append(APART.join(short))
+    if long:
+        groups.append(APART.join(long))
+    return groups
 
 
 def _whole(text: str) -> Readings:

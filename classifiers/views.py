@@ -15,12 +15,12 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .confusables import latin, look_alikes
 from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
-from .matcher import Expression, Matcher, compile_expression, find_all, replace_surrogates
+from .matcher import AsciiFinder, Expression, Matcher, compile_expression, find_all, replace_surrogates
 
 GROWTH, GROWTH_BASE = 16, 4096
 _TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
@@ -163,10 +163,8 @@ class _Growth:
             best = _edited(best, "letters", edits)
             self._add(best)
         if LEET in looks or best.name.endswith("letters"):
-            words = find_all(_LEET_WORD, best.text)
-            for name, table in _LEET.items():
-                if edits := _leet(best.text, words, table):
-                    self._add(_edited(best, name, edits))
+            for name, edits in _leet(best.text):
+                self._add(_edited(best, name, edits))
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
         return (node, own) if hidden else (base, gates)
 
@@ -319,9 +317,9 @@ _PLAIN_MOST = 8192
 def _folded_by_letter(text: str) -> str | None:
     """`plain(text)` where no letter acts on another: honest text, nearly always. None where one could."""
     others = text.encode().translate(None, _NO_CONTROLS).decode()
-    for letter in set(others):
+    for letter in set(_UNSETTLED.findall(others)):
         new = _PLAIN[letter] if letter in _PLAIN else _learn(letter)
-        if new is None or (letter <= "\ufe0f" and letter >= "\ufe00" and _SELECTORS.search(others)):
+        if new is None or ("\ufe00" <= letter <= "\ufe0f" and _SELECTORS.search(others)):
             return None
         if new != letter:
             text = text.replace(letter, new)
@@ -329,6 +327,11 @@ def _folded_by_letter(text: str) -> str | None:
 
 
 _NO_CONTROLS = bytes(point for point in range(0x80) if chr(point) not in _CONTROL_LETTERS)
+# All but letters that are plain and act on no other: those that whole texts are written in.
+_UNSETTLED = re.compile(
+    "[^\u00c0-\u00ff\u03b1-\u03c9\u0401\u0410-\u044f\u0451\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u0904-\u0939"
+    "\u0e01-\u0e30\u2013\u2014\u2018-\u201d\u2022\u3001\u3002\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uac00-\ud7a3]"
+)
 _SELECTORS = re.compile("[\ufe00-\ufe0f]{4}")
 _JAMO = re.compile("[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]")
 
@@ -375,11 +378,13 @@ _GAP = re.compile(rf"{_SEPARATOR}+")
 _LEET_LONGEST = 64  # longer ones are keys and hashes
 _DIGITS = "[01345678@$!|]"
 _LEET_TURN = rf"(?:[A-Za-z]{_DIGITS}|{_DIGITS}[A-Za-z])"
-_LEET_WORD = compile_expression(rf"[A-Za-z0-9@$!|]*{_LEET_TURN}[A-Za-z0-9@$!|]*")
-_LEET_LETTERS = dict(zip("01345678@$!|", "oieasgtbasii", strict=True))
+_LEET_WORD = AsciiFinder(
+    rf"[A-Za-z0-9@$!|]*{_LEET_TURN}[A-Za-z0-9@$!|]*",
+    rf"(?<![A-Za-z0-9@$!|])(?=[A-Za-z0-9@$!|]*?{_LEET_TURN})[A-Za-z0-9@$!|]++",
+)
 _LEET = {
-    name: str.maketrans(_LEET_LETTERS | changes)
-    for name, changes in {"leet": {}, "leet_l": {"1": "l", "|": "l"}}.items()
+    "leet": bytes.maketrans(b"01345678@$!|", b"oieasgtbasii"),
+    "leet_l": bytes.maketrans(b"01345678@$!|", b"oleasgtbasil"),
 }
 _ROT13 = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", b"NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
@@ -418,10 +423,13 @@ def _spaced(text: str) -> list[Edit]:
     return edits
 
 
-def _leet(text: str, words: Sequence[tuple[int, int]], table: dict[int, str]) -> list[Edit]:
-    edits: list[Edit] = []
-    for start, end in words:
-        word = text[start:end].rstrip("!|")
-        if len(word) <= _LEET_LONGEST and (new := word.translate(table)) != word:
-            edits.append((start, start + len(word), new))
-    return edits
+def _leet(text: str) -> Iterator[tuple[str, list[Edit]]]:
+    """Letters for digits and signs beside letters, for each way to read them that changes something."""
+    found = [(start, start + len(text[start:end].rstrip("!|"))) for start, end in _LEET_WORD.find_all(text)]
+    words = [(start, end) for start, end in found if end - start <= _LEET_LONGEST]
+    data = text.encode("ascii", "replace")
+    for name, table in _LEET.items():
+        read = data.translate(table).decode()
+        edits = [(start, end, new) for start, end in words if (new := read[start:end]) != text[start:end]]
+        if edits and (name == "leet" or b"1" in data or b"|" in data):
+            yield name, edits
