@@ -20,7 +20,7 @@ from .mends import did_you_mean, parse
 from .model import ClassifierSpec, Policy
 from .ready import BUILT_IN, PolicySet
 
-__all__ = ["PolicyError", "Problem", "load", "packs"]
+__all__ = ["PolicyError", "Problem", "load", "packs", "sources"]
 
 MAX_FILES = 1000
 _SUFFIXES = (".yaml", ".yml")
@@ -39,7 +39,7 @@ def load(path_or_pack: str) -> PolicySet:
     A bare name of a pack means the pack; where a file or directory has the same name, say `./name` or
     `pack:name`. Raises PolicyError.
     """
-    documents = [read(raw, name) for name, raw in _sources(path_or_pack)]
+    documents = [read(raw, name) for name, raw in sources(path_or_pack)]
     parsed = [(document, parse(document)) for document in documents]
     _raise(documents)
     known: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
@@ -65,8 +65,8 @@ def _raise(documents: list[Document]) -> None:
         raise PolicyError(problems)
 
 
-def _sources(path_or_pack: str) -> list[tuple[str, bytes]]:
-    """Names and contents of the files meant."""
+def sources(path_or_pack: str) -> list[tuple[str, bytes]]:
+    """Names and contents of the files meant. Raises PolicyError where they cannot be read."""
     prefix, _, name = path_or_pack.rpartition("pack:")
     path = Path(path_or_pack)
     if not prefix and name in packs() and path_or_pack in (name, f"pack:{name}"):

@@ -17,6 +17,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from classifiers.base import Role
 
 from .document import Problem
 from .evaluate.dataset import ROLES
-from .evaluate.labels import HONEST, UnknownLabel, spelled
+from .evaluate.labels import BAD, HONEST, UnknownLabel, spelled
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".txt")
 MAX_PROBLEMS = 20
@@ -58,8 +59,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How rows are read. `label` is the one that is taught; without `labelled`, sides come from the file and a row's
-    label is only checked against it. `side` is what a file without labels holds."""
+    """How rows are read. With `labelled` each row says its side, and `label` is the one that is taught; else all are of
+    `side`, and a row whose label says otherwise is a problem."""
 
     labelled: bool = False
     side: bool | None = None
@@ -91,7 +92,13 @@ class _BadRow(ValueError):
 class _Found:
     texts: list[Text] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
     more: int = 0
+
+    def rest(self) -> list[Problem]:
+        """What was not told line by line."""
+        labels = [f"{what}: {count} rows" for what, count in self.unknown.items() if count > 1][:MAX_PROBLEMS]
+        return [Problem("in all", 0, 0, what) for what in labels + [f"{self.more} problems more"] * (self.more > 0)]
 
     def add(self, problem: Problem) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -109,7 +116,10 @@ def read(path: Path, reading: Reading) -> list[Text]:
         try:
             text = _text(row, name, line, reading)
         except UnknownLabel as error:
-            found.add(Problem(name, line, 1, str(error), "say --positive, --negative or --ignore with it"))
+            # A thousand rows with one unknown label are one thing to mend.
+            found.unknown[str(error)] += 1
+            if found.unknown[str(error)] == 1:
+                found.add(Problem(name, line, 1, str(error), "say --positive, --negative or --ignore with it"))
         except _BadRow as error:
             found.add(Problem(name, line, 1, error.what, error.mend))
         else:
@@ -118,8 +128,7 @@ def read(path: Path, reading: Reading) -> list[Text]:
     if not found.texts and not found.problems:
         found.add(Problem(name, 0, 0, "no text in this file", "one text, or one JSON object, a line"))
     if found.problems:
-        more = [Problem("in all", 0, 0, f"{found.more} problems more")] if found.more else []
-        raise TextsError(found.problems + more)
+        raise TextsError(found.problems + found.rest())
     return found.texts
 
 
@@ -213,6 +222,7 @@ def _text(row: Any, name: str, line: int, reading: Reading) -> Text | None:
 
 def _side(row: Mapping[str, Any], reading: Reading) -> bool | str | None:
     if not reading.labelled:
+        _check(row, reading)
         return reading.side
     if "verdict" in row and "label" not in row:
         return _reviewed(row)
@@ -220,6 +230,14 @@ def _side(row: Mapping[str, Any], reading: Reading) -> bool | str | None:
         raise _BadRow("neither 'label' nor 'verdict'", 'write {"text": ..., "label": ...}')
     side = reading.judged(spelled(row["label"]))
     return "left out" if side is None else side
+
+
+def _check(row: Mapping[str, Any], reading: Reading) -> None:
+    """A row that says itself that it is on the other side was not meant to be here."""
+    wrong = {True: HONEST, False: BAD | PLAIN_BAD}.get(reading.side) if reading.side is not None else None
+    if wrong and row.get("label") is not None and spelled(row["label"]) in wrong:
+        here = "bad" if reading.side else "honest"
+        raise _BadRow(f"labelled '{spelled(row['label'])}' in a file of {here} texts", "take it out, or mend the label")
 
 
 def _reviewed(row: Mapping[str, Any]) -> bool:

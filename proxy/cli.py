@@ -8,16 +8,16 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import structlog
 import typer
 import uvloop
 from rich.console import Console
 
 from .audit_cli import app as audit_app
+from .calibrate_cli import calibrate
 from .config import ConfigError, Settings
 from .config import load as load_settings
 from .evaluate_cli import evaluate
-from .logs import configure_logs
+from .logs import configure_logs, get_logger
 from .server import CannotServe, Running, run
 from .teach_cli import teach
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(audit_app, name="audit")
 app.command("eval")(evaluate)
 app.command()(teach)
+app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
@@ -65,7 +66,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     configure_logs(settings.log_level, human=human)
 
     def announce(running: Running) -> None:
-        structlog.get_logger("penstock").info(
+        get_logger("penstock").info(
             "serving",
             base_url=f"http://{address(running.address)}/v1",
             admin=f"http://{address(running.admin_address)}",

@@ -95,12 +95,10 @@ def _brought(
     from policies.evaluate.labels import spelled
     from policies.texts import Reading, read
 
-    files = ((bad, True), (good, False))
-    if examples is not None and bad is None and good is None:
-        files = ()
-    elif examples is not None or bad is None or good is None:
+    if (examples is None) is not (bad is not None and good is not None) or (examples and (bad or good)):
         raise typer.BadParameter("name --examples, or both --bad and --good", param_hint="--examples")
     positive, negative, ignore = (frozenset(spelled(name) for name in given or ()) for given in names)
+    files = ((bad, True), (good, False))
     found = [text for path, side in files if path for text in read(path, Reading(side=side, longest=LONGEST))]
     if examples is not None:
         found = read(examples, Reading(True, None, label, positive, negative, ignore, longest=LONGEST))
@@ -114,12 +112,12 @@ def _passing(honest: Path | None) -> list[str]:
     return [] if honest is None else [text.text for text in read(honest, Reading(side=False, longest=LONGEST))]
 
 
-def parse_share(text: str, option: str) -> float:
-    """0.5% or 0.005 as a share between 0 and a half."""
+def parse_share(text: str, option: str, most: float = 0.5) -> float:
+    """0.5% or 0.005 as a share above 0 and up to `most`."""
     found = re.fullmatch(r"\s*(\d*\.?\d+(?:e-?\d+)?)\s*(%?)\s*", text)
     value = float(found[1]) / (100 if found[2] else 1) if found else -1.0
-    if not 0 < value <= 0.5:
-        raise typer.BadParameter("a share above 0 and up to a half, like 0.5% or 0.005", param_hint=option)
+    if not 0 < value <= most:
+        raise typer.BadParameter(f"a share above 0 and up to {most:.0%}, like 0.5% or 0.005", param_hint=option)
     return value
 
 

@@ -1,0 +1,198 @@
+"""`penstock calibrate`: thresholds of a policy from local honest traffic.
+
+Exit codes: 0 every rule keeps its budget, 1 one cannot or the texts or the policy cannot be used, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from .audit_cli import clean
+from .teach_cli import Refused, operator, parse_share, write
+
+if TYPE_CHECKING:
+    from classifiers.base import Role
+    from policies.calibrate import Judged, Outcome, Rate, Say
+    from policies.ready import PolicySet
+    from policies.texts import Text
+
+
+def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
+    policy: Annotated[str, typer.Argument(help="A policy file, a directory of them, or a shipped pack.")],
+    honest: Annotated[Path, typer.Option(help="Texts that must pass: .txt, .jsonl (rows may name a role), .csv.")],
+    bad: Annotated[Path | None, typer.Option(help="Texts that should not pass: what the rules catch is told.")] = None,
+    max_honest_block: Annotated[
+        str, typer.Option(help="The share of honest texts that a block or mask rule may fire on.")
+    ] = "0.1%",
+    max_honest_log: Annotated[
+        str | None, typer.Option(help="The same for log rules; left as they are if not said.")
+    ] = None,
+    min_catch: Annotated[str | None, typer.Option(help="The least share of bad texts a rule must fire on.")] = None,
+    role: Annotated[str, typer.Option(help="Who says the texts whose rows do not say it.")] = "user",
+    lower: Annotated[bool, typer.Option("--lower", help="Let thresholds fall where the budget allows it.")] = False,
+    save: Annotated[bool, typer.Option("--write", help="Write the proposed thresholds into the files.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Set each rule's threshold so that its false alarms are proven to stay within a budget, or say why none does.
+
+    No error in 299, 598 or 2,995 honest texts proves 1, 0.5 or 0.1 %. Thresholds only rise, unless --lower is given.
+    """
+    from policies.calibrate import Budget, CalibrateError, together
+    from policies.calibrate import calibrate as propose
+    from policies.load import load
+
+    budget = Budget(
+        parse_share(max_honest_block, "--max-honest-block"),
+        None if max_honest_log is None else parse_share(max_honest_log, "--max-honest-log"),
+        None if min_catch is None else parse_share(min_catch, "--min-catch", most=1.0),
+        lower,
+    )
+    with operator():
+        if budget.catch is not None and bad is None:
+            raise Refused("--min-catch needs --bad FILE")
+        texts = _texts(honest, False, role), [] if bad is None else _texts(bad, True, role)
+        policies = load(policy)
+        try:
+            passing, failing = _judged(policies, *texts)
+            outcomes = propose(policies, passing, failing, budget)
+        except CalibrateError as error:
+            raise Refused(str(error)) from error
+        stops = together(policies, passing), together(policies, passing, outcomes)
+        if json:
+            typer.echo(dumps(_plain(outcomes, stops), indent=1))
+        else:
+            for line in _lines(outcomes, stops):
+                typer.echo(clean(line))
+        changed = [each for each in outcomes if each.changes]
+        if save and changed:
+            _save(policy, changed)
+        elif changed and not json:
+            typer.echo("nothing is written: --write puts these thresholds into the files")
+    raise typer.Exit(0 if all(each.well for each in outcomes) else 1)
+
+
+def _texts(path: Path, bad: bool, role: str) -> list[Text]:
+    from policies.texts import Reading, read
+
+    return read(path, Reading(side=bad, role=_role(role)))
+
+
+def _role(name: str) -> Role:
+    from classifiers.base import Role
+
+    if name not in {role.value for role in Role}:
+        raise typer.BadParameter("one of " + ", ".join(role.value for role in Role), param_hint="--role")
+    return Role(name)
+
+
+def _judged(policies: PolicySet, honest: Sequence[Text], bad: Sequence[Text]) -> tuple[Judged, Judged | None]:
+    from policies.calibrate import judge
+
+    with _progress() as say:
+        passing, failing = judge(policies, [*honest, *bad], say).split(len(honest))
+    return passing, failing if bad else None
+
+
+def _rate(found: Rate) -> str:
+    if not found.count:
+        return "no text"
+    return f"{found.hits} of {found.count:,} ({found.share:.2%}, at most {found.bound:.2%})"
+
+
+def _caught(found: Rate) -> str:
+    return f"{found.share:.1%} ({found.low:.1%} to {found.high:.1%}) of {found.count:,}" if found.count else "no text"
+
+
+def _lines(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> Iterator[str]:
+    """For people: a block for each rule, and what all together stop."""
+    for each in outcomes:
+        budget = "no budget" if each.budget is None else f"budget {each.budget:.2%}"
+        yield f"{each.rule.id} ({each.rule.action}, {each.rule.mode}, {budget})"
+        moved = bool(each.changes)
+        for part in each.parts:
+            move = f" -> {part.then:g}" if moved and part.then != part.now else ""
+            yield f"    threshold  {part.now:g}{move}  {', '.join(part.findings)}"
+        yield f"    honest     {_rate(each.honest_now)}" + (f" -> {_rate(each.honest_then)}" if moved else "")
+        if each.bad_now is not None and each.bad_then is not None:
+            yield f"    bad        {_caught(each.bad_now)}" + (f" -> {_caught(each.bad_then)}" if moved else "")
+        if each.note:
+            yield f"    {'note' if each.well else 'INFEASIBLE'}  {each.note}"
+    yield f"all rules that stop  {_rate(stops[0])}" + (f" -> {_rate(stops[1])}" if stops[0] != stops[1] else "")
+
+
+def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    def one(found: Rate | None) -> dict[str, Any] | None:
+        return None if found is None else asdict(found)
+
+    rules = [
+        {
+            "policy": each.policy,
+            "rule": each.rule.id,
+            "action": each.rule.action.value,
+            "mode": each.rule.mode.value,
+            "budget": each.budget,
+            "well": each.well,
+            "note": each.note,
+            "thresholds": [
+                {"findings": part.findings, "at": part.path, "now": part.now, "then": part.then} for part in each.parts
+            ],
+            "honest": {"now": one(each.honest_now), "then": one(each.honest_then)},
+            "bad": {"now": one(each.bad_now), "then": one(each.bad_then)},
+        }
+        for each in outcomes
+    ]
+    return {"rules": rules, "stopped": {"now": one(stops[0]), "then": one(stops[1])}}
+
+
+def _save(policy: str, changed: Sequence[Outcome]) -> None:
+    """Writes the files and runs their cases; where one fails all files are as they were. Raises Refused."""
+    from policies.calibrate import CalibrateError, edited
+    from policies.check import check
+    from policies.document import read
+    from policies.load import packs, sources
+
+    if policy.removeprefix("pack:") in packs() and not Path(policy).exists():
+        raise Refused(f"{policy} is a shipped pack: copy it to a file of yours and calibrate that")
+    before: dict[Path, bytes] = {}
+    after: dict[Path, bytes] = {}
+    for name, raw in sources(policy):
+        owner = read(raw, name).value["id"]
+        moves = {part.path: part.then for each in changed if each.policy == owner for part in each.changes}
+        if moves:
+            try:
+                before[Path(name)], after[Path(name)] = raw, edited(raw, moves)
+            except CalibrateError as error:
+                raise Refused(f"{name}: {error}") from error
+    for path, raw in after.items():
+        write(path, raw)
+    result = check(policy, live=True)
+    if not result.ok:
+        for path, raw in before.items():
+            write(path, raw)
+        raise Refused("\n".join(("its own cases fail with these thresholds; nothing was changed", *result.lines())))
+    for path in after:
+        print(f"written: {clean(path)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Say | None]:
+    """A bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Progress(
+        TextColumn("judging"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
