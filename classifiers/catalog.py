@@ -16,12 +16,18 @@ KINDS: dict[str, str] = {
     "pii": "classifiers.pii:PersonalData",
     "embedded": "classifiers.embedded:Embedded",
     "taught": "classifiers.taught:Taught",
+    "transformer": "classifiers.transformer:Transformer",
     "judge": "classifiers.judge:Judge",
     "remote": "classifiers.remote:Remote",
 }
 
 # Options that name files: in a policy file they start from its own directory.
-PATHS: dict[str, tuple[str, ...]] = {"taught": ("path",)}
+PATHS: dict[str, tuple[str, ...]] = {
+    "taught": ("path",),
+    "transformer": ("path",),
+    "judge": ("policy_file", "ca_file"),
+    "remote": ("ca_file",),
+}
 
 
 class OptionError(ValueError):

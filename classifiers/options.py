@@ -92,7 +92,7 @@ class Options:
         return table
 
     def file(self, name: str) -> tuple[Path, bytes]:
-        """The path and the content of a file; relative paths start where the process was started."""
+        """The path and the content of a file."""
         path = Path(self.text(name, mend="the path of a file"))
         try:
             return path, path.read_bytes()
