@@ -1,4 +1,4 @@
-"""The data plane: one application with a closed surface, and the admin listener's FastAPI application.
+"""The data plane: one application with a closed surface.
 
 The table below is all there is. A method, an exact path and a content type lead to an exchange or to a plain relay;
 everything else is refused in OpenAI's error shape, and never redirected.
@@ -7,13 +7,8 @@ everything else is refused in OpenAI's error shape, and never redirected.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import structlog
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .answers import Answer, forwarded, problem, relayed
 from .audit import Audit, Key
@@ -23,11 +18,12 @@ from .dialects.chat import Chat
 from .exchange import Exchange
 from .guard import Guard
 from .listener import Caller, Incoming
+from .logs import get_logger
 from .metrics import Metrics
 from .record import Notes
 from .upstream import Headers, Upstream, UpstreamError
 
-log = structlog.get_logger("penstock.app")
+log = get_logger("penstock.app")
 
 DIALECTS: tuple[tuple[bytes, Dialect], ...] = ((b"/v1/chat/completions", Chat()),)
 """Every path whose requests and answers are judged."""
@@ -191,29 +187,6 @@ class DataPlane:
     def _problem(self, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(self._shape, status, code, message, "")
-
-
-def admin(readiness: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, refresh: Callable[[], None]) -> FastAPI:
-    """Health and metrics. `readiness` names what is not ready, and why; `refresh` updates the gauges."""
-    app = FastAPI(title="Penstock admin", docs_url=None, redoc_url=None, openapi_url=None)
-
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        missing = await readiness()
-        return JSONResponse(
-            {"status": "not ready" if missing else "ready", "checks": missing}, status_code=503 if missing else 200
-        )
-
-    @app.get("/metrics")
-    async def scrape() -> Response:
-        refresh()
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return app
 
 
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})

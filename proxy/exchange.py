@@ -19,8 +19,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
-import structlog
-
 from classifiers.base import Message, Role
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
@@ -29,6 +27,7 @@ from .answers import Answer, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced
 from .guard import Guard
 from .listener import Caller
+from .logs import get_logger
 from .metrics import Metrics
 from .problems import UNAVAILABLE, Blocked, Unrecorded, words
 from .record import Notes
@@ -37,7 +36,7 @@ from .stream import Streamed
 from .strict import Malformed, parse
 from .upstream import Response, Upstream, UpstreamError
 
-log = structlog.get_logger("penstock.exchange")
+log = get_logger("penstock.exchange")
 
 INTENT_AFTER = 0.02
 """Seconds after which what was sent to the model is written down, whatever becomes of it."""

@@ -8,13 +8,12 @@ only where the operator listed it; all others are `other`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from .tally import Counter, Gauge, Histogram
 
-from .tally import Counter, Histogram
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 GUARD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 FIRST_BUCKETS = (
@@ -46,66 +45,57 @@ class Metrics:
     """Every series of the data plane."""
 
     def __init__(self, models: Iterable[str] = (), worker: str = "0") -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        self._registry: CollectorRegistry | None = None
         self._models = frozenset(models)
         self._worker = worker
-        r = self.registry
         self.decisions = Counter(
             "penstock_decisions",
             "Rules that fired, one for each; rule and policy are empty where none did.",
             ("dialect", "stage", "action", "policy", "rule", "mode"),
-            r,
         )
-        self.exchanges = Counter("penstock_exchanges", "Exchanges that ended.", ("dialect", "model", "outcome"), r)
+        self.exchanges = Counter("penstock_exchanges", "Exchanges that ended.", ("dialect", "model", "outcome"))
         self.added = Histogram(
             "penstock_added_latency_seconds",
             "What Penstock added, by part: queue (waiting for a classifier), classify, audit (waiting for the intent "
             "to be durable), gate (text held back).",
             ("part",),
             GUARD_BUCKETS,
-            r,
         )
         self.upstream = Histogram(
-            "penstock_upstream_seconds", "From the request sent to the answer's head.", (), FIRST_BUCKETS, r
+            "penstock_upstream_seconds", "From the request sent to the answer's head.", (), FIRST_BUCKETS
         )
         self.first = Histogram(
             "penstock_time_to_first_token_seconds",
             "From the request's last byte to the first released text of a stream.",
             (),
             FIRST_BUCKETS,
-            r,
         )
         self.unscanned = Counter(
             "penstock_unscanned_parts",
             "Parts that no classifier could or did read.",
             ("dialect", "stage", "kind"),
-            r,
         )
         self.failures = Counter(
-            "penstock_classifier_failures", "Classifiers that gave no answer.", ("classifier", "reason"), r
+            "penstock_classifier_failures", "Classifiers that gave no answer.", ("classifier", "reason")
         )
         self.fail_open = Counter(
-            "penstock_fail_open", "Verdicts that let text pass although a classifier gave no answer.", ("stage",), r
+            "penstock_fail_open", "Verdicts that let text pass although a classifier gave no answer.", ("stage",)
         )
-        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",), r)
+        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",))
         self.refused = Counter(
-            "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",), r
+            "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",)
         )
         for part in ("queue", "classify", "audit", "gate"):
             self.added.declare(part)
-        self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.", registry=r)
+        self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.")
         self.revision = Gauge(
             "penstock_policy_revision",
             "1 for the policy revision that this worker enforces.",
             ("worker", "revision"),
-            registry=r,
         )
-        self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.", registry=r)
-        self.audit_lost = Gauge("penstock_audit_lost_records", "Records that could not be kept.", registry=r)
-        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.", registry=r)
+        self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
+        self.audit_lost = Gauge("penstock_audit_lost_records", "Records that could not be kept.")
+        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
 
     def model(self, name: str) -> str:
         """`name` as a label: itself where the operator listed it, else other."""
@@ -114,4 +104,27 @@ class Metrics:
     def enforce(self, revision: str) -> None:
         """This worker enforces `revision` from now on."""
         self.revision.clear()
-        self.revision.labels(self._worker, revision).set(1)
+        self.revision.set(1, self._worker, revision)
+
+    def page(self) -> tuple[str, bytes]:
+        """Content type and text for a scrape."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        if self._registry is None:
+            self._registry = self._register()
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+    def _register(self) -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.gc_collector import GCCollector
+        from prometheus_client.platform_collector import PlatformCollector
+        from prometheus_client.process_collector import ProcessCollector
+
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        for series in vars(self).values():
+            if isinstance(series, Counter | Gauge | Histogram):
+                registry.register(series)
+        return registry

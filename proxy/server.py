@@ -11,10 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import structlog
-import uvicorn
 
 import classifiers
 import policies
@@ -24,16 +20,19 @@ from classifiers.panel import Asked, Panel
 from policies.check import check
 from policies.ready import PolicySet
 
-from .app import DataPlane, admin
+from .admin import Admin
+from .app import DataPlane
 from .audit import Audit, AuditUnavailable, Key
 from .config import Settings
 from .guard import Guard
 from .listener import Listener
+from .logs import get_logger
 from .metrics import Metrics
 from .upstream import Upstream
 
-log = structlog.get_logger("penstock.server")
+log = get_logger("penstock.server")
 
+MAX_ADMIN_BODY = 64 * 1024
 CANARY = Message(Role.USER, "penstock readiness canary", "")
 
 
@@ -82,15 +81,10 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(upstream.close)
         plane = DataPlane(settings, guard, upstream, audit, key, metrics)
         ready = _Readiness(plane, panel, audit)
-        admin_app = admin(ready, metrics, lambda: _refresh(metrics, audit, plane))
-        server = _server(admin_app)
-        serving_admin = asyncio.create_task(server.serve(sockets=[admin_socket]))
-        listener = Listener(
-            plane,
-            max_body=settings.max_request_bytes,
-            receive=settings.receive_timeout,
-            send=settings.send_timeout,
-        )
+        times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
+        admin = Admin(ready, metrics, lambda: _refresh(metrics, audit, plane))
+        admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
+        listener = Listener(plane, max_body=settings.max_request_bytes, **times)
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def stop() -> None:
@@ -98,8 +92,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             if not stopped.done():
                 stopped.set_result(None)
 
-        while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
-            await asyncio.sleep(0.005)
+        await admin_listener.start(admin_socket)
         await listener.start(data_socket)
         try:
             yield Running(
@@ -109,8 +102,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             plane.draining = True
             await _drain(plane, settings.drain_timeout)
             await listener.close()
-            server.should_exit = True
-            await asyncio.gather(serving_admin, return_exceptions=True)
+            await admin_listener.close()
 
 
 async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
@@ -237,33 +229,6 @@ def _bound(host: str, port: int, option: str) -> Generator[socket.socket, None, 
         raise CannotServe(f"cannot listen on {host}:{port}: {reason} (choose another with --{option})") from None
     with sock:
         yield sock
-
-
-class _Server(uvicorn.Server):
-    """The admin listener. Signals are the process's, not its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-def _server(app: Any) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            interface="asgi3",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
-        )
-    )
 
 
 async def _drain(plane: DataPlane, seconds: float) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from structlog.testing import capture_logs
 
 from proxy.audit import Reader
+from proxy.logs import captured
 from proxy.sse import Decoder
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.upstream import End, Reply, replies, shapes
@@ -470,7 +470,7 @@ async def test_a_fault_of_ours_says_nothing_of_the_request(stand: Make, monkeypa
 
     async with stand() as s:
         monkeypatch.setattr("proxy.dialects.chat.Chat.read_request", broken)
-        with capture_logs() as logs:
+        with captured() as logs:
             response = await s.chat("confidential")
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
         assert "broken" not in response.text
