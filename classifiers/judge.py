@@ -43,6 +43,7 @@ class Judge:
     """The classifier `judge`. Thread-safe; `classify` ends within `timeout_ms`."""
 
     inline = False
+    waits = True
 
     def __init__(
         self, name: str, service: Service, shape: Format, body: Mapping[str, Any], pieces: tuple[int, int, int, float]

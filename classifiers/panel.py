@@ -1,7 +1,8 @@
 """Many classifiers asked at once, under deadlines. It never raises: every fault is a Failure in the report.
 
 Decision: inline classifiers (microseconds per kB) run where they are called; the others run in a few worker threads,
-since their engines release the interpreter's lock. Why: a task switch costs more than a pattern scan.
+since their engines release the interpreter's lock, and those that wait for other machines (`waits`) in threads apart.
+Why: a task switch costs more than a pattern scan, and a slow endpoint must not keep the cores idle.
 Cost: a long text keeps the event loop busy for a moment, so texts over INLINE_LIMIT go to a worker as well.
 """
 
@@ -9,51 +10,81 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .base import Classifier, Failure, Finding, Message, NoAnswer, Report, Role, Silence
+from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
+from .breaker import Breakers
+from .cache import Cache
+from .cascade import After, doubtful
+from .workers import Work, Workers, take
 
 INLINE_LIMIT = 100_000
 """Characters that are judged on the event loop; RE2 reads so many in about a millisecond."""
 QUEUE_LIMIT = 256
 """Questions that may wait for a worker. More would only wait past their deadlines."""
+WAITING = 32
+"""Threads for classifiers that wait for other machines."""
 
 _NONE = Report()
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One classifier, the roles that it is to read, and its deadline in seconds."""
+    """One classifier, the roles that it is to read, and its deadline in seconds. With `after` it reads only what
+    another one is in doubt about, and its deadline begins when that one is done."""
 
     classifier: Classifier
     roles: frozenset[Role]
     deadline: float
+    after: After | None = None
+    at_once: bool = field(init=False)
+    """Whether it needs neither a worker nor another classifier's answer."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at_once", self.classifier.inline and self.after is None)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the messages that were to be read by classifiers that are not `at_once`."""
+
+    read: int = 0
+    """Put to the classifier."""
+    known: int = 0
+    """Answered from what was found in them before."""
+    spared: int = 0
+    """Not read, since the classifier before was sure of them."""
+    refused: int = 0
+    """Not read, since a breaker was open."""
 
 
 class Panel:
-    """Worker threads shared by all who ask. `report` belongs to one event loop; `close` ends the workers."""
+    """Worker threads shared by all who ask. `report` belongs to one event loop; `close` ends the workers.
+
+    `counts`, `cache` and `breakers` are for reading.
+    """
 
     def __init__(self, workers: int | None = None, queue_limit: int = QUEUE_LIMIT) -> None:
         self.workers = workers or max(1, len(os.sched_getaffinity(0)))
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="classifier")
-        self._limit = self.workers + queue_limit
-        self._pending = 0
-        self._lock = threading.Lock()
+        self.counts = Counts()
+        self.cache = Cache()
+        self.breakers = Breakers()
+        self._working = Workers(self.workers, queue_limit, "classifier")
+        self._waiting = Workers(WAITING, queue_limit, "waiting")
 
     def close(self) -> None:
         """End the workers; those that hang are left behind."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._working.close()
+        self._waiting.close()
 
     def report_now(self, messages: Sequence[Message], asked: Sequence[Asked]) -> Report | None:
         """The report, at once, where all that is asked is inline and short; else None."""
         if not messages:
             return _NONE
         for item in asked:
-            if not item.classifier.inline:
+            if not item.at_once:
                 return None
         if sum([len(message.text) for message in messages]) > INLINE_LIMIT:
             return None
@@ -63,77 +94,197 @@ class Panel:
         for item in asked:
             chosen, indices = _chosen(messages, item.roles)
             if chosen:
-                _take(item.classifier, chosen, indices, findings, failures)
+                take(item.classifier, chosen, indices, findings, failures)
         return Report(tuple(findings), tuple(failures), unread(messages, asked), time.perf_counter() - began)
 
-    async def report(self, messages: Sequence[Message], asked: Sequence[Asked]) -> Report:
-        """What the classifiers see in `messages`. Takes no longer than the longest deadline."""
+    async def report(self, messages: Sequence[Message], asked: Sequence[Asked], scope: str | None = None) -> Report:
+        """What the classifiers see in `messages`. Takes no longer than the longest deadline; those of classifiers
+        that are asked after each other add up. Within a `scope`, say one tenant, what was judged is not judged
+        again; with None nothing is remembered."""
         at_once = self.report_now(messages, asked)
-        if at_once is not None:
-            return at_once
-        began = time.perf_counter()
-        work: dict[asyncio.Future[_Work], Asked] = {}
-        findings: list[Finding] = []
-        failures: list[Failure] = []
-        for item in asked:
-            chosen, indices = _chosen(messages, item.roles)
-            if chosen:
-                future = self._submit(item.classifier, chosen, indices)
-                if future is None:
-                    failures.append(Failure(item.classifier.name, Silence.QUEUE_FULL, "too many texts are waiting"))
-                else:
-                    work[future] = item
-        queued = 0.0
-        for future, item in sorted(work.items(), key=lambda pair: pair[1].deadline):
-            left = began + item.deadline - time.perf_counter()
-            done, _ = await asyncio.wait({future}, timeout=max(left, 0))
-            if not done:
-                future.cancel()
-                failures.append(Failure(item.classifier.name, Silence.TIMEOUT, f"no answer within {item.deadline:g} s"))
-                continue
-            if future.cancelled():
-                failures.append(Failure(item.classifier.name, Silence.UNAVAILABLE, "the workers have ended"))
-                continue
-            result = future.result()
-            findings.extend(result.findings)
-            failures.extend(result.failures)
-            queued = max(queued, result.started - began)
-        seconds = time.perf_counter() - began
-        return Report(tuple(findings), tuple(failures), unread(messages, asked), seconds, queued)
+        return at_once if at_once is not None else await _Asking(self, messages, asked, scope).report()
 
-    def _submit(
-        self, classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None
-    ) -> asyncio.Future[_Work] | None:
-        with self._lock:
-            if self._pending >= self._limit:
-                return None
-            self._pending += 1
-        try:
-            job = self._pool.submit(_work, classifier, chosen, indices)
-        except RuntimeError:  # closed
-            self._finished(None)
-            gone: asyncio.Future[_Work] = asyncio.get_running_loop().create_future()
-            gone.cancel()
-            return gone
-        job.add_done_callback(self._finished)
-        return asyncio.wrap_future(job)
-
-    def _finished(self, _: object) -> None:
-        with self._lock:
-            self._pending -= 1
+    def workers_for(self, classifier: Classifier) -> Workers:
+        """The threads in which `classifier` works."""
+        return self._waiting if getattr(classifier, "waits", False) else self._working
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    findings: list[Finding]
-    failures: list[Failure]
-    started: float
+class _Waiting:
+    """A question under way: the place of the one asked, when it began and must end, and what is to be remembered:
+    the message at each place, by its name in the cache."""
+
+    place: int
+    began: float
+    end: float
+    fresh: Mapping[int, bytes]
 
 
-def _work(classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None) -> _Work:
-    result = _Work([], [], time.perf_counter())
-    _take(classifier, chosen, indices, result.findings, result.failures)
-    return result
+class _Asking:
+    """One report in the making. Answers are kept by the place of the one asked, so that their order is always one."""
+
+    def __init__(self, panel: Panel, messages: Sequence[Message], asked: Sequence[Asked], scope: str | None) -> None:
+        self._panel, self._messages, self._asked, self._scope = panel, messages, asked, scope
+        self._began = time.perf_counter()
+        self._short = sum([len(message.text) for message in messages]) <= INLINE_LIMIT
+        self._findings: list[list[Finding]] = [[] for _ in asked]
+        self._failures: list[list[Failure]] = [[] for _ in asked]
+        self._queued = 0.0
+        self._pending: dict[asyncio.Future[Work], _Waiting] = {}
+        self._here: list[tuple[int, Sequence[Message], Sequence[int] | None]] = []
+        self._gates = {item.classifier.name: place for place, item in enumerate(asked)}
+        self._done: set[int] = set()
+
+    async def report(self) -> Report:
+        try:
+            for place, item in enumerate(self._asked):
+                # A gate that is not asked has no answer: nothing is spared.
+                if item.after is None or item.after.classifier not in self._gates:
+                    self._start(place)
+            self._work_here()
+            while self._pending or len(self._done) < len(self._asked):
+                if self._pending:
+                    await self._next()
+                else:
+                    stuck = min(set(range(len(self._asked))) - self._done)
+                    self._fail(stuck, Silence.UNAVAILABLE, "asked after itself")
+                self._work_here()
+        finally:
+            for future in self._pending:
+                future.cancel()
+        return Report(
+            tuple([finding for found in self._findings for finding in found]),
+            tuple([failure for failed in self._failures for failure in failed]),
+            unread(self._messages, self._asked),
+            time.perf_counter() - self._began,
+            self._queued,
+        )
+
+    def _start(self, place: int) -> None:
+        """Put the question, or answer it where nobody need be asked. Inline work is left for `_work_here`, so that
+        the workers begin first."""
+        item, panel = self._asked[place], self._panel
+        chosen, indices = _chosen(self._messages, item.roles)
+        if item.after is not None and item.after.classifier in self._gates:
+            chosen, indices = self._doubtful(item.after, chosen, indices)
+        if not chosen:
+            self._finish(place)
+        elif item.classifier.inline and self._short:
+            self._here.append((place, chosen, indices))
+        elif not item.classifier.inline and panel.breakers.refuses(item.classifier, item.deadline):
+            panel.counts.refused += len(chosen)
+            self._fail(place, Silence.UNAVAILABLE, "breaker open")
+        else:
+            self._submit(place, chosen, indices)
+
+    def _doubtful(
+        self, after: After, chosen: Sequence[Message], indices: Sequence[int] | None
+    ) -> tuple[Sequence[Message], Sequence[int]]:
+        """What is left to read after the gate's answer: all of it where there is none."""
+        gate = self._gates[after.classifier]
+        places = range(len(chosen)) if indices is None else indices
+        if not self._failures[gate]:
+            roles = self._asked[gate].roles
+            # What the gate did not read it cannot be sure of.
+            unseen = [place for place in places if self._messages[place].role not in roles]
+            doubt = doubtful(after, places, self._findings[gate])
+            places = sorted({*unseen, *doubt})
+        self._panel.counts.spared += len(chosen) - len(places)
+        return [self._messages[place] for place in places], places
+
+    def _submit(self, place: int, chosen: Sequence[Message], indices: Sequence[int] | None) -> None:
+        item, panel, fresh = self._asked[place], self._panel, {}
+        if self._scope is not None and not item.classifier.inline:
+            places = range(len(chosen)) if indices is None else indices
+            fresh = self._unknown(place, places)
+            if len(fresh) < len(chosen):
+                indices = list(fresh)
+                chosen = [self._messages[each] for each in indices]
+                if not chosen:
+                    self._finish(place)
+                    return
+        panel.counts.read += len(chosen)
+        now = time.perf_counter()
+        future = panel.workers_for(item.classifier).submit(item.classifier, chosen, indices)
+        if future is None:
+            self._fail(place, Silence.QUEUE_FULL, "too many texts are waiting")
+        else:
+            self._pending[future] = _Waiting(place, now, now + item.deadline, fresh)
+
+    def _unknown(self, place: int, places: Iterable[int]) -> dict[int, bytes]:
+        """Those of `places` whose messages were not judged before, with their names in the cache; what was found in
+        the others is taken over."""
+        classifier, cache, now = self._asked[place].classifier, self._panel.cache, time.monotonic()
+        digest, fresh = classifier.digest, {}
+        for each in places:
+            name = cache.name(self._scope or "", digest, self._messages[each])
+            seen = cache.get(name, now)
+            if seen is None:
+                fresh[each] = name
+                continue
+            self._panel.counts.known += 1
+            self._findings[place] += [Finding(classifier.name, label, score, each, at) for label, score, at in seen]
+        return fresh
+
+    def _work_here(self) -> None:
+        while self._here:
+            place, chosen, indices = self._here.pop()
+            take(self._asked[place].classifier, chosen, indices, self._findings[place], self._failures[place])
+            self._finish(place)
+
+    async def _next(self) -> None:
+        """Wait for the next answer or the next deadline, whichever comes first."""
+        end = min(waiting.end for waiting in self._pending.values())
+        done, _ = await asyncio.wait(
+            self._pending, timeout=max(end - time.perf_counter(), 0), return_when=asyncio.FIRST_COMPLETED
+        )
+        now = time.perf_counter()
+        late = [future for future, waiting in self._pending.items() if waiting.end <= now and future not in done]
+        for future in done:
+            self._answered(self._pending.pop(future), future)
+        for future in late:
+            item = self._asked[(waiting := self._pending.pop(future)).place]
+            future.cancel()
+            self._panel.breakers.heard(item.classifier, False)
+            self._fail(waiting.place, Silence.TIMEOUT, f"no answer within {item.deadline:g} s")
+
+    def _answered(self, waiting: _Waiting, future: asyncio.Future[Work]) -> None:
+        place, item = waiting.place, self._asked[waiting.place]
+        if future.cancelled():
+            self._fail(place, Silence.UNAVAILABLE, "the workers have ended")
+            return
+        made = future.result()
+        self._queued = max(self._queued, made.started - waiting.began)
+        if not item.classifier.inline:
+            self._panel.breakers.heard(item.classifier, not made.failures)
+        if waiting.fresh and not made.failures:
+            self._remember(waiting.fresh, made.findings)
+        known = self._findings[place]
+        self._findings[place] = sorted(known + made.findings, key=lambda each: each.message) if known else made.findings
+        self._failures[place] = made.failures
+        self._finish(place)
+
+    def _remember(self, fresh: Mapping[int, bytes], findings: Iterable[Finding]) -> None:
+        found: dict[int, list[Finding]] = {each: [] for each in fresh}
+        for finding in findings:
+            found[finding.message].append(finding)
+        now = time.monotonic()
+        for each, name in fresh.items():
+            self._panel.cache.put(name, found[each], now)
+
+    def _fail(self, place: int, reason: Silence, detail: str) -> None:
+        self._failures[place].append(Failure(self._asked[place].classifier.name, reason, detail))
+        self._finish(place)
+
+    def _finish(self, place: int) -> None:
+        """The one at `place` is done: those that wait for it may begin."""
+        self._done.add(place)
+        name = self._asked[place].classifier.name
+        if self._gates[name] != place:
+            return
+        for other, item in enumerate(self._asked):
+            if item.after is not None and item.after.classifier == name and other not in self._done:
+                self._start(other)
 
 
 def _chosen(messages: Sequence[Message], roles: frozenset[Role]) -> tuple[Sequence[Message], Sequence[int] | None]:
@@ -142,43 +293,6 @@ def _chosen(messages: Sequence[Message], roles: frozenset[Role]) -> tuple[Sequen
         return messages, None
     indices = [index for index, message in enumerate(messages) if message.role in roles]
     return [messages[index] for index in indices], indices
-
-
-def _take(
-    classifier: Classifier,
-    chosen: Sequence[Message],
-    indices: Sequence[int] | None,
-    findings: list[Finding],
-    failures: list[Failure],
-) -> None:
-    """Ask one classifier; add what it found, or why it has no answer that can be believed."""
-    try:
-        found = classifier.classify(chosen)
-    except NoAnswer as silence:
-        failures.append(Failure(classifier.name, silence.reason, silence.detail))
-        found = silence.findings
-    except Exception as error:
-        # The type alone: a message could quote the judged text.
-        failures.append(Failure(classifier.name, Silence.CRASH, type(error).__name__))
-        return
-    try:
-        found = found if type(found) is list else list(found or ())
-        good = all(_believable(finding, classifier.name, len(chosen)) for finding in found)
-    except Exception:  # whatever was returned is no list of findings
-        good = False
-    if not good:
-        failures.append(Failure(classifier.name, Silence.BAD_ANSWER, "no list of findings with scores and places"))
-        return
-    if indices is None:
-        findings.extend(found)
-    else:
-        findings.extend(Finding(f.classifier, f.label, f.score, indices[f.message], f.span) for f in found)
-
-
-def _believable(finding: Finding, name: str, count: int) -> bool:
-    """Whether a finding can be: its own classifier's, its score in [0, 1] and no NaN, its message one of `count`."""
-    place = finding.message
-    return finding.classifier == name and 0 <= finding.score <= 1 and 0 <= place < count and int(place) == place
 
 
 def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ...]:
@@ -192,8 +306,9 @@ def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ..
 
 
 def asked_of(
-    classifiers: Mapping[str, Classifier], readings: Iterable[tuple[str, frozenset[Role], float]]
+    classifiers: Mapping[str, Classifier],
+    readings: Iterable[tuple[str, frozenset[Role], float] | tuple[str, frozenset[Role], float, After | None]],
 ) -> list[Asked]:
-    """From (name, roles, deadline in seconds) to what `report` takes, inline classifiers first."""
-    asked = [Asked(classifiers[name], roles, deadline) for name, roles, deadline in readings]
+    """From (name, roles, deadline in seconds, and after whom) to what `report` takes, inline classifiers first."""
+    asked = [Asked(classifiers[name], roles, deadline, *after) for name, roles, deadline, *after in readings]
     return sorted(asked, key=lambda item: not item.classifier.inline)

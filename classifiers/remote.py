@@ -134,6 +134,7 @@ class Remote:
     """The classifier `remote`. Thread-safe; `classify` ends within `timeout_ms`."""
 
     inline = False
+    waits = True
 
     def __init__(
         self, name: str, service: Service, tensors: Tensors, pieces: tuple[int, int, int, int, float], parity: Any = ()

@@ -171,7 +171,7 @@ async def test_inline_runs_where_it_is_called(panel: Panel) -> None:
 
 
 LATER: dict[str, tuple[list[Message], list[bool]]] = {
-    "one is slow": (HELLO, [True, False]),
+    "all are slow": (HELLO, [False, False]),
     "a long text": ([Message(Role.USER, "x" * (INLINE_LIMIT + 1), "")], [True]),
     "many texts, long together": ([Message(Role.USER, "x" * (INLINE_LIMIT // 2 + 1), "")] * 2, [True]),
 }
@@ -186,6 +186,40 @@ async def test_what_does_not_run_inline(panel: Panel, messages: list[Message], i
     assert len(report.findings) == len(messages) * len(fakes)
     assert all(threading.get_ident() not in fake.threads for fake in fakes)
     assert [len(text) for text in fakes[0].read[0]] == [len(message.text) for message in messages]  # nothing is cut
+
+
+async def test_inline_runs_here_while_workers_work(panel: Panel) -> None:
+    slow, fast = Fake(every), Fake(every, inline=True)
+    report = await panel.report(HELLO, [Asked(fast, ALL, 5.0), Asked(slow, ALL, 5.0)])
+    assert len(report.findings) == 2
+    assert fast.threads == {threading.get_ident()} != slow.threads
+
+
+async def test_findings_come_in_the_order_of_those_asked(panel: Panel) -> None:
+    def slowly(messages: Sequence[Message]) -> list[Finding]:
+        time.sleep(0.05)
+        return [Finding("late", "x", 1.0, 0)]
+
+    late = Fake(slowly, name="late")
+    report = await panel.report(HELLO, [Asked(late, ALL, 5.0), Asked(Fake(every), ALL, 5.0)])
+    assert [finding.classifier for finding in report.findings] == ["late", "fake"]
+
+
+async def test_what_waits_for_others_does_not_keep_the_workers_from_work() -> None:
+    panel, stop = Panel(1), threading.Event()
+    try:
+        waiting = [Fake(after(lambda: stop.wait(20)), name=f"far{number}") for number in range(8)]
+        for fake in waiting:
+            fake.waits = True  # type: ignore[attr-defined]
+        far = [asyncio.ensure_future(ask(panel, fake)) for fake in waiting]
+        await asyncio.sleep(0.05)
+        assert all(fake.read for fake in waiting)
+        assert (await ask(panel, Fake([found()]))).findings == (found(),)
+        stop.set()
+        assert all(not report.failures for report in await asyncio.gather(*far))
+    finally:
+        stop.set()
+        panel.close()
 
 
 async def test_nothing_to_read(panel: Panel) -> None:
@@ -218,11 +252,11 @@ async def test_a_hanging_classifier_is_a_timeout_each_time_and_nothing_grows(pan
         reports = await asyncio.gather(*(ask(panel, hanging, deadline=0.2) for _ in range(50)))
         assert {failure.reason for report in reports for failure in report.failures} == {Silence.TIMEOUT}
         assert len(hanging.read) <= 2  # the others never began, and never will
-        assert panel._pending <= 2
+        assert panel._working.pending <= 2
     finally:
         stop.set()
     async with asyncio.timeout(5):
-        while panel._pending:
+        while panel._working.pending:
             await asyncio.sleep(0.01)
     assert (await ask(panel, Fake([found()]))).findings == (found(),)
 
@@ -258,7 +292,7 @@ async def test_a_closed_panel_says_so() -> None:
     panel.close()
     report = await ask(panel, Fake([found()]))
     assert [failure.reason for failure in report.failures] == [Silence.UNAVAILABLE]
-    assert panel._pending == 0
+    assert panel._working.pending == 0
 
 
 async def test_waiting_is_told_from_work() -> None:
