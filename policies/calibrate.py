@@ -228,6 +228,14 @@ def _thresholds(
         return old, "not measured: no honest text of its roles; rows may name a 'role', or say --role", True
     if rate(fires(strengths, old, every)).bound <= budget and not lower:
         return old, "", True
+    return _moved(strengths, old, every, budget, FLOOR if lower else 0.0)
+
+
+def _moved(
+    strengths: Floats, old: list[float], every: bool, budget: float, floor: float
+) -> tuple[list[float], str, bool]:
+    """The same for a rule whose thresholds are to be set: the lowest that the budget allows. With a `floor` they may
+    fall so far, without one they do not fall."""
     margins = _margins(strengths, old, every)
     may = allowed(len(margins), budget)
     if may < 0:
@@ -236,7 +244,7 @@ def _thresholds(
     move = float(np.sort(margins)[::-1][may])
     if move == -math.inf:
         return old, "no honest text has such a finding at all: nothing to set a threshold by", True
-    new = [max(above(float(sigmoid(_log_odds(np.asarray(value)) + move))), FLOOR if lower else value) for value in old]
+    new = [max(above(float(sigmoid(_log_odds(np.asarray(value)) + move))), floor or value) for value in old]
     if rate(fires(strengths, new, every)).bound <= budget:
         return new, "", True
     top = int((margins >= _margins(np.ones((1, len(old))), old, every)[0]).sum())
