@@ -284,10 +284,8 @@ def words(found: Json) -> list[str]:
     sure = [row for row in found["sources"] if row["p_holm"] < SURE]
     if found["sources"]:
         looked = len({(row["source"], row["surface"]) for row in found["sources"]})
-        lines += [
-            "",
-            f"sources that changed by more than chance (of {looked}; Holm's correction): {'none' if not sure else ''}".rstrip(),
-        ]
+        verdict = "" if sure else " none"
+        lines += ["", f"sources that changed by more than chance (of {looked}; Holm's correction):{verdict}"]
         lines += [f"  {row['source']} ({row['surface']}): {_decision(row)}" for row in sure]
     if first["failed"] or second["failed"]:
         lines += ["", f"texts not fully judged: {first['failed']:,} before, {second['failed']:,} after; in no ranking"]

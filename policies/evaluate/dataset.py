@@ -156,6 +156,9 @@ class Dataset:
             scan.file(path)
         if scan.problems:
             raise DatasetError(scan.problems[:MAX_PROBLEMS] + scan.more())
+        for label in sorted(options.labels.named - scan.labels):
+            there = ", ".join(sorted(scan.labels)[:40])
+            raise DatasetError([Problem(f"label '{label}'", 0, 0, "no row has it", f"there are {there}")])
         entries = _named(scan.entries, scan.files)
         known = sorted({entry.source for entry in entries})
         for wanted in options.sources:
@@ -194,6 +197,7 @@ class _Scan:
         self.problems: list[Problem] = []
         self.unsaid: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.labels: set[str] = set()
         self.repeated = self.contradictory = 0
         self._texts: dict[bytes, bool] = {}
 
@@ -226,8 +230,9 @@ class _Scan:
         except (ValueError, RecursionError) as error:
             self.problem(_problem(name, line, error))
         else:
+            label = spelled(value[self.options.label_field])
+            self.labels.add(label)
             if row is None:
-                label = spelled(value[self.options.label_field])
                 self.left_out[f"label '{label}' left out"] += 1
                 return
             self.repetition(row)

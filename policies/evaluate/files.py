@@ -196,10 +196,13 @@ def read(folder: Path) -> Run:
             raise RunError(f"{folder} was written by another version of Penstock (schema {told['schema']})")
         with gzip.open(folder / SCORES, "rt", encoding="ascii") as lines:
             rows = tuple(json.loads(line) for line in lines)
+        expected = sum(sum(sides.values()) for sides in told["data"]["sources"].values())
     except OSError as error:
         raise RunError(f"{folder} is no run of penstock eval: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, EOFError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{folder} is no run of penstock eval, or is damaged: {type(error).__name__}") from None
+    if len(rows) != expected:
+        raise RunError(f"{folder}: {SCORES} holds {len(rows):,} rows and {MANIFEST} names {expected:,}; evaluate again")
     return Run(folder, told, rows)

@@ -38,11 +38,12 @@ def spelled(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The sides. A label in `left_out` is counted and not judged."""
+    """The sides. A label in `left_out` is counted and not judged; `named` are those that the caller said himself."""
 
     bad: frozenset[str] = BAD
     honest: frozenset[str] = HONEST
     left_out: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, positive: Iterable[str] = (), negative: Iterable[str] = (), ignore: Iterable[str] = ()) -> Self:
@@ -58,7 +59,7 @@ class Labels:
             left_out |= usual_bad
         if honest:
             left_out |= usual_honest
-        return cls(bad or usual_bad, honest or usual_honest, left_out)
+        return cls(bad or usual_bad, honest or usual_honest, left_out, named)
 
     def side(self, label: str) -> bool | None:
         """True: bad, False: honest, None: left out. Raises UnknownLabel."""

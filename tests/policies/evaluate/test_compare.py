@@ -1,0 +1,146 @@
+"""Two runs on the same rows: what is counted, what is left out, and what is called chance."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.evaluate import files
+from policies.evaluate.compare import CannotCompare, compare, paired, words
+from policies.evaluate.evaluation import Evaluation
+from policies.evaluate.figures import measure
+from policies.evaluate.files import RunError
+from policies.evaluate.subject import Outcome
+
+
+def outcomes(n: int, shift: float, seed: int = 0, edge: float = 1.0) -> list[Outcome]:
+    """Half bad, half honest; bad ones score `shift` higher; blocked from `edge` up."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for at in range(n):
+        bad = at % 2 == 0
+        score = float(rng.normal() + shift * bad) - edge
+        common = Outcome(
+            f"id{at}", "s" if at % 3 else "t", "user", "x", bad, "", "", "", 10, {"block": score}, {}, 0.01
+        )
+        made.append(replace(common, action="block" if score >= 0 else "pass"))
+    return made
+
+
+def write(folder: Path, made: list[Outcome], small: Evaluation, **subject: Any) -> files.Run:
+    told = {"kind": "policy", "title": "p", "digest": "1" * 64, "actions": ["block"], "classifiers": {"g": "1"}}
+    manifest = {**small.manifest, "subject": told | subject}
+    manifest["data"] = {**small.manifest["data"], **files.counted(made)}
+    Evaluation(manifest, tuple(made), measure(made, tuple(made[0].scores))).write(folder)
+    return files.read(folder)
+
+
+def test_a_run_is_read_back_as_it_was(small: Evaluation, tmp_path: Path) -> None:
+    small.write(tmp_path / "run")
+    run = files.read(tmp_path / "run")
+    assert run.manifest == json.loads(json.dumps(small.manifest))
+    for row, each in zip(run.rows, small.outcomes, strict=True):
+        assert (row["id"], row["bad"], row["action"]) == (each.id, each.bad, each.action)
+        assert [v for v in row["scores"].values() if v is not None] == [
+            v for v in each.scores.values() if math.isfinite(v)
+        ]
+        assert "text" not in row
+
+
+def test_the_same_run_twice_is_the_same(small: Evaluation, tmp_path: Path) -> None:
+    run = write(tmp_path / "a", outcomes(200, 1.0), small)
+    found = compare(run, run)
+    text = "\n".join(words(found))
+    assert "differing between them: nothing" in text
+    assert "more than chance: none" in text or "correction): none" in text
+    assert "newly" not in text
+    assert all(row["p"] == 1 for row in found["surfaces"]["user"]["decisions"])
+    assert all(row["difference"] == 0 for row in found["surfaces"]["user"]["ranking"])
+
+
+def test_a_better_run_is_seen(small: Evaluation, tmp_path: Path) -> None:
+    first = write(tmp_path / "a", outcomes(400, 0.5), small)
+    second = write(tmp_path / "b", outcomes(400, 2.0), small, digest="2" * 64, classifiers={"g": "2", "h": "1"})
+    found = compare(first, second)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["changed"]["classifiers"] == ["g", "h"]
+    bad, honest = found["surfaces"]["user"]["decisions"]
+    before = {each.id: each.action for each in outcomes(400, 0.5)}
+    after = {each.id: each.action for each in outcomes(400, 2.0)}
+    newly = [at for at in range(0, 400, 2) if before[f"id{at}"] == "pass" and after[f"id{at}"] == "block"]
+    assert (bad["only_second"], bad["only_first"], bad["n"]) == (len(newly), 0, 200)
+    assert bad["p"] < 0.001
+    assert honest["p"] == 1  # the honest half is the same
+    ranking = found["surfaces"]["user"]["ranking"][0]
+    assert ranking["figure"] == "AUROC"
+    assert 0 < ranking["low"] < ranking["difference"] < ranking["high"]
+    text = "\n".join(words(found))
+    assert "more than chance" in text
+    assert f"newly caught {len(newly)}, newly missed 0 of 200; p < .001" in text
+
+
+def test_noise_is_called_chance(small: Evaluation, tmp_path: Path) -> None:
+    first = write(tmp_path / "a", outcomes(200, 1.0), small)
+    second = write(tmp_path / "b", outcomes(200, 1.0, seed=1), small)
+    assert "may be chance" in "\n".join(words(compare(first, second)))
+
+
+def test_rows_that_differ_are_left_out_and_counted(small: Evaluation, tmp_path: Path) -> None:
+    made = outcomes(300, 1.0)
+    other = [replace(each, chars=11) if at < 5 else each for at, each in enumerate(made)]
+    other = [replace(each, bad=not each.bad) if 5 <= at < 8 else each for at, each in enumerate(other)]
+    first, second = write(tmp_path / "a", made[:250], small), write(tmp_path / "b", other, small)
+    rows = compare(first, second)["rows"]
+    assert rows == {"common": 242, "only_first": 0, "only_second": 50, "differing": 8}
+    with pytest.raises(CannotCompare, match=r"only 242 rows are in both runs and 243 are wanted"):
+        compare(first, second, 243)
+
+
+def test_a_failure_is_in_no_ranking(small: Evaluation, tmp_path: Path) -> None:
+    made = outcomes(200, 1.0)
+    failed = [replace(each, failures=("g: timeout",), action="block") if not each.bad else each for each in made[:100]]
+    found = compare(write(tmp_path / "a", made, small), write(tmp_path / "b", failed + made[100:], small))
+    assert found["second"]["failed"] == 50
+    assert all(row["difference"] == 0 for row in found["surfaces"]["user"]["ranking"])
+    honest = found["surfaces"]["user"]["decisions"][1]
+    assert honest["only_second"] > 30
+    assert "texts not fully judged: 0 before, 50 after" in "\n".join(words(found))
+
+
+def test_runs_without_a_common_action_are_set_to_one_share_of_false_alarms(small: Evaluation, tmp_path: Path) -> None:
+    made = outcomes(400, 2.0)
+    scores = [replace(each, scores={"score": 1 / (1 + math.exp(-each.scores["block"]))}, action="") for each in made]
+    first = write(tmp_path / "a", made, small)
+    second = write(tmp_path / "b", scores, small, kind="classifier", actions=[])
+    found = compare(first, second)
+    bad, honest = found["surfaces"]["user"]["decisions"]
+    assert bad["at"] == "1.0 % false alarms"
+    assert (bad["only_first"], bad["only_second"]) == (0, 0)  # the same order by another name
+    assert honest["first"] == honest["second"] == 0.01
+    assert found["surfaces"]["user"]["ranking"][0]["difference"] == 0
+
+
+def test_paired_counts() -> None:
+    one, other = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
+    assert paired(one, other) == {"n": 5, "first": 0.4, "second": 0.6, "only_first": 1, "only_second": 2, "p": 1.0}
+
+
+def test_what_is_no_run(small: Evaluation, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run of penstock eval"):
+        files.read(tmp_path)
+    small.write(tmp_path / "run")
+    (tmp_path / "run" / "scores.jsonl.gz").write_bytes(b"")
+    with pytest.raises(RunError, match="holds 0 rows"):
+        files.read(tmp_path / "run")
+    (tmp_path / "run" / "scores.jsonl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(RunError, match="damaged"):
+        files.read(tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text('{"schema": 99}')
+    with pytest.raises(RunError, match="another version"):
+        files.read(tmp_path / "run")
