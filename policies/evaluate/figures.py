@@ -463,7 +463,7 @@ def _worst(pool: Pool) -> list[Json]:
                     "action": outcome.action,
                     "score": number(scores[at]),
                     "findings": {name: number(score, 4) for name, score in seen},
-                    "text": outcome.text[:600] if outcome.text is not None else None,
+                    "text": outcome.text[:400] if outcome.text is not None else None,
                 }
             )
     return found

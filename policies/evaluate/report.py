@@ -79,9 +79,9 @@ def _bare(value: float) -> str:
     return share(value).removesuffix(" %")
 
 
-def _table(head: Sequence[str], rows: Iterable[str]) -> str:
+def _table(head: Sequence[str], rows: Iterable[str], css: str = "scroll") -> str:
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table>\n<thead>{"".join(head)}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="{css}"><table>\n<thead>{"".join(head)}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 _WORDS = frozenset({"where", "score", "action", "mode", "label", "decided", "seen", "sha256", "digest", "text"})
@@ -273,12 +273,10 @@ def _table_of(key: str, title: str, results: Json) -> str:
     if key == "source":
         names.append("ECE")
         over += '<th class="over"></th>'
-    more = (
-        f" {len(found) - len(shown)} with fewer than {FEW} texts stand in results.json."
-        if len(found) > len(shown)
-        else ""
-    )
-    return f"<h2>{title}</h2>\n{_table([over + '</tr>', _row(*names)], rows)}{_note(notes.GROUPS + more)}"
+    few = len(found) - len(shown)
+    more = f" {few} with fewer than {FEW} texts stand in results.json." if few else ""
+    table = _table([over + "</tr>", _row(*names)], rows, "scroll wide")
+    return f"<h2>{title}</h2>\n{table}{_note(notes.GROUPS + more)}"
 
 
 def _rules(manifest: Json, results: Json) -> str:
