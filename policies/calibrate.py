@@ -9,6 +9,7 @@ order statistics alone: the bound is exact (Clopper-Pearson, 95 %, one-sided) wh
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 from classifiers.base import Finding, Message, Role
 from classifiers.lesson import above, allowed, needed
 from classifiers.linear import sigmoid
+from classifiers.panel import Panel, asked_of
 from classifiers.statistics import clopper_pearson, upper_bound
 
 from .document import Document, read
 from .model import Action, Mode, Policy, Rule, Seen, Stage
+from .plan import plan
 from .ready import PolicySet
 from .texts import Text
 
@@ -32,6 +35,8 @@ Say = Callable[[int, int], None]
 
 OUTPUT = frozenset({Role.ASSISTANT, Role.REASONING, Role.REFUSAL, Role.TOOL_CALL, Role.ERROR})
 """Roles of texts that are read at the output stage."""
+LONG = 60.0
+"""Seconds that a classifier may take over one text: a busy machine is no bad classifier."""
 FLOOR = 0.01
 """No threshold is lowered further: classifiers do not report lower scores."""
 Path = tuple[str | int, ...]
@@ -154,26 +159,34 @@ def stage_of(role: Role) -> Stage:
 
 
 def judge(policies: PolicySet, texts: Sequence[Text], say: Say | None = None) -> Judged:
-    """Asks every classifier of the set that reads such a text, as live traffic would, but without deadlines. Raises
-    CalibrateError where one fails: a text that was not judged says nothing."""
-    found: list[tuple[Finding, ...]] = []
-    for at, text in enumerate(texts):
-        message = Message(text.role, text.text, "/text")
-        seen: list[Finding] = []
-        for name, roles, _ in policies.tables[stage_of(text.role)].readings:
-            if text.role not in roles:
-                continue
-            try:
-                seen += policies.classifiers[name].classify([message])
-            except Exception as error:
-                what = f"{text.file}:{text.line}: classifier '{name}' failed: {type(error).__name__}"
-                raise CalibrateError(what) from error
-        if any(math.isnan(finding.score) for finding in seen):
-            raise CalibrateError(f"{text.file}:{text.line}: a classifier answered with a score that is no number")
-        found.append(tuple(seen))
-        if say is not None:
-            say(at + 1, len(texts))
-    return Judged(tuple(texts), tuple(found))
+    """What the classifiers of the set see in each text, asked by the panel as in live traffic, but without deadlines.
+    Raises CalibrateError where one fails: a text that was not judged says nothing."""
+    return Judged(tuple(texts), asyncio.run(_judge(policies, texts, say)))
+
+
+async def _judge(policies: PolicySet, texts: Sequence[Text], say: Say | None) -> tuple[tuple[Finding, ...], ...]:
+    asked = {
+        stage: asked_of(policies.classifiers, [reading._replace(deadline=LONG) for reading in plan(policies, stage)])
+        for stage in Stage
+    }
+    found: dict[int, tuple[Finding, ...]] = {}
+    numbered, panel = enumerate(texts), Panel()
+
+    async def work() -> None:
+        for at, text in numbered:  # shared: each takes the next
+            report = await panel.report([Message(text.role, text.text, "/text")], asked[stage_of(text.role)])
+            for failure in report.failures:
+                what = f"{failure.reason} {failure.detail}".strip()
+                raise CalibrateError(f"{text.file}:{text.line}: classifier '{failure.classifier}' failed: {what}")
+            found[at] = report.findings
+            if say is not None:
+                say(len(found), len(texts))
+
+    try:
+        await asyncio.gather(*(work() for _ in range(panel.workers)))
+    finally:
+        panel.close()
+    return tuple(found[at] for at in range(len(texts)))
 
 
 def fires(strengths: Floats, at_least: Sequence[float], every: bool) -> NDArray[np.bool_]:
