@@ -83,7 +83,7 @@ class Figure:
     def good(self) -> bool | None:
         if self.goal is None or math.isnan(self.reached):
             return None
-        return self.reached >= self.goal if self.at_least else self.reached <= self.goal
+        return bool(self.reached >= self.goal if self.at_least else self.reached <= self.goal)
 
     def told(self, value: float) -> str:
         return "-" if math.isnan(value) else f"{100 * value:.1f} %" if self.share else f"{value:.3f}"

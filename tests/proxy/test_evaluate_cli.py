@@ -132,10 +132,10 @@ def test_failures_are_counted_and_are_no_passes(tmp_path: Path, graded: str) -> 
     data = write(
         tmp_path / "x.jsonl",
         {"text": "harmful=0.9", "label": "harmful"},
-        {"text": "crash harmful=0.9", "label": "harmful"},
+        {"text": "!crash harmful=0.9", "label": "harmful"},
         {"text": "harmful=0.1", "label": "benign"},
-        {"text": "crash", "label": "benign"},
-        {"text": "wait", "label": "benign"},
+        {"text": "!crash", "label": "benign"},
+        {"text": "!wait", "label": "benign"},
     )
     done = penstock(data, "--policy", graded, "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
@@ -153,7 +153,7 @@ def test_failures_are_counted_and_are_no_passes(tmp_path: Path, graded: str) -> 
 
 
 def test_a_run_in_which_all_fails_is_none(tmp_path: Path, graded: str) -> None:
-    data = write(tmp_path / "x.jsonl", {"text": "crash", "label": "benign"}, {"text": "crash b", "label": "harmful"})
+    data = write(tmp_path / "x.jsonl", {"text": "!crash", "label": "benign"}, {"text": "!crash b", "label": "harmful"})
     done = penstock(data, "--policy", graded, "--out", tmp_path / "run")
     assert done.exit_code == 1
     assert "penstock: not one of 2 texts could be judged (guard: crash)" in done.stderr

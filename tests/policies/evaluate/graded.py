@@ -15,7 +15,7 @@ _SAID = re.compile(r"([a-z_]+)=([0-9.]+)")
 
 
 class Graded:
-    """Option `bias` is added to every score. The word "crash" in a text makes it raise, "wait" answer late."""
+    """Option `bias` is added to every score. The word "!crash" in a text makes it raise, "wait" answer late."""
 
     inline = False
 
@@ -31,9 +31,9 @@ class Graded:
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         found = []
         for at, message in enumerate(messages):
-            if "crash" in message.text:
+            if "!crash" in message.text:
                 raise RuntimeError("as told")
-            if "wait" in message.text:
+            if "!wait" in message.text:
                 time.sleep(0.3)
             found += [
                 Finding(self.name, label, min(1.0, max(0.0, float(score) + self.bias)), at)
