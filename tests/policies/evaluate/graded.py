@@ -15,7 +15,7 @@ _SAID = re.compile(r"([a-z_]+)=([0-9.]+)")
 
 
 class Graded:
-    """Option `bias` is added to every score. The word "!crash" in a text makes it raise, "wait" answer late."""
+    """Option `bias` is added to every score. "!crash" in a text makes it raise, "!wait" answer late."""
 
     inline = False
 
