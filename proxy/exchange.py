@@ -129,11 +129,19 @@ class Exchange:
         self, stage: Stage, messages: list[Message], unscannable: Sequence[tuple[Message, str]] = ()
     ) -> Decision:
         """Ask the guard, and note the decision."""
-        guard, name = self.guard, self.dialect.name
-        decision = guard.check_now(stage, name, messages, unscannable)
+        decision = self.decide_now(stage, messages, unscannable)
         if decision is None:
-            decision = await guard.check(stage, name, messages, unscannable)
-        self.notes.decided(decision)
+            decision = await self.guard.check(stage, self.dialect.name, messages, unscannable)
+            self.notes.decided(decision)
+        return decision
+
+    def decide_now(
+        self, stage: Stage, messages: list[Message], unscannable: Sequence[tuple[Message, str]] = ()
+    ) -> Decision | None:
+        """As `decide`, where nobody must be waited for; else None."""
+        decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable)
+        if decision is not None:
+            self.notes.decided(decision)
         return decision
 
     def _declare(self) -> None:

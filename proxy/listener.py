@@ -87,14 +87,17 @@ class Caller:
         self._connection.last = self._connection.last or not self._chunked
         self._head = self._compose(status, headers + coding)
 
-    async def send(self, body: bytes) -> None:
-        """A piece of the body. Waits while the client reads too slowly."""
+    def send(self, body: bytes) -> None:
+        """A piece of the body. Wait for `drained` before the next one."""
         if body:
             self.sent += len(body)
             self._connection.write(self._head + (b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body))
             self._head = b""
-            if self._connection.drained is not None:
-                await self._connection.drained
+
+    @property
+    def drained(self) -> asyncio.Future[None] | None:
+        """Something to wait for while the client reads too slowly; else None."""
+        return self._connection.drained
 
     def finish(self) -> None:
         """The body is complete."""

@@ -44,7 +44,7 @@ class Streamed:
         self._head = Answer(response.status, relayed(response), b"")
         self._decoder = Decoder()
         self._most = exchange.max_answer
-        self._problem: Malformed | Undecodable | None = None
+        self._problem: Exception | None = None
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
 
@@ -85,13 +85,13 @@ class Streamed:
         while not reader.complete and await response.pump(self._taste):
             if self._problem is not None:
                 raise self._problem
+            if self._caller.drained is not None:
+                await self._caller.drained
             if self._unjudged:
                 await self._judge_opaque()
             if gate.due():
                 await self._judge(gate.question())
-            releases = gate.release()
-            if releases:
-                await self._release(releases)
+            await self._release(gate.release())  # no name for it: this frame lives as long as the stream
             if gate.size > self._most:
                 raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
         self._take(self._decoder.last_frames())
@@ -100,14 +100,32 @@ class Streamed:
         await self._last_words()
 
     def _taste(self, chunk: bytes) -> bool:
-        """Put a piece of the stream into the gate. True where there is something to do then."""
+        """Put a piece of the stream into the gate, and do what can be done at once. True where the task must go on."""
         try:
             self._take(self._decoder.frames(chunk))
-        except (Malformed, Undecodable) as error:
+            return not self._advance()
+        except Exception as error:  # raised where the exchange is, not where the bytes arrive
             self._problem = error
             return True
-        gate = self._gate
-        return gate.ready() or bool(self._unjudged) or self._reader.complete or gate.size > self._most
+
+    def _advance(self) -> bool:
+        """Judge and release without waiting for anybody. False where somebody must be waited for. Raises Blocked."""
+        gate, caller = self._gate, self._caller
+        if not gate.ready():
+            return not (self._unjudged or self._reader.complete or gate.size > self._most)
+        if not caller.started or caller.drained is not None or self._unjudged or self._reader.complete:
+            return False
+        if gate.due():
+            question = gate.question()
+            began = time.perf_counter()
+            decision = self._exchange.decide_now(Stage.OUTPUT, [*question.messages, *_unescaped(question)])
+            if decision is None:
+                return False
+            self._judged(question, decision, began)
+        releases = gate.release()
+        if releases:
+            self._send(releases)
+        return caller.drained is None and gate.size <= self._most
 
     def _take(self, frames: list[bytes]) -> None:
         """Put events into the gate, up to the one that says the stream is over. Raises Malformed and Undecodable."""
@@ -148,7 +166,10 @@ class Streamed:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
         began = time.perf_counter()
-        decision = await self._exchange.decide(Stage.OUTPUT, messages)
+        self._judged(question, await self._exchange.decide(Stage.OUTPUT, messages), began)
+
+    def _judged(self, question: Question, decision: Decision, began: float) -> None:
+        """Tell the gate, or raise Blocked."""
         self._notes.judged(time.perf_counter() - began)
         if decision.action is Action.BLOCK:
             raise Blocked(decision)
@@ -170,15 +191,23 @@ class Streamed:
         if not releases:
             return
         await self._begin(self._notes.first_token)
+        self._send(releases)
+        if self._caller.drained is not None:
+            await self._caller.drained
+
+    def _send(self, releases: list[Release]) -> None:
         reader = self._reader
         for release in releases:
             reader.released(release.part)
-        await self._caller.send(b"".join([_bytes(reader, release) for release in releases]))
+        if len(releases) == 1:
+            self._caller.send(_bytes(reader, releases[0]))
+        else:
+            self._caller.send(b"".join([_bytes(reader, release) for release in releases]))
 
     async def _end(self, ending: bytes) -> None:
         """The last bytes of a stream that does not end by itself."""
         await self._begin(None)
-        await self._caller.send(ending)
+        self._caller.send(ending)
         self._caller.finish()
 
     async def _begin(self, tell: Callable[[], None] | None) -> None:
