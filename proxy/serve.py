@@ -1,0 +1,84 @@
+"""`penstock serve`, apart from the other commands: it imports nothing that only speaks to people at a terminal, since
+what is imported stays in memory for as long as it serves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .config import ConfigError, Settings, load
+from .logs import configure_logs, get_logger
+from .server import CannotServe, Running, run
+
+OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("upstream", str, "The model's base URL, like https://api.openai.com/v1."),
+    ("policy", str, "A directory, a file, or a pack: baseline, observe."),
+    ("host", str, "Address to listen on."),
+    ("port", int, "Port to listen on."),
+    ("admin-host", str, "Address of health and metrics."),
+    ("admin-port", int, "Port of health and metrics."),
+    ("data-dir", Path, "Where the audit log lies."),
+    ("log-level", str, "debug, info, warning or error."),
+)
+"""Settings that have an option: `penstock config` lists all."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until a signal ends it. Exit codes: 0 well, 1 something is wrong with what was given, 2 wrong usage."""
+    given = vars(_parser().parse_args(arguments))
+    try:
+        settings = load(given.pop("config"), **given)
+    except ConfigError as error:
+        return told(error)
+    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    configure_logs(settings.log_level, human=human)
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings, lambda running: _announce(settings, running)))
+    except CannotServe as error:
+        return told(error)
+    return 0
+
+
+def told(error: Exception) -> int:
+    """Say what is wrong, a line each. Returns 1."""
+    for line in str(error).splitlines():
+        print(f"penstock: {line}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="penstock serve",
+        description="Stand between callers and a model, and enforce a policy on both ways.",
+        allow_abbrev=False,
+    )
+    file = os.environ.get("PENSTOCK_CONFIG")
+    parser.add_argument("--config", type=Path, default=file and Path(file), help="A YAML file of settings.")
+    for name, kind, text in OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, help=text, metavar=kind.__name__.upper().replace("STR", "TEXT"))
+    return parser
+
+
+def _announce(settings: Settings, running: Running) -> None:
+    get_logger("penstock").info(
+        "serving",
+        base_url=f"http://{_address(running.address)}/v1",
+        admin=f"http://{_address(running.admin_address)}",
+        upstream=settings.upstream,
+        policy=settings.policy,
+        revision=running.plane.guard.policies.revision,
+        audit=str(settings.audit_path),
+    )
+
+
+def _address(pair: tuple[str, int]) -> str:
+    """(host, port) as a URL has it."""
+    host, port = pair
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
