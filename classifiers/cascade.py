@@ -1,12 +1,12 @@
 """Who is asked after whom: a dear classifier reads only what a cheap one is in doubt about.
 
 INVARIANT: a message is spared only where the gate has read it and was sure. No answer from the gate is doubt about
-everything.
+everything, and so is a score that may lie in the band and was too low to be told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from .base import Finding
@@ -15,23 +15,34 @@ from .base import Finding
 @dataclass(frozen=True, slots=True)
 class After:
     """Doubt of the classifier called `classifier`: its highest score in a message for one of `labels` lies in
-    [low, high]. A label that was not found has the score 0."""
+    [low, high]. `floor` is the lowest score that it tells: a label that was not found has a score below it, or 0."""
 
     classifier: str
     labels: frozenset[str]
     low: float
     high: float
+    floor: float = 0.0
 
 
-def doubtful(after: After, places: Sequence[int], findings: Iterable[Finding]) -> list[int]:
-    """Those of `places` (of messages that the gate has read) where `findings` of the gate leave doubt, in order."""
+def doubtful(
+    after: After, places: Sequence[int], read: Container[int], findings: Iterable[Finding], failed: bool
+) -> list[int]:
+    """Those of `places` that are to be read after the gate, which has read `read`, found `findings`, and `failed` to
+    tell all or not."""
+    if failed:
+        return list(places)
     highest: dict[tuple[int, str], float] = {}
     for finding in findings:
         if finding.label in after.labels:
             key = finding.message, finding.label
             highest[key] = max(finding.score, highest.get(key, 0.0))
+    silent = after.low == 0 or after.low < after.floor
     return [
         place
         for place in places
-        if any(after.low <= highest.get((place, label), 0.0) <= after.high for label in after.labels)
+        if place not in read
+        or any(
+            silent if (score := highest.get((place, label))) is None else after.low <= score <= after.high
+            for label in after.labels
+        )
     ]

@@ -180,15 +180,17 @@ class _Asking:
     def _doubtful(
         self, after: After, chosen: Sequence[Message], indices: Sequence[int] | None
     ) -> tuple[Sequence[Message], Sequence[int]]:
-        """What is left to read after the gate's answer: all of it where there is none."""
+        """What is left to read after the gate's answer."""
         gate = self._gates[after.classifier]
-        places = range(len(chosen)) if indices is None else indices
-        if not self._failures[gate]:
-            roles = self._asked[gate].roles
-            # What the gate did not read it cannot be sure of.
-            unseen = [place for place in places if self._messages[place].role not in roles]
-            doubt = doubtful(after, places, self._findings[gate])
-            places = sorted({*unseen, *doubt})
+        _, seen = _chosen(self._messages, self._asked[gate].roles)
+        every = range(len(self._messages))
+        places = doubtful(
+            after,
+            every if indices is None else indices,
+            every if seen is None else set(seen),
+            self._findings[gate],
+            bool(self._failures[gate]),
+        )
         self._panel.counts.spared += len(chosen) - len(places)
         return [self._messages[place] for place in places], places
 

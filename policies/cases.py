@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+from classifiers.cascade import doubtful
 
 from .engine import Decision, PolicySet, decide
 from .model import Action, Case, Mode, Stage
-from .plan import plan
+from .plan import Reading, plan
 
 
 class Outcome(StrEnum):
@@ -72,7 +73,7 @@ def _certain(policy: PolicySet, case: Case, decision: Decision, slow: set[str]) 
     asks a slow classifier could make it keeps its action.
     """
     dependents = policy.tables[case.stage].dependents
-    rules = [ready.rule for name in slow for ready in dependents[name] if ready.rule.mode is Mode.ENFORCE]
+    rules = [ready.rule for name in slow for ready in dependents.get(name, ()) if ready.rule.mode is Mode.ENFORCE]
     # A mask that finds no place in the text becomes a block.
     ceiling = max(
         (Action.BLOCK.severity if rule.action is Action.MASK else rule.action.severity for rule in rules), default=0
@@ -107,17 +108,41 @@ def _failed(case: Case) -> tuple[Failure, ...]:
 def _ask(policy: PolicySet, case: Case, messages: Sequence[Message], slow: set[str]) -> Report:
     findings: list[Finding] = []
     failures = list(_failed(case))
-    for name, roles, _ in plan(policy, case.stage):
+    seen: dict[str, tuple[frozenset[int], list[Finding], bool]] = {}
+    for name, roles, _, after in _gates_first(plan(policy, case.stage)):
         read = [at for at, message in enumerate(messages) if message.role in roles]
-        if name in case.failed or name in slow or not read:
+        if name in case.failed:
+            seen[name] = frozenset(), [], True
+            continue
+        if name in slow or (after is not None and after.classifier in slow):
+            slow.add(name)
+            continue
+        if after is not None:
+            read = doubtful(after, read, *seen[after.classifier])
+        seen[name] = frozenset(read), [], False
+        if not read:
             continue
         try:
             found = policy.classifiers[name].classify([messages[at] for at in read])
         except Exception as error:
             failures.append(Failure(name, Silence.CRASH, type(error).__name__))
+            seen[name] = frozenset(), [], True
             continue
-        findings += [Finding(name, item.label, item.score, read[item.message], item.span) for item in found]
+        own = [Finding(name, item.label, item.score, read[item.message], item.span) for item in found]
+        seen[name] = frozenset(read), own, False
+        findings += own
     return Report(tuple(findings), tuple(failures))
+
+
+def _gates_first(readings: Sequence[Reading]) -> list[Reading]:
+    """Each after the one that it waits for."""
+    ordered: list[Reading] = []
+    left = list(readings)
+    while left:
+        names = {reading.classifier for reading in ordered}
+        ordered += [reading for reading in left if reading.after is None or reading.after.classifier in names]
+        left = [reading for reading in left if reading not in ordered]
+    return ordered
 
 
 def _difference(case: Case, decision: Decision) -> str:

@@ -49,6 +49,7 @@ def load(path_or_pack: str) -> PolicySet:
     specs = _specs(known)
     classifiers = _create(specs)
     _names(known, specs, classifiers)
+    _gates(specs, classifiers)
     _raise(documents)
     places = {
         (policy.id, what, at): str(document.problem((what, at), "")).removesuffix(": ")
@@ -190,6 +191,36 @@ def _names(
                 what = f"classifier '{name}' finds no '{label}'"
                 mend = did_you_mean(label, sorted(labels[name]))
                 document.problems.append(document.problem(path, what, mend, in_scores))
+
+
+def _gates(specs: Mapping[str, tuple[Document, ClassifierSpec]], classifiers: Mapping[str, Classifier]) -> None:
+    """Every classifier that another one is asked after must exist, find the labels named, and not wait for that one
+    in turn."""
+    for name, (document, spec) in specs.items():
+        if spec.after is None:
+            continue
+        path: Place = ("classifiers", name, "after")
+        gate = spec.after.classifier
+        if gate in BUILT_IN:
+            what = f"'{gate}' is a name of Penstock's own, and nobody who could be asked"
+            document.problems.append(document.problem((*path, "classifier"), what, "name a classifier of yours"))
+            continue
+        if gate not in specs:
+            _unknown(document, (*path, "classifier"), gate, specs)
+            continue
+        for place, label in enumerate(spec.after.labels):
+            if gate in classifiers and label not in classifiers[gate].labels:
+                what = f"classifier '{gate}' finds no '{label}'"
+                mend = did_you_mean(label, sorted(classifiers[gate].labels))
+                document.problems.append(document.problem((*path, "labels", place), what, mend))
+        chain = [name]
+        while gate in specs and gate not in chain:
+            chain.append(gate)
+            after = specs[gate][1].after
+            gate = after.classifier if after is not None else ""
+        if gate == name:
+            what = f"'{name}' would wait for itself: " + " after ".join(f"'{each}'" for each in [*chain, name])
+            document.problems.append(document.problem(path, what, "let one of them be asked at once", True))
 
 
 def _finding_paths(document: Document, path: Place) -> list[tuple[Place, str]]:

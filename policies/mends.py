@@ -23,6 +23,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "cases": (model.Case,),
     "messages": (model.CaseMessage,),
     "expect": (model.Expectation,),
+    "after": (model.AfterSpec,),
 }
 
 # What people write who know other tools. Keys that are near in letters are found by difflib.
@@ -49,6 +50,9 @@ _KNOWN_AS = {
     "and": "all",
     "type": "kind",
     "timeout_ms": "deadline_ms",
+    "range": "band",
+    "between": "band",
+    "gate": "classifier",
 }
 
 _TYPES = {
@@ -69,6 +73,8 @@ _PATTERNS = {
     "reason": "start with a small letter, then small letters, digits or '_', 64 at most",
     "finding": "write classifier.label, or classifier.* for every label",
     "scores": "write classifier.label",
+    "classifier": "write the name of a classifier",
+    "labels": "write the name of a label, without the classifier",
     "classifiers": "start with a small letter, then small letters, digits, '_' or '-', 64 at most",
     "failed": "write the name of a classifier",
 }
@@ -124,7 +130,8 @@ def _empty(value: Any, path: Path) -> list[Path]:
     if value is None:
         return [path]
     if len(path) == 2 and path[0] == "classifiers":
-        return [(*path, "kind")] if isinstance(value, dict) and "kind" in value and value["kind"] is None else []
+        own = {key: value[key] for key in ("kind", "after") if key in value} if isinstance(value, dict) else {}
+        return [found for key, item in own.items() for found in _empty(item, (*path, key))]
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [found for key, item in items for found in _empty(item, (*path, key))]
 

@@ -106,6 +106,7 @@ def _one_or_many(value: Any) -> Any:
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ClassifierName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 FindingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$")]
+Label = Annotated[str, Field(pattern=r"^\S{1,128}$")]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Prose = Annotated[str, Field(min_length=1, max_length=4000)]
@@ -117,10 +118,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ClassifierSpec(BaseModel):
-    """One classifier that rules of any file in the set may name. Keys beside these two are options of its
-    kind.
+def _band(values: list[float]) -> list[float]:
+    if len(values) != 2 or values[0] > values[1]:
+        raise ValueError("write two scores, the lower one first")
+    return values
+
+
+class AfterSpec(_Strict):
+    """Read only messages for which another classifier's score for one of the labels lies in the band, and all of
+    them where that classifier gave no answer.
     """
+
+    classifier: Annotated[ClassifierName, Field(description="The one that is asked before.")]
+    labels: Annotated[
+        list[Label], Field(min_length=1, description="Its labels that can leave doubt."), AfterValidator(_unique)
+    ]
+    band: Annotated[
+        list[Score],
+        Field(
+            description="Scores of doubt, the lowest and the highest; a label that is not found has 0.",
+            json_schema_extra={"minItems": 2, "maxItems": 2},
+        ),
+        AfterValidator(_band),
+    ]
+
+
+class ClassifierSpec(BaseModel):
+    """One classifier that rules of any file in the set may name. Keys beside these are options of its kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -128,6 +152,9 @@ class ClassifierSpec(BaseModel):
     deadline_ms: Annotated[
         int, Field(ge=1, le=60_000, description="How long an answer may take before it counts as a failure.")
     ] = 2000
+    after: Annotated[
+        AfterSpec | None, Field(description="Ask only about what another classifier is in doubt about.")
+    ] = None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -11,20 +11,27 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from classifiers.base import Classifier, Role
+from classifiers.cascade import After
 
 from .decision import Decision
-from .model import Action, Mode, Policy, Rule, Stage
+from .model import Action, ClassifierSpec, Mode, Policy, Rule, Stage
 
 # Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
 BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
 
 
+# Scores below this are not told by a classifier, unless its option `min_score` says otherwise.
+UNTOLD = 0.01
+
+
 class Reading(NamedTuple):
-    """What a classifier is to read at a stage: messages of these roles, within `deadline` seconds."""
+    """What a classifier is to read at a stage: messages of these roles, within `deadline` seconds, and of them only
+    what the one named in `after` leaves in doubt."""
 
     classifier: str
     roles: frozenset[Role]
     deadline: float
+    after: After | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +156,26 @@ def _rows(labels: dict[str, list[Test]]) -> dict[str, tuple[float, tuple[Test, .
 def _readings(policies: Sequence[Policy], dependents: Mapping[str, Sequence[Ready]]) -> tuple[Reading, ...]:
     # Two files may define one classifier only in equal words, so whichever comes last says the same.
     specs = {name: spec for policy in policies for name, spec in policy.classifiers.items()}
-    readings = []
-    for name in sorted(dependents.keys() - BUILT_IN.keys()):
-        roles = frozenset[Role]().union(*(ready.roles for ready in dependents[name]))
-        readings.append(Reading(name, roles, specs[name].deadline_ms / 1000))
-    return tuple(readings)
+    roles = {
+        name: frozenset[Role]().union(*(ready.roles for ready in rules))
+        for name, rules in dependents.items()
+        if name not in BUILT_IN
+    }
+    for name, wanted in list(roles.items()):
+        # A gate reads, though no rule asks for it, whatever those read that wait for it.
+        after = specs[name].after
+        while after is not None:
+            roles[after.classifier] = roles.get(after.classifier, frozenset()) | wanted
+            after = specs[after.classifier].after
+    return tuple(
+        Reading(name, roles[name], specs[name].deadline_ms / 1000, _after(specs[name], specs)) for name in sorted(roles)
+    )
+
+
+def _after(spec: ClassifierSpec, specs: Mapping[str, ClassifierSpec]) -> After | None:
+    if spec.after is None:
+        return None
+    least = specs[spec.after.classifier].options.get("min_score", UNTOLD)
+    floor = max(UNTOLD, least) if isinstance(least, int | float) else UNTOLD
+    low, high = spec.after.band
+    return After(spec.after.classifier, frozenset(spec.after.labels), low, high, floor)

@@ -177,3 +177,48 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").mkdir()
     with pytest.raises(PolicyError, match=r"p\.yaml: cannot be read: Is a directory"):
         load(str(tmp_path))
+
+
+CASCADE = """\
+id: demo
+version: 1
+owner: tests
+description: One is asked after another.
+classifiers:
+  dear:
+    kind: words
+    words: {mark: MARK}
+    after: {classifier: cheap, labels: [other], band: [0.5, 1.0]}
+  cheap: {kind: words}
+rules:
+  - id: dear-mark
+    description: The word MARK is blocked where OTHER left doubt.
+    stages: [input]
+    when: {finding: dear.mark, at_least: 0.5}
+    action: block
+cases:
+  - {name: sure, text: MARK, expect: {action: pass}}
+  - {name: in doubt, text: OTHER MARK, expect: {action: block, rule: dear-mark}}
+  - {name: one of two, messages: [{role: user, text: OTHER}, {role: user, text: MARK}], expect: {action: pass}}
+  - {name: no answer, text: MARK, failed: [cheap], expect: {action: block, rule: dear-mark}}
+  - {name: as if, text: x, scores: {dear.mark: 0.9}, expect: {action: block}}
+"""
+
+
+def test_cases_ask_one_after_another(tmp_path: Path) -> None:
+    result = checked(tmp_path, CASCADE)
+    assert result.ok, result.lines()
+    assert {case.outcome for case in result.cases} == {Outcome.PASSED}
+    crashing = CASCADE.replace("cheap: {kind: words}", "cheap: {kind: words, crash: true}")
+    assert [case.name for case in checked(tmp_path, crashing).cases if case.outcome is Outcome.FAILED] == [
+        "sure",
+        "one of two",
+    ]
+
+
+def test_who_waits_for_a_slow_one_is_slow(tmp_path: Path) -> None:
+    slow = CASCADE.replace("cheap: {kind: words}", "cheap: {kind: words, inline: false}")
+    skipped = [case for case in checked(tmp_path, slow).cases if case.outcome is Outcome.SKIPPED]
+    assert [case.name for case in skipped] == ["sure", "in doubt", "one of two"]
+    assert "cheap" in skipped[0].why
+    assert checked(tmp_path, slow, live=True).ok

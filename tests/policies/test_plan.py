@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from classifiers.base import Role
+from classifiers.cascade import After
 from policies.model import Stage
 from policies.plan import Hold, Reading, StreamMode, plan, stream_mode
+from policies.ready import PolicySet
 
 from .test_engine import built, make, rule
+from .words import Words
 
 WHOLE, NONE = StreamMode(Hold.WHOLE), StreamMode(Hold.NONE)
 
@@ -33,6 +36,28 @@ def test_plan_joins_roles_and_leaves_out_rules_that_are_off() -> None:
         Reading("a", frozenset({Role.TOOL_RESULT}), 0.05),
         Reading("b", frozenset(Role), 2.0),
     )
+
+
+def test_a_gate_reads_what_those_read_that_wait_for_it() -> None:
+    def after(name: str, **more: Any) -> dict[str, Any]:
+        return {"kind": "words", "after": {"classifier": name, "labels": ["x"], "band": [0.2, 0.8]}} | more
+
+    specs = {"a": after("b"), "b": after("c"), "c": {"kind": "words", "min_score": 0.3}, "d": after("c")}
+    rules = [
+        rule("one", roles=["user"]),
+        rule("two", roles=["system"], when={"finding": "b.x", "at_least": 0.5}),
+        rule("three", stages=["output"], roles=["tool_call"], when={"finding": "c.x", "at_least": 0.5}),
+    ]
+    policy = make(rules, classifiers=specs)
+    ready = PolicySet.build([policy], {name: Words(name) for name in specs})
+    user, system, call = (frozenset({role}) for role in (Role.USER, Role.SYSTEM, Role.TOOL_CALL))
+    x = frozenset({"x"})
+    assert plan(ready, Stage.INPUT) == (
+        Reading("a", user, 2.0, After("b", x, 0.2, 0.8, 0.01)),
+        Reading("b", user | system, 2.0, After("c", x, 0.2, 0.8, 0.3)),
+        Reading("c", user | system, 2.0),
+    )
+    assert plan(ready, Stage.OUTPUT) == (Reading("c", call, 2.0),)
 
 
 HOLDS: list[tuple[list[dict[str, Any]], StreamMode]] = [
