@@ -173,6 +173,8 @@ class _Builder:
                     if event.anchor not in self.aliases:
                         self.complain(event, f"alias *{event.anchor}", "write the value again; nothing is shared here")
                     self.aliases.add(str(event.anchor))
+                    if self.at_key():
+                        raise _Stop
                     self.place(event, None)
                 case ScalarEvent():
                     self.scalar(event)
@@ -182,6 +184,11 @@ class _Builder:
                     self.open.pop()
                 case _:
                     pass
+
+    def at_key(self) -> bool:
+        """Whether what comes next is the key of a mapping."""
+        top = self.open[-1] if self.open else None
+        return top is not None and isinstance(top.value, dict) and top.key is None
 
     def complain(self, event: Event, what: str, mend: str = "") -> None:
         mark = event.start_mark
@@ -228,8 +235,7 @@ class _Builder:
 
     def collection(self, event: MappingStartEvent | SequenceStartEvent) -> None:
         self.properties(event)
-        top = self.open[-1] if self.open else None
-        if top is not None and isinstance(top.value, dict) and top.key is None:
+        if self.at_key():
             self.complain(event, "a key that is no plain text", "write 'key: value'")
             raise _Stop
         if len(self.open) >= MAX_DEPTH:
