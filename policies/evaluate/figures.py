@@ -119,17 +119,30 @@ def measure(outcomes: Sequence[Outcome], ranks: Sequence[str], seed: int = 0) ->
         "rows": _rows(pool),
         "ranks": {name: part.telling() for name, part in pools.items()},
         "surfaces": {name: _surface(part, seed) for name, part in pools.items()},
-        "sources": [row for part in pools.values() for row in _groups(part, "source", lambda o: o.source, seed)],
-        "languages": [row for part in pools.values() for row in _groups(part, "lang", lambda o: o.lang, seed)],
+        "sources": [row for part in pools.values() for row in _groups(part, "source", _source_of, seed)],
+        "languages": [row for part in pools.values() for row in _groups(part, "lang", _lang_of, seed)],
         "categories": [row for part in pools.values() for row in _categories(part)],
         "rules": _rules(pool),
         "findings": [row for part in pools.values() for row in _findings(part)],
-        "calibration": [row for part in pools.values() for row in _calibration(part)],
+        "calibration": [
+            row
+            for part in pools.values()
+            for key, of in (("source", _source_of), ("lang", _lang_of))
+            for row in _calibration(part, key, of)
+        ],
         "latency": _latency(pool),
         "curves": {name: _curves(part) for name, part in pools.items()},
         "catch": {name: _catch(part) for name, part in pools.items()},
         "worst": [row for part in pools.values() for row in _worst(part)],
     }
+
+
+def _source_of(outcome: Outcome) -> str:
+    return outcome.source
+
+
+def _lang_of(outcome: Outcome) -> str:
+    return outcome.lang
 
 
 def _rows(pool: Pool) -> Json:
@@ -317,13 +330,14 @@ def _findings(pool: Pool) -> list[Json]:
     return found
 
 
-def _calibration(pool: Pool) -> list[Json]:
-    """Each source that has both sides: the finding named like its bad label, or the classifier's highest score."""
+def _calibration(pool: Pool, key: str, of: Callable[[Outcome], str]) -> list[Json]:
+    """Each source or language that has both sides: the finding named like its bad label, or the classifier's highest
+    score."""
     surface = pool.outcomes[0].surface
     names = {name for outcome in pool.outcomes for name in outcome.findings}
     found = []
-    for source in sorted({outcome.source for outcome in pool.outcomes}):
-        part = pool.of_which(lambda o, s=source: o.source == s and not o.failures)  # type: ignore[misc]
+    for group in sorted({of(outcome) for outcome in pool.outcomes}):
+        part = pool.of_which(lambda o, g=group: of(o) == g and not o.failures)  # type: ignore[misc]
         if min(part.sides) < ENOUGH:
             continue
         labels = Counter(o.label for o in part.outcomes if o.bad)
@@ -337,7 +351,8 @@ def _calibration(pool: Pool) -> list[Json]:
         else:
             continue
         if min(part.sides) >= ENOUGH:
-            found.append({"source": source, "surface": surface, "finding": fitting[0]} | _reliable(scores, part.bad))
+            row = {"by": key, "group": group, "surface": surface, "finding": fitting[0]}
+            found.append(row | _reliable(scores, part.bad))
     return found
 
 

@@ -268,7 +268,8 @@ def over_refusal(results: Json) -> str:
     """Honest texts on which an action was taken, by source."""
     rows = []
     for row in results["sources"]:
-        rates = [(action, each["honest"]) for action, each in row["decisions"].items() if each["honest"]["n"]]
+        taken = row["decisions"].items()
+        rates = [(action, each["honest"]) for action, each in taken if each["honest"]["n"] >= FEW_ROWS]
         if rates:
             several = len(results["surfaces"]) > 1 and row["surface"] != "user"
             name = row["source"] + (f" · {row['surface']}" if several else "")

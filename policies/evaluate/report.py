@@ -248,7 +248,7 @@ def _table_of(key: str, title: str, results: Json) -> str:
     shown = found if key == "source" else [row for row in found if row["bad"] + row["honest"] >= FEW]
     shown = sorted(shown, key=lambda row: -row["bad"] - row["honest"]) if key == "lang" else shown
     actions = list(dict.fromkeys(action for row in found for action in row["decisions"]))
-    errors = {(row["source"], row["surface"]): row["ece"] for row in results["calibration"]}
+    errors = {(row["by"], row["group"], row["surface"]): row["ece"] for row in results["calibration"]}
     rows = []
     for row in shown:
         own, everyone = row["own"], row["against_all"]
@@ -262,17 +262,15 @@ def _table_of(key: str, title: str, results: Json) -> str:
             done = row["decisions"].get(action)
             cells.append(_bar(done["bad"]["rate"], _between(done["bad"])) if done and done["bad"]["n"] else _cell("–"))
             cells += _honest_cells(done["honest"]) if done else [_cell("–")] * 2
-        if key == "source":
-            cells.append(_cell(_number(errors.get((row["source"], row["surface"])))))
+        cells.append(_cell(_number(errors.get((key, row[key], row["surface"])))))
         rows.append("".join(cells))
     names = [title.removeprefix("By "), "where", "bad", "honest", "own honest", "all honest", "AUPRC", "best F1"]
     names += ["0.1 %", "0.5 %", "1 %"] + ["caught", "honest", "at most"] * len(actions)
     over = '<tr><th class="over" colspan="4"></th><th class="over" colspan="2">AUROC against</th>'
     over += '<th class="over" colspan="2"></th><th class="over" colspan="3">recall at this share of false alarms</th>'
     over += "".join(f'<th class="over" colspan="3">{DONE[action]}</th>' for action in actions)
-    if key == "source":
-        names.append("ECE")
-        over += '<th class="over"></th>'
+    names.append("ECE")
+    over += '<th class="over"></th>'
     few = len(found) - len(shown)
     more = f" {few} with fewer than {FEW} texts stand in results.json." if few else ""
     table = _table([over + "</tr>", _row(*names)], rows, "scroll wide")
@@ -311,7 +309,8 @@ def _calibration(results: Json) -> str:
     )
     table = _table([head], rows) if rows else ""
     smalls = [plots.reliability(row, row["finding"], row["surface"]) for row in results["findings"]]
-    smalls += [plots.reliability(row, row["source"], row["finding"]) for row in results["calibration"]]
+    sources = [row for row in results["calibration"] if row["by"] == "source"]
+    smalls += [plots.reliability(row, row["group"], row["finding"]) for row in sources]
     diagrams = f'<figure><div class="smalls">{"".join(smalls)}</div></figure>'
     return f"<h2>Findings and calibration</h2>\n{table}{_note(notes.CALIBRATION)}{diagrams}"
 
