@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 from .matcher import compile_expression, find_all
 
@@ -29,20 +30,28 @@ _STROKED = dict(zip("øØłŁđĐħĦŧŦſƀɨʉɍɏȼɇ", "oOlLdDhHtTsbiuryce"
 _TABLE: dict[int, str] = {ord(odd): latin for latin, odds in _LOOK_ALIKES.items() for odd in odds if odd != latin}
 _TABLE |= {ord(odd): latin for odd, latin in _STROKED.items()}
 # Regional indicators, negative circled, negative squared letters: NFKC has no mapping for them.
-for _start in (0x1F1E6, 0x1F150, 0x1F170):
+_FAR = (0x1F1E6, 0x1F150, 0x1F170)
+for _start in _FAR:
     _TABLE |= {_start + i: chr(ord("A") + i) for i in range(26)}
 
 _MOSTLY_ASCII = 0.8
 _CLASS = "".join(rf"\x{{{point:x}}}" for point in _TABLE)
 _LETTERS: dict[str, str] = {chr(point): latin for point, latin in _TABLE.items()}
-_ODD = re.compile("[" + "".join(map(re.escape, _LETTERS)) + "]")
+# Ranges for what is beyond the basic plane: Python tries those letters one after the other.
+_ODD = re.compile(
+    "["
+    + "".join(re.escape(letter) for letter in _LETTERS if letter < "\U00010000")
+    + "".join(f"{chr(start)}-{chr(start + 25)}" for start in _FAR)
+    + "]"
+)
 _MIXED = compile_expression(rf"[\pL\pM\pN_]*(?:[A-Za-z][{_CLASS}]|[{_CLASS}][A-Za-z])[\pL\pM\pN_]*")
-_ACCENT_CLASS = r"\x{c0}-\x{24f}\x{1e00}-\x{1eff}"
-_ACCENTED = compile_expression(rf"[A-Za-z]*[{_ACCENT_CLASS}][A-Za-z]*[{_ACCENT_CLASS}][A-Za-z{_ACCENT_CLASS}]*")
-_ACCENTS = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
+_ACCENT_CLASS = "\u00c0-\u024f\u1e00-\u1eff"
+_ACCENTS = re.compile(f"[{_ACCENT_CLASS}]")
+_ACCENTED = re.compile(
+    f"[{_ACCENT_CLASS}][A-Za-z]*+[{_ACCENT_CLASS}][A-Za-z{_ACCENT_CLASS}]*+"
+)  # from the first one on
 _FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 _FLAGS = re.compile("[\U0001f1e6-\U0001f1ff]+")
-_ACCENT = re.compile("[\u0300-\u036f]")
 _ASCII = bytes(range(128))
 
 
@@ -105,23 +114,34 @@ def _mixed(text: str) -> list[tuple[int, int, str]]:
 def _accents(text: str) -> list[tuple[int, int, str]]:
     """Accented letters without their accents, in words that have at least two of them."""
     found = []
-    for start, end in find_all(_ACCENTED, text):
-        word = text[start:end]
-        bare: Sequence[str] = _unaccented(word)
-        if len(bare) != len(word):
-            bare = [_unaccented(letter) for letter in word]
-        changed = [(at, at + 1, new) for at, (old, new) in enumerate(zip(word, bare, strict=True), start) if old != new]
+    table = _unaccented()
+    for match in _ACCENTED.finditer(text):
+        word = match[0]
+        bare = word.translate(table)
+        changed = [
+            (at, at + 1, new) for at, (old, new) in enumerate(zip(word, bare, strict=True), match.start()) if old != new
+        ]
         if len(changed) >= 2:
             found += changed
     return found
 
 
+@cache
+def _unaccented() -> dict[int, str]:
+    """What remains of each accented letter."""
+    table = {}
+    for point in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
+        bare = "".join(mark for mark in unicodedata.normalize("NFD", chr(point)) if not "\u0300" <= mark <= "\u036f")
+        if len(bare) == 1:
+            table[point] = bare
+    return table
+
+
 def _replaced(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    letters = list(text)
-    for at, _, new in edits:
-        letters[at] = new
-    return "".join(letters)
-
-
-def _unaccented(letters: str) -> str:
-    return _ACCENT.sub("", unicodedata.normalize("NFD", letters))
+    pieces: list[str] = []
+    done = 0
+    for at, until, new in sorted(edits):
+        pieces += (text[done:at], new)
+        done = until
+    pieces.append(text[done:])
+    return "".join(pieces)

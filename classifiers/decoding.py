@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from .matcher import AsciiFinder, compile_expression, find_all
+from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, promising
 
 _RUN = r"[A-Za-z0-9+/_-]"
 _TURNS = r"(?:[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z])"
@@ -65,12 +66,13 @@ def decode(text: str) -> list[Edit]:
 
 
 def coded_runs(text: str) -> list[tuple[int, int]]:
-    """Where letters and digits stand that could be base64 or numbers."""
-    return _CODED_RUN.find_all(text)
+    """Where letters and digits stand that could be base64 or numbers, as they are or in the rot13 reading."""
+    data = text.encode("ascii", "replace")
+    return [span for span in _CODED_RUN.find_all(data) if promising(data[slice(*span)])]
 
 
 def decode_runs(text: str, runs: Sequence[tuple[int, int]]) -> list[Edit]:
-    """`decode` for a text of which no gate but RUN matched; `runs`: its coded runs, or those of its rot13 reading."""
+    """`decode` for a text of which no gate but RUN matched; `runs`: its coded runs."""
     return _edits(text, runs)
 
 
@@ -150,18 +152,18 @@ def _numbers(coded: str) -> str | None:
 def _base64(coded: str) -> Sequence[Edit]:
     """The whole run, or else its lines and the parts between its slashes, dashes and underscores."""
     data = coded.encode("ascii")
-    letters = data.translate(_STANDARD, _BLANKS)
-    zeros = b"A" in letters and _ZEROS.search(letters) is not None
-    if (zeros or _BEGINNING.match(letters)) and (plain := _base64_text(letters)) is not None:
+    letters = data.translate(STANDARD, _BLANKS)
+    zeros = has_zeros(letters)
+    if (zeros or begins_text(letters)) and (plain := _base64_text(letters)) is not None:
         return [(0, len(coded), plain)]
     if coded.isalnum():
         return ()
-    pieces = [piece.span() for piece in (_PIECE if zeros else _TEXT_PIECE).finditer(data)]
+    pieces = [piece.span() for piece in (PIECE if zeros else TEXT_PIECE).finditer(data)]
     texts = [(*span, _base64_text(data[slice(*span)].rstrip(b"="))) for span in pieces if span != (0, len(data))]
     return [(start, end, text) for start, end, text in texts if text is not None]
 
 
-_STANDARD, _BLANKS = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\f="
+_BLANKS = b" \t\r\n\f="
 
 
 def _base64_text(letters: bytes) -> str | None:
@@ -177,40 +179,6 @@ def _base64_text(letters: bytes) -> str | None:
         return _text(binascii.a2b_base64(letters, strict_mode=True))
     except binascii.Error:  # a list of bytes
         return None
-
-
-def _beginning() -> str:
-    """An expression for eight letters of base64 whose six bytes could begin a text in UTF-8: each leading byte is
-    followed by one to three others. One id in twelve begins so, and looking is several times cheaper than decoding."""
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    kinds: list[dict[str, str]] = []
-    for bits in (6, 4, 2):  # how many bits of the first, second and third letter are the highest of a byte
-        half, quarter = 1 << bits - 1, 1 << bits - 2
-        kind = {"single": "", "other": "", "leading": ""}
-        for place, letter in enumerate(letters):
-            top = place % (1 << bits)
-            kind["single" if top < half else "other" if top < half + quarter else "leading"] += letter
-        kinds.append({name: f"[{each}]" for name, each in kind.items()})
-
-    def rest(at: int, others: int, needed: bool) -> str:
-        """From byte `at` on, where at most `others` bytes of a sequence may follow, or one has to (`needed`)."""
-        if at == 6:
-            return ""
-        skip = "[A-Za-z0-9+/]" if at % 3 == 2 else ""  # the fourth letter says nothing
-        kind = {name: each + skip for name, each in kinds[at % 3].items()}
-        ways = [kind["other"] + rest(at + 1, others - 1, False)] if others else []
-        if not needed:
-            ways += [kind["single"] + rest(at + 1, 0, False), kind["leading"] + rest(at + 1, 3, True)]
-        return ways[0] if len(ways) == 1 else "(?:" + "|".join(ways) + ")"
-
-    return rest(0, 0, False)
-
-
-_BEGINNING = re.compile(_beginning().encode())
-# UTF-16 of Latin letters: every second byte is zero, or nearly; two such bytes in some six, wherever those begin.
-_ZEROS = re.compile(b"A[A-P][AEIMQUYcgkosw048]A|[AQgw][A-D][A-Za-z0-9+/](?:A[A-P]|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]A)")
-_PIECE = re.compile(b"[A-Za-z0-9]{8,}={0,2}")
-_TEXT_PIECE = re.compile(rb"(?<![A-Za-z0-9])(?=%b)[A-Za-z0-9]{8,}={0,2}" % _BEGINNING.pattern)
 
 
 _SIGHT = bytes(range(0x20, 0x7F)) + b"\n\t\r"

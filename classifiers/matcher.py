@@ -292,11 +292,9 @@ class AsciiFinder:
     def __init__(self, long: str, short: str) -> None:
         self._long, self._short = compile_expression(long), re.compile(short.encode())
 
-    def find_all(self, text: str) -> list[tuple[int, int]]:
-        """Spans, in code points, of all matches in `text`."""
-        data = text.encode("ascii", "replace")
-        matches = (self._short if len(data) <= _SHORT_TEXT else self._long).finditer(data)
-        return [match.span() for match in matches]
+    def find_all(self, data: bytes) -> list[tuple[int, int]]:
+        """Spans of all matches in ASCII `data`."""
+        return [match.span() for match in (self._short if len(data) <= _SHORT_TEXT else self._long).finditer(data)]
 
 
 _SHORT_TEXT = 400

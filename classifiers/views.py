@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from .confusables import latin, look_alikes
 from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
-from .matcher import AsciiFinder, Expression, Matcher, compile_expression, find_all, replace_surrogates
+from .matcher import Expression, Matcher, compile_expression, find_all, replace_surrogates
 
 GROWTH, GROWTH_BASE = 16, 4096
 _TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
@@ -377,15 +377,17 @@ _RUN = re.compile(
 _GAP = re.compile(rf"{_SEPARATOR}+")
 _LEET_LONGEST = 64  # longer ones are keys and hashes
 _DIGITS = "[01345678@$!|]"
-_LEET_TURN = rf"(?:[A-Za-z]{_DIGITS}|{_DIGITS}[A-Za-z])"
-_LEET_WORD = AsciiFinder(
-    rf"[A-Za-z0-9@$!|]*{_LEET_TURN}[A-Za-z0-9@$!|]*",
-    rf"(?<![A-Za-z0-9@$!|])(?=[A-Za-z0-9@$!|]*?{_LEET_TURN})[A-Za-z0-9@$!|]++",
-)
+_LEET_SIGNS = b"01345678@$!|"
 _LEET = {
-    "leet": bytes.maketrans(b"01345678@$!|", b"oieasgtbasii"),
-    "leet_l": bytes.maketrans(b"01345678@$!|", b"oleasgtbasil"),
+    "leet": bytes.maketrans(_LEET_SIGNS, b"oieasgtbasii"),
+    "leet_l": bytes.maketrans(_LEET_SIGNS, b"oleasgtbasil"),
 }
+_LEET_KINDS = bytes(
+    ord("1") if point in _LEET_SIGNS else ord("a") if chr(point).isalpha() else ord("0") if chr(point).isdigit() else 32
+    for point in range(128)
+) + bytes(128)
+"""For each ASCII letter: a sign that is read as a letter, a letter, another digit, or no part of a word."""
+_LEET_SIGN = re.compile(b"1+")
 _ROT13 = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", b"NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
 )
@@ -424,12 +426,26 @@ def _spaced(text: str) -> list[Edit]:
 
 
 def _leet(text: str) -> Iterator[tuple[str, list[Edit]]]:
-    """Letters for digits and signs beside letters, for each way to read them that changes something."""
-    found = [(start, start + len(text[start:end].rstrip("!|"))) for start, end in _LEET_WORD.find_all(text)]
-    words = [(start, end) for start, end in found if end - start <= _LEET_LONGEST]
+    """Letters for digits and signs in words where one stands beside a letter, for each way to read them that changes
+    something."""
     data = text.encode("ascii", "replace")
+    words = list(_leet_words(data))
     for name, table in _LEET.items():
         read = data.translate(table).decode()
         edits = [(start, end, new) for start, end in words if (new := read[start:end]) != text[start:end]]
         if edits and (name == "leet" or b"1" in data or b"|" in data):
             yield name, edits
+
+
+def _leet_words(data: bytes) -> Iterator[tuple[int, int]]:
+    kinds = data.translate(_LEET_KINDS)
+    end = 0
+    for sign in _LEET_SIGN.finditer(kinds):
+        first, behind = sign.span()
+        if first < end or (kinds[behind : behind + 1] != b"a" and kinds[max(first - 1, 0) : first] != b"a"):
+            continue
+        start, end = kinds.rfind(b" ", 0, first) + 1, kinds.find(b" ", behind)
+        end = end if end >= 0 else len(data)
+        until = start + len(data[start:end].rstrip(b"!|"))
+        if until - start <= _LEET_LONGEST:
+            yield start, until
