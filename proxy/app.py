@@ -15,8 +15,9 @@ from .audit import Audit, Key
 from .config import Settings
 from .dialects.base import Dialect
 from .dialects.chat import Chat
-from .exchange import Exchange
+from .exchange import INTENT_AFTER, Exchange, Shared
 from .guard import Guard
+from .later import Later
 from .listener import Caller, Incoming
 from .logs import get_logger
 from .metrics import Metrics
@@ -54,6 +55,7 @@ class DataPlane:
         self.in_flight: set[asyncio.Task[None]] = set()
         self._settings, self._upstream, self._audit, self._key = settings, upstream, audit, key
         self._metrics = metrics
+        self._shared = Shared(upstream, audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
         self._judged = dict(DIALECTS)
         self._shape = DIALECTS[0][1]  # how errors are said where no dialect is known yet
         secret = settings.upstream_key
@@ -121,8 +123,7 @@ class DataPlane:
     ) -> None:
         if self._settings.decision_headers:
             caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
-        limit = self._settings.max_answer_bytes
-        exchange = Exchange(dialect, self.guard, self._upstream, self._audit, self._metrics, caller, notes, limit)
+        exchange = Exchange(dialect, self.guard, self._shared, caller, notes)
         await exchange.run(head, query, body)
 
     async def _relay(self, head: bytes, caller: Caller, notes: Notes) -> None:

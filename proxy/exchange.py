@@ -16,6 +16,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
@@ -26,6 +27,7 @@ from policies.model import Action, OnBlock, Stage
 from .answers import Answer, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced
 from .guard import Guard
+from .later import Later, Pending
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
@@ -52,25 +54,27 @@ class Journal(Protocol):
     def append(self, record: Any) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all exchanges of a process share. `later` is the clock of intents, INTENT_AFTER slow."""
+
+    upstream: Upstream
+    journal: Journal
+    metrics: Metrics
+    later: Later
+    max_answer: int
+
+
 class Exchange:
     """One request in flight. `run` answers it, whatever happens; it raises only when it is cancelled."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        guard: Guard,
-        upstream: Upstream,
-        journal: Journal,
-        metrics: Metrics,
-        caller: Caller,
-        notes: Notes,
-        max_answer: int,
-    ) -> None:
-        self.dialect, self.guard, self._upstream = dialect, guard, upstream
-        self._journal, self._metrics, self.caller, self.notes = journal, metrics, caller, notes
-        self.max_answer = max_answer
+    def __init__(self, dialect: Dialect, guard: Guard, shared: Shared, caller: Caller, notes: Notes) -> None:
+        self.dialect, self.guard, self.caller, self.notes = dialect, guard, caller, notes
+        self.max_answer = shared.max_answer
+        self._upstream, self._journal, self._metrics = shared.upstream, shared.journal, shared.metrics
+        self._later = shared.later
         self._intent: asyncio.Future[None] | None = None
-        self._untold: asyncio.TimerHandle | None = None  # rings when it is time for the intent
+        self._untold: Pending | None = None  # rings when it is time for the intent
         self._recorded = False  # the outcome is on its way to the disk
         self._opaque: set[tuple[str, str]] = set()
 
@@ -103,7 +107,7 @@ class Exchange:
             return
         if decision.action is Action.MASK:
             body = _masked(body, request, decision)
-        self._untold = asyncio.get_running_loop().call_later(INTENT_AFTER, self._declare)
+        self._untold = self._later.add(self._declare)
         try:
             await self._forward(request, head, body)
         except asyncio.CancelledError:

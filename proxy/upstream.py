@@ -23,6 +23,8 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_HEAD = 64 * 1024
 MAX_INFORMATIONAL = 8
+LOOK = 0.05
+"""Seconds between two looks at who is late."""
 HIGH_WATER = 256 * 1024
 """Bytes of one answer that are kept unread before the upstream is told to wait."""
 
@@ -128,6 +130,7 @@ class Upstream:
         self._idle: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
         self._opening = 0
+        self._sweep: asyncio.TimerHandle | None = None
         self._context = _tls_context() if self._tls else None
 
     def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -154,6 +157,8 @@ class Upstream:
         for connection in [*self._idle, *self._busy]:
             connection.abandon()
         self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
 
     def _rested(self) -> _Connection | None:
         """The connection that was used last, if it may be used again."""
@@ -161,7 +166,7 @@ class Upstream:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and now - connection.rested < self._keep:
-                self._busy.add(connection)
+                self._engage(connection)
                 return connection
             connection.abandon()
         return None
@@ -190,8 +195,23 @@ class Upstream:
             raise UpstreamError(Fault.CONNECT, f"no connection to the upstream: {why}") from None
         finally:
             self._opening -= 1
-        self._busy.add(connection)
+        self._engage(connection)
         return connection
+
+    def _engage(self, connection: _Connection) -> None:
+        self._busy.add(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        """One timer for all connections: a timer for each would cost as much as the parsing."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._busy):
+            connection.look(now)
+        for connection in [c for c in self._idle if now - c.rested > self._keep]:
+            connection.abandon()
+        self._sweep = loop.call_later(LOOK, self._look) if self._busy or self._idle else None
 
     def release(self, connection: _Connection, *, reuse: bool) -> None:
         """A connection has finished its exchange."""
@@ -243,7 +263,6 @@ class _Connection(asyncio.Protocol):
         self.rested = 0.0
         self.usable = False
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._reset()
 
@@ -273,7 +292,6 @@ class _Connection(asyncio.Protocol):
         self._asked = True
         self._deadline = deadline
         self._transport.write(data)
-        self._watch()
         while not self._head_done:
             if self._error:
                 raise self._error
@@ -327,7 +345,6 @@ class _Connection(asyncio.Protocol):
     def abandon(self) -> None:
         """Close, whatever state this is in."""
         self.usable = False
-        self._unwatch()
         self._pool.forget(self)
         if self._transport is not None:
             self._transport.abort()
@@ -435,30 +452,14 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _watch(self) -> None:
-        """One timer per exchange: it looks at the deadline when it rings, and rings again where that has moved."""
-        self._timer = self._loop.call_at(min(self._deadline, self._loop.time() + self._gap), self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        if self._complete or self._error:
-            return
-        if self._waiter is None:  # the reader is slow, not the upstream: its next wait begins with a new deadline
-            self._timer = self._loop.call_at(now + self._gap, self._ring)
-            return
-        if now < self._deadline:
-            # A later wait may have a nearer deadline than this one.
-            self._timer = self._loop.call_at(min(self._deadline, now + self._gap), self._ring)
+    def look(self, now: float) -> None:
+        """Fail where the upstream is late at `now` (loop time)."""
+        # Nobody waits: the reader is slow, not the upstream; its next wait begins with a new deadline.
+        if self._complete or self._error or self._waiter is None or now < self._deadline:
             return
         what = "began no answer" if not self._head_done else f"sent nothing for {self._gap:g} s"
         self._fail(Fault.TIMEOUT, f"the upstream {what} in time")
         self._wake()
-
-    def _unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _fail(self, fault: Fault, message: str) -> None:
         self.usable = False
@@ -470,7 +471,6 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         """The answer is read to its end: back into the pool, where both sides want that."""
-        self._unwatch()
         keep = self.usable and self._error is None and self._sized and self._keep_alive
         if not keep:
             self.abandon()
