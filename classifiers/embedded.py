@@ -80,6 +80,11 @@ class Embedded:
         """The model's card: suggested thresholds, roles, window."""
         return self._encoder.card
 
+    @property
+    def engine(self) -> Encoder:
+        """What its work is mostly done by; classifiers on one engine are asked one after another and share it."""
+        return self._encoder
+
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         """Findings by message, then by order of heads. Equal texts of one call are judged once, answers once for
         each context. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""

@@ -41,8 +41,8 @@ WIDTH = 384
 LAYERS = ("embedding", "middle")
 """Outputs that are embeddings: of the last layer, and of one in the middle, which knows more of what the heads were
 not trained for. A model may lack the second."""
-SHARED, MOMENT = 512, 2.0
-"""How many windows at most, and for how many seconds, classifiers share (1.7 kB a window)."""
+SHARED, MOMENT = 512, 3.0
+"""How many windows at most, and for how many seconds, classifiers share (3 kB a window)."""
 
 REACH = 2000
 """Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""

@@ -134,12 +134,13 @@ class _Asking:
         self._here: list[tuple[int, Sequence[Message], Sequence[int] | None]] = []
         self._gates = {item.classifier.name: place for place, item in enumerate(asked)}
         self._done: set[int] = set()
+        self._behind = _behind(asked)
 
     async def report(self) -> Report:
         try:
             for place, item in enumerate(self._asked):
                 # A gate that is not asked has no answer: nothing is spared.
-                if item.after is None or item.after.classifier not in self._gates:
+                if (item.after is None or item.after.classifier not in self._gates) and place not in self._behind:
                     self._start(place)
             self._work_here()
             while self._pending or len(self._done) < len(self._asked):
@@ -281,12 +282,27 @@ class _Asking:
     def _finish(self, place: int) -> None:
         """The one at `place` is done: those that wait for it may begin."""
         self._done.add(place)
+        for other, first in self._behind.items():
+            if first == place:
+                self._start(other)
         name = self._asked[place].classifier.name
         if self._gates[name] != place:
             return
         for other, item in enumerate(self._asked):
             if item.after is not None and item.after.classifier == name and other not in self._done:
                 self._start(other)
+
+
+def _behind(asked: Sequence[Asked]) -> dict[int, int]:
+    """Places of classifiers on one `engine`, each with the first of them: they begin when it is done, and find its work
+    done for them. Begun together, they would keep workers waiting for it."""
+    first: dict[int, int] = {}
+    behind = {}
+    for place, item in enumerate(asked):
+        engine = getattr(item.classifier, "engine", None)
+        if engine is not None and item.after is None and first.setdefault(id(engine), place) != place:
+            behind[place] = first[id(engine)]
+    return behind
 
 
 def _chosen(messages: Sequence[Message], roles: frozenset[Role]) -> tuple[Sequence[Message], Sequence[int] | None]:

@@ -206,6 +206,11 @@ class Taught:
         """What was taught, with its card."""
         return self._head
 
+    @property
+    def engine(self) -> Encoder:
+        """What its work is mostly done by; classifiers on one engine are asked one after another and share it."""
+        return self._encoder
+
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         """At most one finding a message, its span the best window where there are several. Equal texts of one call are
         judged once. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +26,7 @@ from classifiers.embedded import Embedded
 from classifiers.encoder import DEFAULT_MODEL, WIDTH, Encoder
 from classifiers.examples import LEAST, LONGEST, MOST, Example, TeachError, prepare
 from classifiers.linear import Line, fit, sigmoid
+from classifiers.panel import Asked, Panel
 from classifiers.statistics import upper_bound
 from classifiers.taught import Head, Taught, open_encoder, parse
 
@@ -421,3 +423,60 @@ def test_a_pass_that_fails_fails_for_all_and_is_not_remembered(
         encoder.read("a text that fails once")
     monkeypatch.setattr(encoder._session, "run", real)
     assert encoder.read("a text that fails once").windows
+
+
+class OnEngine:
+    """A classifier that notes when it begins and ends; it may fail."""
+
+    labels, digest, inline = frozenset({"x"}), "0", False
+
+    def __init__(self, name: str, engine: object, log: list[str], fails: bool = False) -> None:
+        self.name, self.engine, self._log, self._fails = name, engine, log, fails
+
+    def classify(self, messages: Sequence[Message]) -> list[Any]:
+        self._log.append(f"{self.name} begins")
+        time.sleep(0.02)
+        self._log.append(f"{self.name} ends")
+        if self._fails:
+            raise ValueError
+        return []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_classifiers_on_one_engine_begin_when_its_work_is_done(fails: bool) -> None:
+    log: list[str] = []
+    one, two = object(), object()
+    asked = [
+        Asked(OnEngine("first", one, log, fails), frozenset(Role), 5.0),
+        Asked(OnEngine("alone", two, log), frozenset(Role), 5.0),
+        Asked(OnEngine("second", one, log), frozenset(Role), 5.0),
+        Asked(OnEngine("third", one, log), frozenset(Role), 5.0),
+    ]
+    panel = Panel(4)
+    report = await panel.report([Message(Role.USER, "hello", "/a")], asked)
+    panel.close()
+    assert len(log) == 8
+    assert len(report.failures) == fails
+    assert log.index("alone begins") < log.index("first ends") < log.index("second begins")
+    assert log.index("first ends") < log.index("third begins")
+
+
+async def test_a_head_beside_the_shipped_model_costs_no_pass(
+    taught: tuple[Head, lesson.Lesson], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = [Taught(name, taught[0], encoder, 0.0) for name in ("one", "two", "three")]
+    every: list[Classifier] = [Embedded.from_options("guard", {}), *heads]
+    asked = [Asked(each, frozenset(Role), 60.0) for each in every]
+    runs: list[int] = []
+    real = encoder._session.run
+
+    def run(ids: Any, outputs: Any) -> Any:
+        runs.append(ids.shape[1])
+        return real(ids, outputs)
+
+    monkeypatch.setattr(encoder._session, "run", run)
+    panel = Panel(2)
+    report = await panel.report([Message(Role.USER, "a text that only this test brings", "/a")], asked)
+    panel.close()
+    assert len(runs) == 1
+    assert {finding.classifier for finding in report.findings} >= {"one", "two", "three"}
