@@ -23,7 +23,9 @@ Kinds = Mapping[str, str]
 def promising(run: bytes) -> bool:
     """Whether a run of letters, digits and +/-_ could be base64 or hexadecimal of a text, or its rot13 reading could;
     as a whole, or a part of it between signs."""
-    if b"\n" in run or b"00" in run or _HEX.match(run) or _BEGINNINGS.search(run.translate(STANDARD)):
+    if b"\n" in run or _HEX.match(run) or _BEGINNINGS.search(run.translate(STANDARD)):
+        return True
+    if run.count(b"00") * 5 >= len(run) - run.count(b"-"):  # two bytes of five, or more, are zero in UTF-16
         return True
     if b"A" in run and _ZEROS.search(run):
         return True

@@ -387,7 +387,7 @@ _LEET_KINDS = bytes(
     for point in range(128)
 ) + bytes(128)
 """For each ASCII letter: a sign that is read as a letter, a letter, another digit, or no part of a word."""
-_LEET_SIGN = re.compile(b"1+")
+_LEET_TURN = re.compile(b"1a|a1")
 _ROT13 = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", b"NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
 )
@@ -440,12 +440,11 @@ def _leet(text: str) -> Iterator[tuple[str, list[Edit]]]:
 def _leet_words(data: bytes) -> Iterator[tuple[int, int]]:
     kinds = data.translate(_LEET_KINDS)
     end = 0
-    for sign in _LEET_SIGN.finditer(kinds):
-        first, behind = sign.span()
-        if first < end or (kinds[behind : behind + 1] != b"a" and kinds[max(first - 1, 0) : first] != b"a"):
-            continue
-        start, end = kinds.rfind(b" ", 0, first) + 1, kinds.find(b" ", behind)
-        end = end if end >= 0 else len(data)
+    while (turn := _LEET_TURN.search(kinds, end)) is not None:
+        first = turn.start()
+        start, end = kinds.rfind(b" ", end, first) + 1 or end, kinds.find(b" ", first)
+        if end < 0:
+            end = len(data)
         until = start + len(data[start:end].rstrip(b"!|"))
         if until - start <= _LEET_LONGEST:
             yield start, until
