@@ -34,6 +34,8 @@ bench: $(VENV)/dev.stamp
 figures: $(VENV)/dev.stamp
 	@test -n "$(DATA)" || { echo "make figures DATA=DIR: DIR holds train/ and dev/ with *.jsonl.gz" >&2; exit 2; }
 	@$(BIN)/python -m tests.bench.figures --data "$(DATA)"
+	@echo "Heads taught with fifty texts of a source ..."
+	@$(BIN)/python -m tests.bench.teach --data "$(DATA)"
 
 train:
 	@test -n "$(DATA)" || { echo "make train DATA=DIR: DIR holds train/ and dev/ with *.jsonl.gz" >&2; exit 2; }
