@@ -12,9 +12,7 @@ log is opened next. Records hold keyed hashes, names, scores and offsets, never 
 
 from __future__ import annotations
 
-import importlib
-
-TYPE_CHECKING = False  # typing's own: the writer's process does without that import
+TYPE_CHECKING = False  # as type checkers know it: the writer's process does without `typing`
 if TYPE_CHECKING:
     from .entry import AuditUnavailable
     from .key import Key
@@ -37,6 +35,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Imported when asked for: the writer's process passes here too, and needs none of them."""
+    import importlib
+
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

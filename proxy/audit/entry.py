@@ -6,8 +6,9 @@ Plain = str | int | None
 
 COLUMNS = ("action", "rule", "policy", "model", "account", "status")
 
-Entry = tuple[str, str, float, bytes, Plain, Plain, Plain, Plain, Plain, Plain]
-"""Id, kind, time, JSON text in UTF-8, then COLUMNS. A plain tuple of plain values: it travels between processes."""
+Entry = tuple[bytes, str, str, float, bytes, Plain, Plain, Plain, Plain, Plain, Plain]
+"""Stamp, id, kind, time, body, then COLUMNS: plain values, for they travel between processes. The stamp is the JSON
+list of id, kind and time, the body a JSON text: both go into the hash as they are."""
 
 
 class AuditUnavailable(Exception):

@@ -1,13 +1,13 @@
 """The audit log as the proxy sees it: `durable` waits for the disk, `append` does not, and neither blocks the loop.
 
-A process of its own writes (see `writer`). What one turn of the event loop brings is sent to it in one message; all
-that gathers while it writes goes into its next commit, so that many exchanges share one sync; one answer settles them.
+A process of its own writes (see `writer`). One batch is on its way at a time: what gathers here while it is written is
+the next one, so that many exchanges share one message, one commit, one sync and one answer.
 
 INVARIANT: a record that was taken is either in the file or still here, until the writer has said that it is in the
 file; the queue is bounded; what could not be taken is counted in `lost` or refused with AuditUnavailable. While the
 disk fails or the writer is gone, waiters are refused at once, `healthy` is False, and what is held is written later:
-by the writer, which keeps trying, or by the next one, to which all is sent that the last one did not answer and had
-not written.
+by the writer, which keeps trying, or by the next one, which first says whether the last one had written the batch
+that it did not answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import fcntl
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +32,11 @@ Waiter = asyncio.Future[None]
 
 LAZY = 0.02
 """Seconds that records without a waiter may wait for company."""
+BATCH = 2048
+"""Most records in one commit."""
+BUSY, REST = 8, 0.001
+"""Where so many records came during a commit, the next one waits for more half as long as that one took, and at most so
+many seconds: a sync costs as much CPU as twenty records."""
 RESTART = (0.05, 5.0)
 """Seconds before a writer that ended is replaced: the first time, and at most."""
 
@@ -45,8 +49,8 @@ class Line(Protocol):
     def end(self, *, kill: bool) -> None: ...
 
 
-class _Sent(NamedTuple):
-    """The records of one turn, kept until the writer has answered."""
+class _Batch(NamedTuple):
+    """What is on its way to the disk, kept until the writer has answered."""
 
     records: int
     size: int
@@ -65,25 +69,28 @@ class Audit:
     def __init__(
         self,
         start: Callable[[], Line],
-        opening: Opening,
+        path: str,
+        key: bytes | None = None,
         *,
         capacity: int = 8192,
         capacity_bytes: int = 64 << 20,
+        patience: float = 5.0,
     ) -> None:
         """See `open`. `start` starts a writer, in a thread. Nothing can be written before `begin`."""
-        self._start, self._opening = start, opening
+        self._start, self._path, self._key, self._patience = start, path, key, patience
+        self._place: Place | None = None
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
         self._loop = asyncio.get_running_loop()
-        self._turn: list[Entry] = []
-        self._turn_size = 0
-        self._turn_waiters: list[Waiter] = []
-        self._soon = self._lazy = False
-        self._sent: deque[_Sent] = deque()
-        self._since: float | None = None
+        self._entries: list[Entry] = []
+        self._sizes = 0
+        self._waiters: list[Waiter] = []
+        self._batch: _Batch | None = None
+        self._since = 0.0
+        self._idle = True  # nothing is on its way, nor about to be
+        self._lazy = False
         self._line: Line | None = None
         self._frames = Frames()
-        self._unsent: deque[bytes] = deque()
-        self._ready = self._full = False
+        self._ready = self._full = self._parted = False
         self._began: asyncio.Future[None] | None = None
         self._pause = RESTART[0]
         self._restarts: asyncio.Task[None] | None = None
@@ -109,22 +116,20 @@ class Audit:
         capacity: int = 8192,
         capacity_bytes: int = 64 << 20,
         patience: float = 5.0,
-        gather: float = 0.001,
     ) -> Audit:
         """Open or make the SQLite log at `path` and mark what dead writers left open. Raises AuditUnavailable.
 
         `capacity` and `capacity_bytes` bound the queue, `patience` is how long a silent disk is waited for (seconds).
-        After a commit that was shared the writer waits for company half as long as that commit took, at most `gather`
-        seconds: a sync costs far more than a record."""
-        opening = _opening(path, key, patience, gather)
-        audit = cls(Process.start, opening, capacity=capacity, capacity_bytes=capacity_bytes)
+        """
+        limits = {"capacity": capacity, "capacity_bytes": capacity_bytes}
+        audit = cls(Process.start, _absolute(path), key.seal.key if key else None, patience=patience, **limits)
         await audit.begin()
         return audit
 
     async def begin(self) -> None:
         """Start the writer and wait until it has opened the log. Raises AuditUnavailable."""
         await self._connect()
-        self._watch = self._loop.call_later(self._opening.patience / 4, self._look)
+        self._watch = self._loop.call_later(self._patience / 4, self._look)
 
     # ---- records
 
@@ -157,10 +162,10 @@ class Audit:
             self.failed += 1
             raise (self._fault or _CLOSED).again()
         waiter = self._loop.create_future()
-        self._turn_waiters.append(waiter)
-        if not self._soon:
-            # Not at once: what else this turn of the loop brings shall share the message.
-            self._soon = True
+        self._waiters.append(waiter)
+        if self._idle:
+            # Not at once: what else this turn of the loop brings shall share the commit.
+            self._idle = False
             self._loop.call_soon(self._flush)
         return waiter
 
@@ -171,7 +176,7 @@ class Audit:
         if self._closing or not self._take(entry):
             self.lost += 1
             return False
-        if not self._lazy and not self._soon:
+        if self._idle and not self._lazy:
             self._lazy = True
             self._loop.call_later(LAZY, self._flush_lazy)
         return True
@@ -180,12 +185,10 @@ class Audit:
         """Prove with a small synced write that the log can be written. Raises AuditUnavailable."""
         if self._closing or not self._ready:
             raise (self.fault or _CLOSED).again()
-        self._flush()
         waiter = self._loop.create_future()
-        if self._sent and not self._sent[-1].records:
-            self._sent[-1].waiters.append(waiter)  # on a disk that hangs, probes must not pile up
-        else:
-            self._send([], 0, [waiter])
+        self._waiters.append(waiter)
+        if self._idle:
+            self._flush()
         await waiter
 
     async def close(self, within: float = 5.0) -> None:
@@ -193,13 +196,10 @@ class Audit:
 
         Raises AuditUnavailable, and counts in `lost`, where records could not be written."""
         if not self._closing:
-            self._flush()
             self._closing = True
             if self._watch is not None:
                 self._watch.cancel()
-            if self._ready:
-                self._unsent.append(pack(None))
-                self._push()
+            self._flush()
         await asyncio.wait([self._ended], timeout=within)
         late = not self._ended.done()
         self._end()
@@ -214,11 +214,10 @@ class Audit:
             self.lost += left
             why = f": {self._fault.problem}" if self._fault else ""
             self._refuse(_CLOSED)
-            self._sent.clear()
             raise AuditUnavailable(f"{left} record(s) could not be written before the end{why}")
 
     def _take(self, entry: Entry) -> bool:
-        size = len(entry[3])
+        size = len(entry[4])
         if self.waiting >= self._capacity or self.waiting_bytes + size > self._capacity_bytes:
             if self._fault is None:
                 mend = "the disk is too slow for this load"
@@ -226,45 +225,64 @@ class Audit:
             return False
         self.waiting += 1
         self.waiting_bytes += size
-        self._turn_size += size
-        self._turn.append(entry)
+        self._sizes += size
+        self._entries.append(entry)
         return True
 
     def _flush(self) -> None:
-        """Send what this turn of the loop brought."""
-        self._soon = False
-        if self._turn:
-            entries, size, waiters = self._turn, self._turn_size, self._turn_waiters
-            self._turn, self._turn_size, self._turn_waiters = [], 0, []
-            self._send(entries, size, waiters)
+        """Send what has gathered; when all is written and the end was asked for, the farewell."""
+        if self._batch is not None:
+            return  # `_next` comes back
+        self._idle = False
+        if not self._ready:
+            return  # `_opened` comes back
+        entries, waiters = self._entries, self._waiters
+        if len(entries) > BATCH:
+            entries, self._entries = entries[:BATCH], entries[BATCH:]
+            waiters = []  # theirs may be among the others: they wait for both
+            size = sum([len(entry[4]) for entry in entries])
+            self._sizes -= size
+        elif entries or waiters:
+            size, self._sizes, self._entries, self._waiters = self._sizes, 0, [], []
+        else:
+            self._idle = True
+            if self._closing and not self._parted:
+                self._parted = True
+                self._send(pack(None))
+            return
+        self._batch = _Batch(len(entries), size, waiters, pack(entries))
+        self._since = time.monotonic()
+        self._send(self._batch.frame)
 
     def _flush_lazy(self) -> None:
         self._lazy = False
-        self._flush()
+        if self._idle:
+            self._flush()
 
-    def _send(self, entries: list[Entry], size: int, waiters: list[Waiter]) -> None:
-        frame = pack(entries)
-        if not self._sent:
-            self._since = time.monotonic()
-        self._sent.append(_Sent(len(entries), size, waiters, frame))
-        if self._ready:
-            self._unsent.append(frame)
-            if not self._full:
-                self._push()
-
-    def _settle(self, count: int, head: Head) -> None:
-        """So many messages are on the disk: once per commit."""
-        for _ in range(count):
-            records, size, waiters, _ = self._sent.popleft()
-            self.waiting -= records
-            self.waiting_bytes -= size
-            self.written += records
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-        self.head = head
-        self._since = time.monotonic() if self._sent else None
+    def _settle(self) -> None:
+        """The batch is on the disk."""
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        self.waiting -= batch.records
+        self.waiting_bytes -= batch.size
+        self.written += batch.records
+        for waiter in batch.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         self._recovered()
+
+    def _next(self) -> None:
+        """Go on after a batch: under load after a rest, else with what this turn of the loop still brings."""
+        if len(self._entries) >= BUSY and not self._closing:
+            took = time.monotonic() - self._since
+            self._loop.call_later(min(took / 2, REST), self._flush)
+        elif self._waiters or self._closing:
+            self._loop.call_soon(self._flush)
+        else:
+            self._idle = True
+            if self._entries and not self._lazy:
+                self._lazy = True
+                self._loop.call_later(LAZY, self._flush_lazy)
 
     def _recovered(self) -> None:
         if self._fault is not None and 2 * self.waiting <= self._capacity:
@@ -272,7 +290,7 @@ class Audit:
 
     def _refuse(self, fault: AuditUnavailable) -> None:
         self._fault = fault
-        for waiters in (*(sent.waiters for sent in self._sent), self._turn_waiters):
+        for waiters in (self._batch.waiters if self._batch else [], self._waiters):
             for waiter in waiters:
                 if not waiter.done():
                     self.failed += 1
@@ -281,8 +299,8 @@ class Audit:
 
     def _look(self) -> None:
         """A disk that hangs raises nothing: somebody must look at the clock."""
-        since, patience = self._since, self._opening.patience
-        if self._ready and since is not None and time.monotonic() - since > patience:
+        patience = self._patience
+        if self._ready and self._batch is not None and time.monotonic() - self._since > patience:
             self._refuse(AuditUnavailable(f"the disk has not answered for {patience:g} s", "check the disk"))
         self._watch = self._loop.call_later(patience / 4, self._look)
 
@@ -295,9 +313,9 @@ class Audit:
         self._began = began = self._loop.create_future()
         try:
             self._loop.add_reader(line.sock, self._readable)
-            place = self._opening.place
+            opening: Opening = (self._path, self._key, self._patience, self._place)
             with contextlib.suppress(OSError):  # it ended already: `_readable` will see
-                line.sock.send(pack((*self._opening[:-1], place and tuple(place))))
+                line.sock.send(pack(opening))
             await began
         except BaseException:
             await self._hang_up(kill=True)
@@ -313,26 +331,20 @@ class Audit:
             self._loop.remove_writer(line.sock)
             await asyncio.to_thread(line.end, kill=kill)
 
-    def _push(self) -> None:
-        """Send as much as the socket takes."""
+    def _send(self, frame: bytes | memoryview) -> None:
+        """As much as the socket takes now, and the rest when it takes more."""
         assert self._line is not None
-        sock, unsent = self._line.sock, self._unsent
-        while unsent:
-            frame = unsent[0]
-            try:
-                size = sock.send(frame)
-            except BlockingIOError:
-                size = 0
-            except OSError:
-                return  # it is gone: `_readable` will see
-            if size < len(frame):
-                unsent[0] = frame[size:]
-                if not self._full:
-                    self._full = True
-                    self._loop.add_writer(sock, self._push)
-                return
-            unsent.popleft()
-        if self._full:
+        sock = self._line.sock
+        try:
+            size = sock.send(frame)
+        except BlockingIOError:
+            size = 0
+        except OSError:
+            return  # the writer is gone: `_readable` will see
+        if size < len(frame):
+            self._full = True
+            self._loop.add_writer(sock, self._send, memoryview(frame)[size:])
+        elif self._full:
             self._full = False
             self._loop.remove_writer(sock)
 
@@ -351,10 +363,11 @@ class Audit:
 
     def _told(self, name: str, values: list[Any]) -> None:
         if name == "written":
-            count, head = values
+            self.head = Head(*values)
             self.commits += 1
             self._pause = RESTART[0]
-            self._settle(count, Head(*head))
+            self._settle()
+            self._next()
         elif name == "fault":
             self._since = time.monotonic()
             self._refuse(AuditUnavailable(*values))
@@ -371,25 +384,21 @@ class Audit:
             return
         try:
             if token and self._lock is None:
-                self._lock = _share(f"{self._opening.path}-writers/{token}")
+                self._lock = _share(f"{self._path}-writers/{token}")
         except OSError as error:
             self._began.set_exception(AuditUnavailable(f"its place was lost: {error.strerror}", "start it again"))
             return
         self.head = Head(*head)
-        self._opening = self._opening._replace(place=Place(token, writer, head[0], head[1]))
-        # What the writer before had written without an answer: always whole messages, from the oldest on.
-        whole = 0
-        for sent in self._sent:
-            if kept <= 0:
-                break
-            kept -= sent.records
-            whole += 1
-        self._settle(whole, self.head)
-        self._unsent = deque(sent.frame for sent in self._sent)
-        self._ready, self._full = True, False
-        if self._closing:
-            self._unsent.append(pack(None))
-        self._push()
+        self._place = (token, writer, self.head.seq, self.head.hash)
+        self._ready, self._full, self._parted = True, False, False
+        if kept and self._batch is not None:
+            self._settle()  # the writer before had written it, and could not say so
+        self._recovered()
+        if self._batch is not None:
+            self._since = time.monotonic()
+            self._send(self._batch.frame)
+        else:
+            self._flush()
         self._began.set_result(None)
 
     def _gone(self) -> None:
@@ -406,9 +415,8 @@ class Audit:
 
     async def _restart(self) -> None:
         await self._hang_up(kill=True)
-        if self.head is not None and self._opening.place is not None:
-            place = self._opening.place._replace(seq=self.head.seq, hash=self.head.hash)
-            self._opening = self._opening._replace(place=place)
+        if self.head is not None and self._place is not None:
+            self._place = (*self._place[:2], self.head.seq, self.head.hash)
         while True:
             await asyncio.wait([self._ended], timeout=self._pause)
             self._pause = min(2 * self._pause, RESTART[1])
@@ -428,8 +436,8 @@ class Audit:
             self._began.set_exception(_CLOSED.again())
 
 
-def _opening(path: str | os.PathLike[str], key: Key | None, patience: float, gather: float) -> Opening:
-    return Opening(os.path.abspath(path), key.seal.key if key else None, patience, gather)
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(path)
 
 
 def _share(path: str) -> int:

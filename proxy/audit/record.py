@@ -6,6 +6,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 import orjson
@@ -19,7 +20,6 @@ MAX_BODY = 1 << 20
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch
 _KINDS = {"intent": "intent", "outcome": "outcome"}
-_LATEST = 1e15
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 
@@ -58,10 +58,8 @@ def encode(record: Record) -> Entry:
         raise ValueError("audit record: the id must be 1 to 64 letters, digits or _ . : -")
     if kind is None:
         raise ValueError("audit record: the kind is 'intent' or 'outcome'")
-    if not -_LATEST < at < _LATEST:
+    if not isfinite(at):
         raise ValueError("audit record: the time must be a finite number of seconds")
-    if -1.0 < at < 1.0:
-        at = round(at, 4)  # so that its shortest text never needs an exponent: see `seal.sealed`
     try:
         body = orjson.dumps(record.body, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:  # orjson names the type, never the value
@@ -82,4 +80,4 @@ def encode(record: Record) -> Entry:
             # An enumeration, a number, a bool: what it becomes in JSON is what `verify` will derive.
             found = columns(orjson.loads(body))
             break
-    return (id if type(id) is str else str.__str__(id), kind, at, body, *found)
+    return (orjson.dumps((id, kind, at)), str(id), kind, at, body, *found)

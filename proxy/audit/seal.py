@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections import namedtuple
 
-FINGERPRINT = b"fingerprint"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NamedTuple
 
+    class Head(NamedTuple):
+        """The newest row: everything before it is fixed by `hash` (32 bytes). seq 0 is the empty log."""
 
-class Head(NamedTuple):
-    """The newest row: everything before it is fixed by `hash` (32 bytes). seq 0 is the empty log."""
-
-    seq: int
-    hash: bytes
-    id: str = "-"
+        seq: int
+        hash: bytes
+        id: str = "-"
+else:  # the same without `typing`, which is a tenth of the writer's memory and a third of its start
+    Head = namedtuple("Head", ("seq", "hash", "id"), defaults=("-",))
 
 
 class Sealer:
@@ -26,7 +29,7 @@ class Sealer:
         block = b"" if key is None else key.ljust(64, b"\0")
         self._inner = sha256(bytes(b ^ 0x36 for b in block))
         self._outer = None if key is None else sha256(bytes(b ^ 0x5C for b in block))
-        self.fingerprint = "" if key is None else self(FINGERPRINT)[:8].hex()
+        self.fingerprint = "" if key is None else self(b"fingerprint")[:8].hex()
 
     def __call__(self, data: bytes) -> bytes:
         inner = self._inner.copy()
@@ -42,7 +45,6 @@ def genesis(seal: Sealer, uuid: str) -> Head:
     return Head(0, seal(f"penstock audit 1 {uuid}".encode()))
 
 
-def sealed(seal: Sealer, prev: bytes, seq: int, id: str, kind: str, at: float, writer: int, body: bytes) -> bytes:
-    """The hash of a row as `chain.link` defines it, for what `record.encode` lets through: there nothing needs an
-    escape, and Python and JSON write the time alike."""
-    return seal(b'%b[%d,"%b","%b",%b,%d,%b]' % (prev, seq, id.encode(), kind.encode(), repr(at).encode(), writer, body))
+def sealed(seal: Sealer, prev: bytes, seq: int, stamp: bytes, writer: int, body: bytes) -> bytes:
+    """The hash of a row as `chain.link` defines it, from the JSON that the record was encoded to."""
+    return seal(b"%b[%d,%b,%d,%b]" % (prev, seq, stamp[1:-1], writer, body))

@@ -17,8 +17,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from .entry import COLUMNS, AuditUnavailable, Entry, Plain
 from .head import BadHead, HeadFile, path_of
@@ -26,25 +25,32 @@ from .schema import FilePath, connect, create, explain, inspect, open_meta
 from .seal import Head, Sealer, genesis, sealed
 from .wire import Opened, Place
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CHECKPOINT = 4 << 20
 """Bytes of bodies after which the write-ahead log is folded into the file, after the waiters were answered."""
 
 
-class Store(Protocol):
-    """What a database must do to hold the log. Called from one thread at a time; methods raise AuditUnavailable."""
+class Store(ABC):
+    """What a database must do to hold the log. Called from one thread at a time."""
 
+    @abstractmethod
     def write(self, entries: Sequence[Entry]) -> Head:
-        """Durable, chained and in order when it returns; repeated with the same entries after it raised.
-        An empty list proves that the store can be written."""
+        """Durable, chained and in order when it returns; repeated with the same entries after it raised
+        AuditUnavailable. An empty list proves that the store can be written."""
 
+    @abstractmethod
     def tidy(self) -> None:
         """Upkeep between writes, when nobody waits. Never raises."""
 
+    @abstractmethod
     def close(self, why: str) -> None:
         """Mark what is still open as aborted, for that reason, and let go. Never raises."""
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """See Store. Made by `SqliteStore.open`."""
 
     def __init__(self, path: str, db: sqlite3.Connection, head: HeadFile, seal: Sealer) -> None:
@@ -59,7 +65,7 @@ class SqliteStore:
         self._noted = 0.0
         self._bytes = 0
         self._lock: int | None = None
-        self.opened = Opened(self._token, 0, genesis(seal, self._uuid), 0)
+        self.opened: Opened = (self._token, 0, genesis(seal, self._uuid), 0)
 
     @classmethod
     def open(cls, path: FilePath, seal: Sealer, *, patience: float = 5.0, place: Place | None = None) -> SqliteStore:
@@ -92,7 +98,7 @@ class SqliteStore:
         assert db is not None
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         if place is not None:
-            self._token = place.token
+            self._token = place[0]
         mine = os.path.join(self._folder, self._token)
         self._lock = os.open(mine, os.O_RDWR | os.O_CLOEXEC | (0 if place else os.O_CREAT | os.O_EXCL), 0o600)
         try:
@@ -121,7 +127,7 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._known = last.seq
-        self.opened = Opened(self._token, self._writer, last, kept)
+        self.opened = (self._token, self._writer, last, kept)
 
     def _join(self, db: sqlite3.Connection, last: Head) -> None:
         row = (self._token, os.getpid(), os.uname().nodename, time.time(), last.seq + 1)
@@ -130,18 +136,19 @@ class SqliteStore:
 
     def _take_over(self, db: sqlite3.Connection, place: Place) -> int:
         """How many rows of this place came after the newest one that its owner knows of."""
-        self._writer = place.writer
+        token, self._writer, seq, hash = place
         mine = "SELECT low FROM writers WHERE id = ? AND token = ? AND stopped IS NULL"
-        low = db.execute(mine, (place.writer, place.token)).fetchone()
-        known = db.execute("SELECT hash FROM records WHERE seq = ?", (place.seq,)).fetchone()
-        if low is None or (known[0] if known else genesis(self._seal, self._uuid).hash) != place.hash:
+        low = db.execute(mine, (self._writer, token)).fetchone()
+        known = db.execute("SELECT hash FROM records WHERE seq = ?", (seq,)).fetchone()
+        if low is None or (known[0] if known else genesis(self._seal, self._uuid).hash) != hash:
             raise AuditUnavailable(f"{self.path} is not what this proxy wrote", "see `penstock audit verify`")
         # For its sync: what the one before wrote may not have been synced before it was killed.
-        db.execute("UPDATE writers SET pid = ?, seen = ? WHERE id = ?", (os.getpid(), time.time(), place.writer))
-        for seq, id in db.execute("SELECT seq, id " + _LEFT_OPEN, (*low, place.writer)):
-            self._open[id] = seq
+        db.execute("UPDATE writers SET pid = ?, seen = ? WHERE id = ?", (os.getpid(), time.time(), self._writer))
         kept = "SELECT count(*) FROM records WHERE seq > ? AND writer = ?"
-        return int(db.execute(kept, (place.seq, place.writer)).fetchone()[0])
+        found = int(db.execute(kept, (seq, self._writer)).fetchone()[0])
+        for seq, id in db.execute("SELECT seq, id " + _LEFT_OPEN, (*low, self._writer)):
+            self._open[id] = seq
+        return found
 
     def _check_head(self, db: sqlite3.Connection, last: Head) -> bool:
         """True where there is no head file yet. Raises AuditUnavailable where it and the table disagree."""
@@ -221,26 +228,26 @@ class SqliteStore:
 
     def _remember(self, entries: Sequence[Entry], first: int) -> None:
         for seq, entry in enumerate(entries, first):
-            if entry[1] == "intent":
-                self._open.setdefault(entry[0], seq)
+            if entry[2] == "intent":
+                self._open.setdefault(entry[1], seq)
             else:
-                self._open.pop(entry[0], None)
-            self._bytes += len(entry[3])
+                self._open.pop(entry[1], None)
+            self._bytes += len(entry[4])
 
     def _last(self, db: sqlite3.Connection) -> Head:
         row = db.execute("SELECT seq, hash, id FROM records ORDER BY seq DESC LIMIT 1").fetchone()
         return Head(*row) if row else genesis(self._seal, self._uuid)
 
     def _insert(self, db: sqlite3.Connection, last: Head, entries: Sequence[Entry]) -> Head:
-        seal, writer, (seq, prev, final) = self._seal, self._writer, last
+        seal, writer, (seq, prev, _) = self._seal, self._writer, last
         rows = []
         for entry in entries:
             seq += 1
-            final, kind, at, body = entry[:4]
-            prev = sealed(seal, prev, seq, final, kind, at, writer, body)
-            rows.append((seq, writer, prev, *entry))
+            stamp, *plain = entry
+            prev = sealed(seal, prev, seq, stamp, writer, entry[4])
+            rows.append((seq, writer, prev, *plain))
         db.executemany(_INSERT, rows)
-        return Head(seq, prev, final)
+        return Head(seq, prev, entries[-1][1] if entries else last.id)
 
     def _drop(self) -> None:
         """After an error nothing about the connection is certain: begin the next attempt with a new one."""
@@ -319,9 +326,16 @@ def _gone(path: str) -> bool:
 
 
 def _note(token: str, text: str) -> Entry:
-    return ("note-" + token, "note", time.time(), b'{"note":"%b"}' % text.encode(), None, None, None, None, None, None)
+    body = b'{"note":"%b"}' % text.encode()
+    return (*_stamped("note-" + token, "note"), body, None, None, None, None, None, None)
 
 
 def _aborted(id: str, policy: Plain, model: Plain, account: Plain, body: str) -> Entry:
     """The outcome of an exchange that nobody finished, with what the intent says about where it belongs."""
-    return (id, "outcome", time.time(), body.encode(), None, None, policy, model, account, "aborted")
+    return (*_stamped(id, "outcome"), body.encode(), None, None, policy, model, account, "aborted")
+
+
+def _stamped(id: str, kind: str) -> tuple[bytes, str, str, float]:
+    """Ids need no escape, and times of this age are the same in Python and in JSON."""
+    at = time.time()
+    return f'["{id}","{kind}",{at!r}]'.encode(), id, kind, at

@@ -1,11 +1,11 @@
 """What the proxy and the writer's process say to each other over their socket: length-framed values.
 
-To the writer: `Opening`, then a list of entries per turn of the event loop (an empty one is a probe), at last None. It
-answers with a word and its values:
+To the writer: an `Opening`, then lists of entries, the next when the last was answered (an empty one is a probe), at
+last None. It answers with a word and its values:
 
-    opened token writer head kept | failed problem mend     once
-    written frames head                                     per commit: so many lists more are on the disk
-    fault problem mend                                      per attempt that failed; it goes on trying
+    opened ... as `Opened` | failed problem mend            once
+    written seq hash id                                     the list is on the disk; the head
+    fault problem mend                                      an attempt failed; it goes on trying
     closed                                                  at last, after None
 
 Decision: `marshal`, where JSON would do.
@@ -16,38 +16,21 @@ Cost: both ends must be the same interpreter, and trust each other: they are one
 from __future__ import annotations
 
 import marshal
-from typing import Any, NamedTuple
 
 from .seal import Head
 
-
-class Place(NamedTuple):
-    """A place among the writers of a log: the name of its lock file, its number, and the newest row that its owner
-    knows of."""
-
-    token: str
-    writer: int
-    seq: int
-    hash: bytes
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-class Opening(NamedTuple):
-    """How to open the log. `key` seals the chain; `place` is the one that a writer before held, None for a new one."""
-
-    path: str
-    key: bytes | None
-    patience: float
-    gather: float
-    place: Place | None = None
-
-
-class Opened(NamedTuple):
-    """The log is open, and its file could be written. `kept`: rows of this place that follow `Place.seq`."""
-
-    token: str
-    writer: int
-    head: Head
-    kept: int
+Place = tuple[str, int, int, bytes]
+"""A place among the writers of a log: the name of its lock file, its number, and of the newest row that its owner knows
+of the seq and hash."""
+Opening = tuple[str, bytes | None, float, Place | None]
+"""How to open the log: its absolute path, the key of the chain, seconds of patience, the place to take over."""
+Opened = tuple[str, int, Head, int]
+"""Lock file and number of the writer's place, the head, and how many rows of this place follow the `Place` given."""
 
 
 def pack(message: list[Any] | tuple[Any, ...] | None) -> bytes:

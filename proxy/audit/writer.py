@@ -1,8 +1,7 @@
 """The process that writes the log: `python -m proxy.audit.writer FD`, where FD is a socket to the proxy.
 
-It waits for what the proxy sends, writes all that has come in one commit, and answers. What comes meanwhile goes into
-the next commit, so that many exchanges share one sync. When the socket ends without a farewell (the proxy was killed)
-it writes what it has received, marks what is open as aborted, and ends.
+It waits for what the proxy sends, writes it in one commit, and answers. When the socket ends without a farewell (the
+proxy was killed) it writes what it has received, marks what is open as aborted, and ends.
 
 Decision: a process, where a thread would do.
 Why: a thread's commit hands the interpreter lock over a dozen times, and each time waits for the event loop: it cost
@@ -13,30 +12,32 @@ little as it can.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from .entry import AuditUnavailable, Entry
 from .seal import Sealer
 from .store import SqliteStore, Store
-from .wire import Frames, Opened, Opening, Place, pack
+from .wire import Frames, Opened, Opening, pack
 
 try:
     from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
 except ImportError:
     from hashlib import sha256
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
 BACKOFF = (0.05, 0.5)
 """Seconds before the first and between the later attempts on a failing disk."""
 _BUFFER = 1 << 18
-"""Most bytes that are read, and so about as many as are written, at once."""
-_SHORTEST = 0.0001
-"""Seconds: a shorter sleep costs more than it saves."""
+"""Most bytes that are read at once."""
 
 
 def serve(fd: int, open_store: Callable[[Opening], tuple[Store, Opened]]) -> None:
@@ -51,14 +52,14 @@ def _serve(proxy: _Proxy, open_store: Callable[[Opening], tuple[Store, Opened]])
     messages = proxy.hear()
     if not messages:
         return
-    opening = Opening(*messages[0])
+    opening: Opening = messages[0]
     try:
-        store, opened = open_store(opening)
+        store, (token, writer, head, kept) = open_store(opening)
     except AuditUnavailable as error:
         proxy.tell("failed", error.problem, error.mend)
         return
-    proxy.tell("opened", opened.token, opened.writer, tuple(opened.head), opened.kept)
-    asked = _write_all(proxy, store, opening)
+    proxy.tell("opened", token, writer, tuple(head), kept)
+    asked = _write_all(proxy, store, patience=opening[2])
     store.close("the proxy stopped before it ended" if asked else "its process ended")
     proxy.tell("closed")
 
@@ -93,29 +94,20 @@ class _Proxy:
         return bool(self._gone.poll(within * 1000))
 
 
-def _write_all(proxy: _Proxy, store: Store, opening: Opening) -> bool:
+def _write_all(proxy: _Proxy, store: Store, patience: float) -> bool:
     """True where the proxy asked for the end, False where it is gone."""
-    while True:
-        messages = proxy.hear()
-        if not messages:
-            return False
-        asked = messages[-1] is None
-        if asked:
-            messages.pop()
-        entries = messages[0] if len(messages) == 1 else [entry for message in messages for entry in message]
-        began = time.monotonic()
-        if messages and not _commit(proxy, store, entries, len(messages), opening.patience):
-            return False
-        if asked:
-            return True
+    while messages := proxy.hear():
+        for entries in messages:
+            if entries is None:
+                return True
+            if not _commit(proxy, store, entries, patience):
+                return False
         store.tidy()
-        pause = min((time.monotonic() - began) / 2, opening.gather)
-        if len(entries) > 1 and pause > _SHORTEST:
-            time.sleep(pause)
+    return False
 
 
-def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], count: int, patience: float) -> bool:
-    """Try until the entries of `count` messages are written. False where the proxy is gone and its patience over."""
+def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], patience: float) -> bool:
+    """Try until they are written. False where the proxy is gone and its patience over."""
     pause, most = BACKOFF
     until = 0.0
     while True:
@@ -126,7 +118,7 @@ def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], count: int, p
         except Exception as error:  # whatever it is, they are kept and the proxy hears of it
             proxy.tell("fault", f"cannot write: {type(error).__name__}", "restart the proxy")
         else:
-            proxy.tell("written", count, tuple(head))
+            proxy.tell("written", *head)
             return True
         if proxy.gone(pause):
             until = until or time.monotonic() + patience
@@ -137,13 +129,15 @@ def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], count: int, p
 
 
 def _open(opening: Opening) -> tuple[Store, Opened]:
-    place = opening.place and Place(*opening.place)
-    seal = Sealer(opening.key, sha256)
-    store = SqliteStore.open(opening.path, seal, patience=opening.patience, place=place)
+    path, key, patience, place = opening
+    store = SqliteStore.open(path, Sealer(key, sha256), patience=patience, place=place)
     return store, store.opened
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("the proxy starts this process by itself, with a socket")
+    gc.disable()  # nothing here forms circles, and looking for them is a tenth of the work
     serve(int(sys.argv[1]), _open)
 
 

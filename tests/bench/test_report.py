@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -67,6 +69,21 @@ def test_usage_sees_this_process_work() -> None:
     assert usage.cpu_seconds(os.getpid()) - before >= 0.08
     assert os.getpid() in usage.tree(os.getppid())
     assert usage.resident_mib(os.getpid()) > 5
+
+
+def test_usage_counts_what_a_process_started() -> None:
+    """As the proxy starts the writer of its audit."""
+    burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    with subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        one = usage._resident_kib(process.pid) / 1024
+        assert len(usage.tree(process.pid)) == 2
+        assert usage.cpu_seconds(process.pid) >= 0.18
+        assert usage.resident_mib(process.pid) > one + 3
+        process.stdin.write(b"\n")
 
 
 class _Wire(asyncio.Transport):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,14 +33,24 @@ def tree(pid: int) -> list[int]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of the tree, threads and ended children included. Resolution: one tick, 10 ms."""
-    return sum(sum(map(int, _stat(each)[11:15])) for each in tree(pid)) / TICKS
+    return sum(_of_tree(pid, lambda each: sum(map(int, _stat(each)[11:15])))) / TICKS
 
 
 def resident_mib(pid: int) -> float:
     """Resident memory of the tree in MiB; pages that processes share count once for each."""
-    total = 0
-    for each in tree(pid):
-        for line in (PROC / str(each) / "status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1])
-    return total / 1024
+    return sum(_of_tree(pid, _resident_kib)) / 1024
+
+
+def _resident_kib(pid: int) -> int:
+    for line in (PROC / str(pid) / "status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0  # it has ended, and its parent has not noticed
+
+
+def _of_tree(pid: int, read: Callable[[int], int]) -> Iterator[int]:
+    """`read` of each process of the tree. Raises FileNotFoundError where `pid` itself has ended."""
+    yield read(pid)
+    for each in tree(pid)[1:]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a child that ended while we looked
+            yield read(each)

@@ -30,8 +30,8 @@ from tests.proxy.audit_lines import Thread, until
 
 KEY = Key(b"k" * 32)
 SEAL, UNSEALED = sealer(KEY), sealer(None)
-BODY = 4 + COLUMNS.index("action")
-"""Where an entry's columns begin."""
+ACTION = 5 + COLUMNS.index("action")
+"""Its place in an entry."""
 
 
 def intent(id: str = "", **body: Any) -> Record:
@@ -42,7 +42,7 @@ def outcome(id: str, **body: Any) -> Record:
     return Record(id, "outcome", time.time(), {"status": 200, **body})
 
 
-class FakeStore:
+class FakeStore(Store):
     """Holds entries in a list; `faults` are raised by the next writes, one each; `gate` stops the disk."""
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class FakeStore:
         self.closed = True
 
 
-async def begun(store: FakeStore, patience: float = 5.0, gather: float = 0.001, **limits: int) -> Audit:
+async def begun(store: FakeStore, patience: float = 5.0, **limits: int) -> Audit:
     def open_store(opening: Opening) -> tuple[Store, Opened]:
-        return store, Opened("", 1, Head(0, b""), 0)
+        return store, ("", 1, Head(0, b""), 0)
 
-    audit = Audit(lambda: Thread(open_store), Opening("", None, patience, gather), **limits)
+    audit = Audit(lambda: Thread(open_store), "", None, patience=patience, **limits)
     await audit.begin()
     return audit
 
@@ -144,7 +144,7 @@ async def test_the_order_is_kept_and_a_cancelled_call_is_written() -> None:
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(done[7], asyncio.CancelledError)
         await until(lambda: audit.waiting == 0)
-        assert [row[0] for row in store.rows] == [record.id for record in records]
+        assert [row[1] for row in store.rows] == [record.id for record in records]
 
 
 async def test_a_failing_disk_refuses_keeps_and_recovers() -> None:
@@ -163,7 +163,7 @@ async def test_a_failing_disk_refuses_keeps_and_recovers() -> None:
         assert audit.failed == 2
         store.broken = None
         await until(lambda: audit.healthy and audit.waiting == 0)
-        assert [row[0] for row in store.rows] == [first.id, second.id]
+        assert [row[1] for row in store.rows] == [first.id, second.id]
         await audit.durable(intent())
         assert audit.lost == 0
 
@@ -181,7 +181,7 @@ async def test_all_who_wait_are_refused_not_only_the_batch() -> None:
         done = await asyncio.gather(first, *rest, return_exceptions=True)
         assert all(isinstance(error, AuditUnavailable) for error in done)
         store.broken = None
-        await until(lambda: audit.healthy)
+        await until(lambda: audit.healthy and audit.waiting == 0)
         assert len(store.rows) == 6
 
 
@@ -305,7 +305,7 @@ class Colour(enum.StrEnum):
 def test_columns_are_what_json_says(tmp_path: Path, value: object, column: object) -> None:
     """Else `verify` would call an honest row edited."""
     entry = encode(Record("x", "outcome", 0.0, {"action": value}))
-    assert entry[BODY] == column
+    assert entry[ACTION] == column
     store = SqliteStore.open(tmp_path / "a.db", UNSEALED)
     store.write([entry])
     store.close()
@@ -439,14 +439,14 @@ def test_a_batch_is_written_once_whatever_failed(tmp_path: Path, statement: str,
     other = SqliteStore.open(path, SEAL)  # somebody else goes on meanwhile
     other.write([encode(outcome(new_id()))])
     store.write(batch)
-    assert list(store._open) == [entry[0] for entry in batch]
+    assert list(store._open) == [entry[1] for entry in batch]
     store.close()
     other.close()
     with Reader(path) as log:
         verdict = log.verify(KEY)
         assert verdict.broken is None
         assert verdict.rows == 1 + 3 + 1 + 3  # the last three: aborted at close
-        assert [e.id for e in log.latest(10) if e.intent] == [entry[0] for entry in batch]
+        assert [e.id for e in log.latest(10) if e.intent] == [entry[1] for entry in batch]
 
 
 def test_a_head_file_that_cannot_be_written_holds_the_answer_back(

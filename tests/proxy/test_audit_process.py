@@ -23,7 +23,7 @@ from proxy.audit.process import ROOT, Process
 from proxy.audit.record import encode
 from proxy.audit.seal import Head
 from proxy.audit.store import SqliteStore, Store
-from proxy.audit.wire import Frames, Opened, Opening, Place, pack
+from proxy.audit.wire import Frames, Opened, Opening, pack
 from tests.proxy.audit_lines import Thread, until
 
 KEY = Key(b"k" * 32)
@@ -122,7 +122,7 @@ async def test_writers_killed_at_any_moment_write_each_record_once(
     assert audit.lost == 0
 
 
-class Dying:
+class Dying(Store):
     """A real store whose writer dies after its second commit, before it can answer."""
 
     def __init__(self, store: SqliteStore, lives: list[int]) -> None:
@@ -153,11 +153,10 @@ async def test_what_was_written_but_not_answered_is_not_written_again(
     lives = [2]
 
     def open_store(opening: Opening) -> tuple[Store, Opened]:
-        place = opening.place and Place(*opening.place)
-        store = SqliteStore.open(opening.path, KEY.seal, place=place)
+        store = SqliteStore.open(opening[0], KEY.seal, place=opening[3])
         return Dying(store, lives), store.opened
 
-    audit = Audit(lambda: Thread(open_store), Opening(str(path), None, 5.0, 0.001))
+    audit = Audit(lambda: Thread(open_store), str(path))
     await audit.begin()
     first, second, third = intent(), intent(), intent()
     await audit.durable(first)
@@ -201,6 +200,59 @@ async def test_close_ends_a_writer_that_hangs(tmp_path: Path) -> None:
         await audit.close(0.1)
     with pytest.raises(ProcessLookupError):
         os.kill(writer, 0)
+
+
+async def test_close_outlasts_the_death_of_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    audit = await Audit.open(path, key=KEY)
+    records = [outcome(new_id()) for _ in range(3)]
+    os.kill(pid(audit), signal.SIGSTOP)
+    assert audit.append(records[0])
+    audit._flush()
+    assert audit.append(records[1])
+    os.kill(pid(audit), signal.SIGKILL)
+    assert audit.append(records[2])
+    await audit.close(10)
+    assert (audit.lost, audit.written) == (0, 3)
+    with Reader(path) as log:
+        assert [e.id for e in log.latest(9)] == [record.id for record in records]
+
+
+async def test_a_batch_has_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.audit.log.BATCH", 10)
+    path = tmp_path / "a.db"
+    audit = await Audit.open(path)
+    records = [outcome(new_id()) for _ in range(45)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*map(audit.durable, records))
+    assert audit.commits == 5
+    assert (audit.waiting, audit.waiting_bytes) == (0, 0)
+    await audit.close()
+    with Reader(path) as log:
+        assert [e.id for e in log.latest(99)] == [record.id for record in records]
+
+
+async def test_a_log_that_is_no_longer_ours_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer died, and the file is another one than the proxy knows."""
+    monkeypatch.setattr("proxy.audit.log.RESTART", (0.01, 0.01))
+    path = tmp_path / "a.db"
+    audit = await Audit.open(path)
+    await audit.durable(intent())
+    aside = await Audit.open(tmp_path / "b.db")
+    await aside.close()
+    for name in ("", "-wal", "-shm", "-head"):
+        Path(f"{path}{name}").unlink(missing_ok=True)
+        if Path(f"{tmp_path / 'b.db'}{name}").exists():
+            Path(f"{tmp_path / 'b.db'}{name}").rename(f"{path}{name}")
+    os.kill(pid(audit), signal.SIGKILL)
+    await until(lambda: audit.fault is not None and "not what this proxy wrote" in audit.fault.problem)
+    assert not audit.healthy
+    with pytest.raises(AuditUnavailable):
+        audit.submit(intent())
+    await audit.close(0.1)
+    assert audit.lost == 0
 
 
 async def test_signals_to_the_group_do_not_end_the_writer(tmp_path: Path) -> None:
@@ -254,7 +306,19 @@ def test_the_writer_imports_little() -> None:
     code = "import sys, proxy.audit.writer; print(*sys.modules)"
     command = [sys.executable, "-S", "-P", "-c", code]
     done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
-    heavy = {"asyncio", "orjson", "dataclasses", "pathlib", "json", "socket", "subprocess", "inspect", "_hashlib"}
+    heavy = {
+        "typing",
+        "re",
+        "asyncio",
+        "orjson",
+        "dataclasses",
+        "pathlib",
+        "json",
+        "socket",
+        "subprocess",
+        "inspect",
+        "_hashlib",
+    }
     assert not heavy & set(done.stdout.split())
 
 
