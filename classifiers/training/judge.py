@@ -17,7 +17,7 @@ from .labels import INDEX
 from .measure import Floats
 
 Say = Callable[[str], None]
-LONGEST = 6000
+LONGEST = 3000
 """Code points of a text that is measured; the longest jailbreaks would take most of the time."""
 
 
