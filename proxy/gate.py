@@ -118,6 +118,7 @@ class Gate:
         self._channels: dict[str, _Channel] = {}
         self._queue: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
         self._unjudged = 0  # characters of flowing text
+        self.characters = 0  # of all text so far
         self._size = 0
         self._settled = False  # something was closed since the last question
         self._keep = None if hold_back is None else max(CONTEXT, hold_back)
@@ -147,6 +148,7 @@ class Gate:
             if len(kept) == COMPACT:
                 kept[:] = ["".join(kept)]
             self._size += size
+            self.characters += size
             channel.total = total = channel.total + size
             channel.closed = False
             if self._keep is not None:
@@ -186,6 +188,21 @@ class Gate:
             if end > channel.approved:
                 return self.due()
         return True
+
+    def wanted(self) -> int:
+        """Characters of text that must come before anything can leave; 0 where that is not known."""
+        if not self._enforcing or not self._queue:
+            return 0
+        if self._settled:
+            return 0
+        for _, channel, end in self._queue[0][1]:
+            if end > channel.approved:
+                if channel.kind is not Kind.FLOW or channel.closed:
+                    return 0
+                if self._hold is None:
+                    return 1 << 30
+                return max(self._stride - self._unjudged, end + self._hold - channel.total, 0)
+        return 0
 
     def due(self) -> bool:
         """Whether it is time to judge: something would leave after it, or the stream has ended."""

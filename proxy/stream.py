@@ -23,11 +23,13 @@ from .gate import Gate, Mask, Part, Question, Release
 from .problems import UNAVAILABLE, Blocked, words
 from .sse import Decoder, Undecodable, read
 from .strict import Malformed
-from .upstream import Response, UpstreamError
+from .upstream import WAKE, Response, UpstreamError
 
 if TYPE_CHECKING:
     from .exchange import Exchange
 
+MOST_WANTED = 16 * 1024
+"""Bytes of a stream that are gathered at most before they are read."""
 DRAIN = 1.0
 """Seconds that an upstream has to end its connection after its stream said that it is over."""
 
@@ -45,6 +47,7 @@ class Streamed:
         self._decoder = Decoder()
         self._most = exchange.max_answer
         self._problem: Exception | None = None
+        self._bytes = 0  # of the stream so far
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
 
@@ -99,14 +102,19 @@ class Streamed:
         gate.finish(clean=reader.complete or reader.finished)
         await self._last_words()
 
-    def _taste(self, chunk: bytes) -> bool:
-        """Put a piece of the stream into the gate, and do what can be done at once. True where the task must go on."""
+    def _taste(self, chunk: bytes) -> int:
+        """Put a piece of the stream into the gate, and do what can be done at once. Answers what `pump` wants."""
+        self._bytes += len(chunk)
         try:
             self._take(self._decoder.frames(chunk))
-            return not self._advance()
+            if not self._advance():
+                return WAKE
         except Exception as error:  # raised where the exchange is, not where the bytes arrive
             self._problem = error
-            return True
+            return WAKE
+        # What is held back leaves with the next verdict, and that needs some more text: read on when it may be there.
+        wanted = self._gate.wanted()
+        return min(MOST_WANTED, int(wanted * self._bytes / self._gate.characters * 0.8)) if wanted else 0
 
     def _advance(self) -> bool:
         """Judge and release without waiting for anybody. False where somebody must be waited for. Raises Blocked."""

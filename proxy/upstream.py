@@ -1,8 +1,7 @@
 """The only place that talks to the model: a small pool of HTTP/1.1 connections on httptools and asyncio.
 
 It sends each request once. Nothing is retried, no redirect is followed, no environment variable names a proxy,
-certificates are always verified. What cannot be read in one way (a transfer coding other than chunked, bytes behind a
-whole answer, endless 1xx) is a fault, and the connection is never used again.
+certificates are always verified.
 """
 
 from __future__ import annotations
@@ -11,99 +10,20 @@ import asyncio
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
-from enum import StrEnum
-from typing import cast
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import certifi
-import httptools
 
-Headers = list[tuple[bytes, bytes]]
+from .connection import WAKE, Connection, Fault, Headers, Response, UpstreamError
+from .later import Later
 
-MAX_HEAD = 64 * 1024
-MAX_INFORMATIONAL = 8
-LOOK = 0.05
+__all__ = ["WAKE", "Fault", "Headers", "Response", "Upstream", "UpstreamError"]
+
+LOOK = 0.25
 """Seconds between two looks at who is late."""
-HIGH_WATER = 256 * 1024
-"""Bytes of one answer that are kept unread before the upstream is told to wait."""
-
-
-class Fault(StrEnum):
-    """What went wrong upstream; a label of metrics and audit rows."""
-
-    CONNECT = "connect"
-    TIMEOUT = "timeout"
-    RESET = "reset"
-    PROTOCOL = "protocol"
-    SATURATED = "saturated"
-
-
-class UpstreamError(Exception):
-    """The upstream could not be asked, or its answer not be read. The message is fit for operators and callers."""
-
-    def __init__(self, fault: Fault, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
-
-
-class Response:
-    """An answer whose head has arrived. `headers` are in the order they came, names in lower case.
-
-    Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
-    connection may already serve another exchange, so both are then without effect.
-    """
-
-    __slots__ = ("_connection", "headers", "status")
-
-    def __init__(self, connection: _Connection, status: int, headers: Headers) -> None:
-        self._connection: _Connection | None = connection
-        self.status, self.headers = status, headers
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header called `name`, or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
-
-    async def next(self) -> bytes | None:
-        """The bytes that have arrived since the last call, at least one; None at the end. Raises UpstreamError."""
-        if self._connection is None:
-            return None
-        data = await self._connection.next()
-        if data is None:
-            self._connection = None
-        return data
-
-    async def pump(self, taste: Callable[[bytes], bool]) -> bool:
-        """Give what arrives to `taste`, where it arrives, until it says True; False at the end. Raises UpstreamError.
-
-        Most pieces of a stream change nothing that anybody waits for: they need not wake a task each."""
-        if self._connection is None:
-            return False
-        if await self._connection.pump(taste):
-            return True
-        self._connection = None
-        return False
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
-        pieces: list[bytes] = []
-        size = 0
-        while (piece := await self.next()) is not None:
-            size += len(piece)
-            if size > limit:
-                self.abort()
-                raise UpstreamError(Fault.PROTOCOL, f"the upstream's answer is larger than {limit} bytes")
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def abort(self) -> None:
-        """Stop reading and close the connection: the model stops writing."""
-        if self._connection is not None:
-            self._connection.abandon()
-            self._connection = None
+PATIENCE = 0.5
+"""Seconds that a piece of a stream may lie unread while more is gathered."""
 
 
 class Upstream:
@@ -127,10 +47,11 @@ class Upstream:
         self._host, self._port, self._tls, self._prefix, self._authority = _address(url)
         self._connect, self._first_byte, self._gap, self._keep = connect, first_byte, gap, keep
         self._max = max_connections
-        self._idle: deque[_Connection] = deque()
-        self._busy: set[_Connection] = set()
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
         self._opening = 0
         self._sweep: asyncio.TimerHandle | None = None
+        self.patience = Later(PATIENCE)
         self._context = _tls_context() if self._tls else None
 
     def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -157,10 +78,11 @@ class Upstream:
         for connection in [*self._idle, *self._busy]:
             connection.abandon()
         self._idle.clear()
+        self.patience.close()
         if self._sweep is not None:
             self._sweep.cancel()
 
-    def _rested(self) -> _Connection | None:
+    def _rested(self) -> Connection | None:
         """The connection that was used last, if it may be used again."""
         now = asyncio.get_running_loop().time()
         while self._idle:
@@ -171,7 +93,7 @@ class Upstream:
             connection.abandon()
         return None
 
-    async def _open(self) -> _Connection:
+    async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
         if len(self._busy) + self._opening >= self._max:
             raise UpstreamError(Fault.SATURATED, f"all {self._max} connections to the upstream are in use")
@@ -179,7 +101,7 @@ class Upstream:
         try:
             async with asyncio.timeout(self._connect):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self, loop, self._gap),
+                    lambda: Connection(self, loop, self._gap),
                     self._host,
                     self._port,
                     ssl=self._context,
@@ -198,7 +120,7 @@ class Upstream:
         self._engage(connection)
         return connection
 
-    def _engage(self, connection: _Connection) -> None:
+    def _engage(self, connection: Connection) -> None:
         self._busy.add(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(LOOK, self._look)
@@ -213,13 +135,13 @@ class Upstream:
             connection.abandon()
         self._sweep = loop.call_later(LOOK, self._look) if self._busy or self._idle else None
 
-    def release(self, connection: _Connection, *, reuse: bool) -> None:
+    def release(self, connection: Connection, *, reuse: bool) -> None:
         """A connection has finished its exchange."""
         self._busy.discard(connection)
         if reuse:
             self._idle.append(connection)
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         """A connection has been lost."""
         self._busy.discard(connection)
         if connection in self._idle:
@@ -252,229 +174,3 @@ def _tls_context() -> ssl.SSLContext:
     context.load_verify_locations(certifi.where())
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-class _Connection(asyncio.Protocol):
-    """One connection: at most one exchange at a time."""
-
-    def __init__(self, pool: Upstream, loop: asyncio.AbstractEventLoop, gap: float) -> None:
-        self._pool, self._loop, self._gap = pool, loop, gap
-        self._transport: asyncio.Transport | None = None
-        self.rested = 0.0
-        self.usable = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._deadline = 0.0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
-        self._head_size = 0
-        self._informational = 0
-        self._head_done = False
-        self._sized = False  # the length of the body is known to the parser
-        self._keep_alive = False
-        self._body: list[bytes] = []
-        self._buffered = 0
-        self._complete = False
-        self._asked = False
-        self._paused = False
-        self._taste: Callable[[bytes], bool] | None = None
-        self._sated = False
-        self._error: UpstreamError | None = None
-
-    # -- for Upstream and Response
-
-    async def ask(self, data: bytes, deadline: float) -> Response:
-        """Write a request and wait for the head of its answer until `deadline` (loop time)."""
-        if self._transport is None:
-            raise UpstreamError(Fault.RESET, "the upstream closed the connection before it was asked")
-        self._asked = True
-        self._deadline = deadline
-        self._transport.write(data)
-        while not self._head_done:
-            if self._error:
-                raise self._error
-            await self._wait()
-        self._deadline = self._loop.time() + self._gap
-        return Response(self, self._parser.get_status_code(), self._headers)
-
-    async def next(self) -> bytes | None:
-        while not self._body:
-            if self._complete:
-                self._finish()
-                return None
-            if self._error:
-                self.abandon()
-                raise self._error
-            self._deadline = self._loop.time() + self._gap
-            await self._wait()
-        return self._taken()
-
-    async def pump(self, taste: Callable[[bytes], bool]) -> bool:
-        while not (self._body and taste(self._taken())):
-            if self._body:
-                continue
-            if self._complete:
-                self._finish()
-                return False
-            if self._error:
-                self.abandon()
-                raise self._error
-            self._deadline = self._loop.time() + self._gap
-            self._taste = taste
-            try:
-                await self._wait()
-            finally:
-                self._taste = None
-            if self._sated:
-                self._sated = False
-                break
-        return True
-
-    def _taken(self) -> bytes:
-        """What has arrived; from now on there is room for more."""
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
-
-    def abandon(self) -> None:
-        """Close, whatever state this is in."""
-        self.usable = False
-        self._pool.forget(self)
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-
-    # -- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self.usable = True
-
-    def data_received(self, data: bytes) -> None:
-        if not self._asked or self._complete:
-            self.usable = False  # nobody asked for these bytes
-            self.abandon()
-            return
-        if not self._head_done:
-            self._head_size += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(Fault.PROTOCOL, "the upstream wants to change the protocol")
-        except httptools.HttpParserError:
-            self._fail(Fault.PROTOCOL, "the upstream's answer is not valid HTTP/1.1")
-        if not self._head_done and self._head_size > MAX_HEAD:
-            self._fail(Fault.PROTOCOL, f"the upstream's header is larger than {MAX_HEAD} bytes")
-        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        if self._taste is not None and self._body:
-            # Its reader waits: a reader that does not is given nothing, and the upstream is told to wait in time.
-            self._deadline = self._loop.time() + self._gap
-            self._sated = self._taste(self._taken())
-            if not (self._sated or self._complete or self._error):
-                return
-            self._taste = None
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
-        self._transport = None
-        self._pool.forget(self)
-        if self._asked and not self._complete and self._error is None:
-            if self._head_done and not self._sized and exc is None:
-                self._complete = True  # a body that ends with the connection
-            else:
-                self._fail(Fault.RESET, "the upstream closed the connection before its answer was whole")
-        self._wake()
-
-    # -- httptools
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:  # trailers are no headers
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._informational += 1
-            if status == 101 or self._informational > MAX_INFORMATIONAL:
-                self._fail(Fault.PROTOCOL, "the upstream sends 1xx answers without end")
-            return
-        if self._error:
-            return
-        for name, value in self._headers:
-            if name == b"transfer-encoding":
-                self._sized = True
-                if value.strip().lower() != b"chunked":
-                    self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
-                    return
-            elif name == b"content-length":
-                self._sized = True
-        self._sized = self._sized or status in {204, 304}
-        # Asked now: once the message is complete, the parser has forgotten it.
-        self._keep_alive = self._parser.should_keep_alive()
-        self._head_done = True
-
-    def on_body(self, body: bytes) -> None:
-        if self._complete:
-            self._fail(Fault.PROTOCOL, "the upstream sends bytes behind its answer")
-            return
-        self._body.append(body)
-        self._buffered += len(body)
-
-    def on_message_complete(self) -> None:
-        if self._head_done:
-            self._complete = True
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._fail(Fault.PROTOCOL, "the upstream sends bytes behind its answer")
-        elif not self._head_done:
-            self._headers = []
-
-    # -- waiting
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def look(self, now: float) -> None:
-        """Fail where the upstream is late at `now` (loop time)."""
-        # Nobody waits: the reader is slow, not the upstream; its next wait begins with a new deadline.
-        if self._complete or self._error or self._waiter is None or now < self._deadline:
-            return
-        what = "began no answer" if not self._head_done else f"sent nothing for {self._gap:g} s"
-        self._fail(Fault.TIMEOUT, f"the upstream {what} in time")
-        self._wake()
-
-    def _fail(self, fault: Fault, message: str) -> None:
-        self.usable = False
-        if self._error is None:
-            self._error = UpstreamError(fault, message)
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-
-    def _finish(self) -> None:
-        """The answer is read to its end: back into the pool, where both sides want that."""
-        keep = self.usable and self._error is None and self._sized and self._keep_alive
-        if not keep:
-            self.abandon()
-            return
-        self._reset()
-        self.rested = self._loop.time()
-        self._pool.release(self, reuse=True)

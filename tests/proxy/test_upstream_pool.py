@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from proxy import upstream as module
-from proxy.upstream import HIGH_WATER, MAX_HEAD, Fault, Response, Upstream, UpstreamError
+from proxy.connection import HIGH_WATER, MAX_HEAD, Connection
+from proxy.upstream import Fault, Response, Upstream, UpstreamError
 from tests.upstream import End, Reply, replies, shapes
 from tests.upstream import Upstream as Simulator
 
@@ -235,7 +235,7 @@ async def test_a_connection_that_is_gone_before_it_is_used() -> None:
     """With TLS an upstream's farewell can arrive together with the end of the handshake."""
     async with pool(WHOLE) as (upstream, _):
         loop = asyncio.get_running_loop()
-        connection = module._Connection(upstream, loop, 1.0)
+        connection = Connection(upstream, loop, 1.0)
         connection.connection_lost(None)
         with pytest.raises(UpstreamError) as caught:
             await connection.ask(b"GET / HTTP/1.1\r\n\r\n", loop.time() + 1)
