@@ -15,7 +15,7 @@ import numpy as np
 
 from .base import Finding, Message, Role
 from .catalog import OptionError
-from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Span, read_card
+from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Passes, Span, read_card
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "Card", "Embedded", "Encoder", "Head", "read_card"]
 
@@ -88,18 +88,17 @@ class Embedded:
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         """Findings by message, then by order of heads. Equal texts of one call are judged once, answers once for
         each context. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""
-        seen: dict[tuple[str, str], list[tuple[str, float, Span | None]]] = {}
-        findings = []
-        for index, message in enumerate(messages):
-            key = message.text, message.context if message.role in ANSWERS else ""
-            if key not in seen:
-                seen[key] = self._judge(*key)
-            findings += [Finding(self._name, label, score, index, where) for label, score, where in seen[key]]
-        return findings
+        keys = [(message.text, message.context if message.role in ANSWERS else "") for message in messages]
+        texts = list(dict.fromkeys(keys))
+        seen = {key: self._judge(passes) for key, passes in zip(texts, self._encoder.read_all(texts), strict=True)}
+        return [
+            Finding(self._name, label, score, index, where)
+            for index, key in enumerate(keys)
+            for label, score, where in seen[key]
+        ]
 
-    def _judge(self, text: str, before: str) -> list[tuple[str, float, Span | None]]:
+    def _judge(self, passes: Passes) -> list[tuple[str, float, Span | None]]:
         """(label, probability, span of the best window or None if there is but one) for each label to report."""
-        passes = self._encoder.read(text, before)
         if not passes.windows:
             return []
         logits = passes.logits[:, self._chosen].astype(np.float64)

@@ -1,9 +1,10 @@
 """The transformer that ships with the product: its card, its weights, its windows, and what it makes of a text.
 
 The card beside the weights (`card.json`) is the whole truth about them: digests, order of heads, calibration,
-suggested thresholds, window. Windows over a long text are each read alone (batch of one), so that company never
-changes a verdict. Nothing that is judged is cut. An answer can be judged in its conversation: what was said before
-it stands in front of each of its windows, as far as the model's context reaches back.
+suggested thresholds, window. Windows are read as if alone: only those that are equally long may share a pass, nothing
+is padded, and company changes no bit of an answer. Nothing that is judged is cut. An answer can be judged in its
+conversation: what was said before it stands in front of each of its windows, as far as the model's context reaches
+back.
 
 Decision: classifiers that read the same text at about the same time share its passes (`share`). Why: a pass is all
 the cost of a head. Cost: a few windows are remembered, as numbers under a keyed hash, until another is read more than
@@ -12,7 +13,6 @@ the cost of a head. Cost: a few windows are remembered, as numbers under a keyed
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import secrets
@@ -44,12 +44,17 @@ not trained for. A model may lack the second."""
 SHARED, MOMENT = 512, 3.0
 """How many windows at most, and for how many seconds, classifiers share (3 kB a window)."""
 
+TOGETHER = 256
+"""Tokens of short windows that share a pass: alone a short one mostly pays for reading the weights."""
+
 REACH = 2000
 """Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""
 
 Span = tuple[int, int]
 Ids = NDArray[np.int64]
 NOTHING: Ids = np.zeros(0, dtype=np.int64)
+_Part = tuple[Ids, Ids]
+"""Token ids of a window, and of the context before it."""
 _Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -180,6 +185,7 @@ class Encoder:
         self.card = card
         self._session = Session(model)
         self.layers = tuple(name for name in LAYERS if name in self._session.outputs)
+        self._exact = self._session.exact
         self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
@@ -201,14 +207,32 @@ class Encoder:
     def run(self, ids: Ids, context: Ids = NOTHING) -> _Row:
         """Logits (labels,) and embeddings (384 * layers,) of one window of token ids (n,) behind its `context`,
         specials not included. Raises ArithmeticError where the model answers with NaN or infinity."""
+        return self._pass([(ids, context)])[0]
+
+    def _pass(self, parts: Sequence[_Part]) -> list[_Row]:
+        """As `run`, for windows that are equally long, behind contexts that are."""
         card = self.card
-        before = [*context, card.last] if len(context) else []
-        row = np.concatenate(([card.first], before, ids, [card.last])).astype(np.int64)[None, :]
-        logits, *layers = self._session.run(row, ["logits", *self.layers])
+        rows = [[card.first, *(*context, card.last) * (len(context) > 0), *ids, card.last] for ids, context in parts]
+        logits, *layers = self._session.run(np.array(rows, dtype=np.int64), ["logits", *self.layers])
         pooled = np.concatenate(layers, axis=1)
         if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
             raise ArithmeticError(f"model {card.name} answered with a number that is not finite")
-        return logits[0], pooled[0]
+        return list(zip(logits, pooled, strict=True))
+
+    def _run_all(self, parts: Sequence[_Part]) -> list[_Row]:
+        """As `run`, for each of `parts`. Short ones that are equally long share a pass: each is read as if alone."""
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for place, (ids, context) in enumerate(parts):
+            sizes.setdefault((len(ids), len(context)), []).append(place)
+        rows: dict[int, _Row] = {}
+        for size, places in sizes.items():
+            most = max(1, TOGETHER // (sum(size) + SPECIAL)) if self._exact else 1
+            for chosen in (places[at : at + most] for at in range(0, len(places), most)):
+                if len(chosen) == 1:
+                    rows[chosen[0]] = self.run(*parts[chosen[0]])
+                else:
+                    rows.update(zip(chosen, self._pass([parts[place] for place in chosen]), strict=True))
+        return [rows[place] for place in range(len(parts))]
 
     def windows(self, ids: Ids, context: Ids = NOTHING) -> tuple[Window, ...]:
         """The windows over `ids`, each short enough to stand behind `context`."""
@@ -221,28 +245,32 @@ class Encoder:
             self._shared = _Shared()
 
     def read(self, text: str, before: str = "") -> Passes:
-        """All windows of `text`, each read alone behind the end of what was said `before`, and equal ones once.
+        """All windows of `text`, each read as if alone behind the end of what was said `before`, and equal ones once.
         Raises ArithmeticError as `run` does."""
-        ids, offsets = self.tokens(text) if text and not text.isspace() else (NOTHING, ())
-        context = self.context(before)
-        windows = self.windows(ids, context)
-        run = self.run if self._shared is None else functools.partial(self._shared.get, self.run)
-        # A text of one letter, a million times, has few different windows.
-        known: dict[bytes, int] = {}
-        rows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        which = []
-        for window in windows:
-            part = ids[window.start : window.end]
-            key = part.tobytes()
-            if key not in known:
-                known[key] = len(rows)
-                rows.append(run(part, context))
-            which.append(known[key])
-        logits = np.stack([row[0] for row in rows])[which] if rows else np.zeros((0, len(self.card.heads)), np.float32)
-        embeddings = (
-            np.stack([row[1] for row in rows])[which] if rows else np.zeros((0, WIDTH * len(self.layers)), np.float32)
-        )
-        return Passes(logits, embeddings, windows, offsets)
+        return self.read_all([(text, before)])[0]
+
+    def read_all(self, texts: Sequence[tuple[str, str]]) -> list[Passes]:
+        """As `read`, for each text and what was said before it. Windows that are equal are read once in all: a text
+        of one letter, a million times, has few different ones."""
+        known: dict[tuple[bytes, bytes], int] = {}
+        parts: list[_Part] = []
+        found: list[tuple[tuple[Window, ...], Sequence[Span], list[int]]] = []
+        for text, before in texts:
+            ids, offsets = self.tokens(text) if text and not text.isspace() else (NOTHING, ())
+            context = self.context(before)
+            windows = self.windows(ids, context)
+            which = []
+            for window in windows:
+                part = ids[window.start : window.end]
+                place = known.setdefault((part.tobytes(), context.tobytes()), len(parts))
+                if place == len(parts):
+                    parts.append((part, context))
+                which.append(place)
+            found.append((windows, offsets, which))
+        rows = self._run_all(parts) if self._shared is None else self._shared.get(self._run_all, parts)
+        logits = np.array([row[0] for row in rows]).reshape(len(rows), len(self.card.heads))
+        embeddings = np.array([row[1] for row in rows]).reshape(len(rows), WIDTH * len(self.layers))
+        return [Passes(logits[which], embeddings[which], windows, offsets) for windows, offsets, which in found]
 
 
 class _Shared:
@@ -253,29 +281,35 @@ class _Shared:
         self._lock = threading.Lock()
         self._made: OrderedDict[bytes, tuple[float, Future[_Row]]] = OrderedDict()
 
-    def get(self, run: Callable[[Ids, Ids], _Row], ids: Ids, context: Ids) -> _Row:
-        """What `run` makes of `ids` and `context`, or has made of them a moment ago. Raises what `run` raises."""
+    def _name(self, ids: Ids, context: Ids) -> bytes:
         digest = hashlib.blake2b(context.tobytes() + b"|" + ids.tobytes(), key=self._key, digest_size=32)
         digest.update(len(context).to_bytes(8, "little"))
-        name = digest.digest()
+        return digest.digest()
+
+    def get(self, run: Callable[[Sequence[_Part]], list[_Row]], parts: Sequence[_Part]) -> list[_Row]:
+        """What `run` makes of `parts`, or has made of them a moment ago. Raises what `run` raises."""
+        names = [self._name(*part) for part in parts]
+        futures: list[Future[_Row]] = []
+        mine: list[int] = []
         now = time.monotonic()
         with self._lock:
             while self._made and (len(self._made) > SHARED or next(iter(self._made.values()))[0] < now - MOMENT):
                 self._made.popitem(last=False)
-            found = self._made.get(name)
-            mine = found is None
-            future = Future[_Row]() if found is None else found[1]
-            if mine:
-                self._made[name] = now, future
-        if not mine:
-            # Whoever made the future is running: waiting cannot lock up.
-            return future.result()
+            for place, name in enumerate(names):
+                if name not in self._made:
+                    mine.append(place)
+                    self._made[name] = now, Future()
+                futures.append(self._made[name][1])
         try:
-            row = run(ids, context)
+            rows = run([parts[place] for place in mine]) if mine else []
         except BaseException as error:
             with self._lock:
-                self._made.pop(name, None)
-            future.set_exception(error)
+                for place in mine:
+                    self._made.pop(names[place], None)
+            for place in mine:
+                futures[place].set_exception(error)
             raise
-        future.set_result(row)
-        return row
+        for place, row in zip(mine, rows, strict=True):
+            futures[place].set_result(row)
+        # Whoever made the others is running and waits for nobody before they are done: this cannot lock up.
+        return [future.result() for future in futures]

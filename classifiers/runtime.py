@@ -1,10 +1,11 @@
 """What runs the weights: one ONNX Runtime session, one thread per call, the interpreter lock released.
 
-Rows of one call must be equally long: nothing is padded, and each row's answer is bit for bit what it is alone.
+Rows of one call must be equally long: nothing is padded. Where a model is `exact`, each row's answer is bit for bit
+what it is alone.
 
-Decision: ONNX Runtime and nothing beside it. Why: on the graph that `training.graph` writes, OpenVINO was not quicker
-at any length (`python -m tests.bench.encoder --openvino` says it again), takes 180 MB more, compiles 14 ms and keeps
-7 MB for every new length, and reports its import to its makers. Cost: none known on CPUs with VNNI.
+Decision: ONNX Runtime and nothing beside it. Why: on the graph that `training.graph` writes OpenVINO is slower at every
+length (`python -m tests.bench.encoder --openvino`), takes 180 MB on disk, compiles 14 ms and keeps 7 MB for every new
+length, and reports its import to its makers. Cost: on a graph written for it, OpenVINO would save some 3 %.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _SLOW = ["SkipLayerNormFusion"]
 
 
 class Session:
-    """One model, safe to share between threads. `outputs` are the names of what it can give.
+    """One model, safe to share between threads. `outputs` are the names of what it can give. `exact`: its graph is one
+    of `training.graph`, where no row touches another.
 
     Raises onnxruntime's errors for bytes that are no model.
     """
@@ -38,13 +40,13 @@ class Session:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW)
         self.outputs = tuple(made.name for made in self._session.get_outputs())
-        self._masked = any(given.name == "attention_mask" for given in self._session.get_inputs())
+        self.exact = all(given.name != "attention_mask" for given in self._session.get_inputs())
 
     def run(self, ids: Ids, outputs: Sequence[str] = ("logits", "embedding")) -> list[Floats]:
         """The `outputs` named, (n, labels) or (n, width) each, for rows of token ids (n, t), special tokens
         included."""
         feed = {"input_ids": ids}
-        if self._masked:
+        if not self.exact:
             feed["attention_mask"] = np.ones_like(ids)
         made: list[Floats] = self._session.run(list(outputs), feed)
         return made

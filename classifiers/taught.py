@@ -214,11 +214,11 @@ class Taught:
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         """At most one finding a message, its span the best window where there are several. Equal texts of one call are
         judged once. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""
-        seen: dict[str, tuple[float, Span | None] | None] = {}
+        texts = list(dict.fromkeys(message.text for message in messages))
+        passes = self._encoder.read_all([(text, "") for text in texts])
+        seen = {text: self._head.judge(each) for text, each in zip(texts, passes, strict=True)}
         findings = []
         for index, message in enumerate(messages):
-            if message.text not in seen:
-                seen[message.text] = self._head.judge(self._encoder.read(message.text))
             found = seen[message.text]
             if found is not None and found[0] >= self._min_score:
                 findings.append(Finding(self._name, self._head.label, found[0], index, found[1]))
