@@ -12,6 +12,7 @@ takes over the place.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import fcntl
 import os
@@ -29,8 +30,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CHECKPOINT = 4 << 20
-"""Bytes of bodies after which the write-ahead log is folded into the file, after the waiters were answered."""
+CHECKPOINT = 8 << 20
+"""Bytes, roughly, after which the write-ahead log is folded into the file."""
+_PAGES = 3 * 4096
+"""What a commit writes besides the bodies: the pages that it changes are written whole."""
 
 
 class Store(ABC):
@@ -64,6 +67,7 @@ class SqliteStore(Store):
         self._token, self._writer = os.urandom(8).hex(), 0
         self._noted = 0.0
         self._bytes = 0
+        self._folding = self._folded = False
         self._lock: int | None = None
         self.opened: Opened = (self._token, 0, genesis(seal, self._uuid), 0)
 
@@ -227,6 +231,7 @@ class SqliteStore(Store):
         return None if found is None else int(found)
 
     def _remember(self, entries: Sequence[Entry], first: int) -> None:
+        self._bytes += _PAGES
         for seq, entry in enumerate(entries, first):
             if entry[2] == "intent":
                 self._open.setdefault(entry[1], seq)
@@ -259,12 +264,19 @@ class SqliteStore(Store):
     # ---- upkeep and the end
 
     def tidy(self) -> None:
-        if self._bytes < CHECKPOINT or self._db is None:
-            return
-        self._bytes = 0
-        # A full disk shows in the next commit, which is the one that matters.
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if self._folded and self._db is not None:
+            # What came meanwhile is little; once it is folded too, the write-ahead log begins anew.
+            self._folded = False
+            _checkpoint(self._db)
+        elif self._bytes >= CHECKPOINT and not self._folding:
+            self._bytes, self._folding = 0, True
+            _thread.start_new_thread(self._fold, ())
+
+    def _fold(self) -> None:
+        """Bring the write-ahead log into the file, in a thread: commits go on, and need not wait some 15 ms for it."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(self.path, 5.0)) as db:
+            _checkpoint(db)
+        self._folded, self._folding = True, False
 
     def close(self, why: str = "the proxy stopped before it ended") -> None:
         with contextlib.suppress(AuditUnavailable):
@@ -303,6 +315,12 @@ _ABORTED = (
     "'status', 'aborted', 'reason', ?) "
 )
 """SQLite's JSON: an import of Python's would be a tenth of the writer's memory."""
+
+
+def _checkpoint(db: sqlite3.Connection) -> None:
+    # A full disk shows in the next commit, which is the one that matters.
+    with contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _unlink(path: str) -> None:

@@ -486,16 +486,33 @@ async def test_a_file_replaced_under_us_is_noticed(tmp_path: Path) -> None:
         assert len([e for e in log.latest(10) if e.intent]) == 3
 
 
-def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.audit.store.CHECKPOINT", 50_000)
     path = tmp_path / "a.db"
     store = SqliteStore.open(path, UNSEALED)
     for _ in range(40):
         store.write([encode(outcome(new_id(), pad="x" * 10_000))])
         store.tidy()
+        await until(lambda: not store._folding)
     assert Path(f"{path}-wal").stat().st_size < 400_000
     assert path.stat().st_size > 300_000
     store.close()
+
+
+async def test_commits_go_on_while_the_log_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whatever becomes of that thread, the rows are there."""
+    monkeypatch.setattr("proxy.audit.store.CHECKPOINT", 1)
+    path = tmp_path / "a.db"
+    store = SqliteStore.open(path, SEAL)
+    for n in range(300):
+        store.write([encode(outcome(str(n)))])
+        store.tidy()
+    store.close()
+    await until(lambda: not store._folding)
+    with Reader(path) as log:
+        verdict = log.verify(KEY)
+    assert verdict.broken is None
+    assert verdict.rows == 300
 
 
 def _foreign(path: Path) -> None:
