@@ -121,25 +121,24 @@ def beginning(source: str) -> str | None:
     if r"\Q" in source:
         return None
     atom = depth = 0
+    short: str | None = None
+    rest: list[str] = []
     for token in _TOKEN.finditer(source):
         sign = token[0]
-        if sign == ")":
-            depth -= 1
-        elif depth:
-            depth += sign == "("
+        if depth:
+            depth += (sign == "(") - (sign == ")")
         elif sign == "|":
             return None
-        elif token["low"] is not None:
+        elif short is None and token["low"] is not None:
             low, high = int(token["low"]), int(token["high"] or 0)
-            if max(low, high) <= _SHORT_RUN:
-                continue
-            short = f"{source[: token.start()]}{{{min(low, _SHORT_RUN)}}}" if low else source[:atom]
-            rest = _TOKEN.sub(lambda each: each[0] if len(each[0]) == 1 else "|", source[token.end() :])
-            return short if short and not _LITERAL.search(rest) else None
+            if max(low, high) > _SHORT_RUN:
+                short = f"{source[: token.start()]}{{{min(low, _SHORT_RUN)}}}" if low else source[:atom]
         elif sign not in {"*", "+", "?"}:
             atom = token.start()
             depth += sign == "("
-    return None
+        if short is not None:
+            rest.append(sign if len(sign) == 1 else "|")
+    return None if not short or _LITERAL.search("".join(rest)) else short
 
 
 def is_anchored(source: str) -> bool:
@@ -166,19 +165,21 @@ class Matcher:
         programs = [compile_expression(item.source, item.ignore_case).programsize for item in self._expressions]
         heavy = [index for index, program in enumerate(programs) if program > heavy_program]
         inside = {index: item for index, item in enumerate(self._expressions) if programs[index] <= heavy_program}
-        doubtful = set(heavy)
         if heavy_program:
             inside |= {index: short for index in heavy if (short := _tame(self._expressions[index], heavy_program))}
             heavy = [index for index in heavy if index not in inside]
         if heavy:
             # What needs no literal would be run one by one on every text: better in a set, unless it is too large.
-            free = set(self._build_filter(heavy).Match(_FILTER_SENTINEL, potential=True)[:-1])
-            stay = [i for at, i in enumerate(heavy) if at not in free or programs[i] > HEAVY_PROGRAM]
+            free = {heavy[at] for at in self._build_filter(heavy).Match(_FILTER_SENTINEL, potential=True)[:-1]}
+            large = [i for i in free if programs[i] > HEAVY_PROGRAM]
+            inside |= {i: short for i in large if (short := _tame(self._expressions[i], HEAVY_PROGRAM))}
+            stay = [i for i in heavy if i not in inside and (i not in free or programs[i] > HEAVY_PROGRAM)]
             if stay:
                 self._filters.append((self._build_filter(stay), tuple(stay), [len(stay)]))
-            doubtful -= set(heavy) - set(stay)
-            inside |= {i: self._expressions[i] for i in heavy if i not in stay}
-        self._doubtful = frozenset(doubtful)
+            inside |= {i: self._expressions[i] for i in free if i not in inside and i not in stay}
+        self._doubtful = frozenset(
+            index for index, expression in enumerate(self._expressions) if inside.get(index) is not expression
+        )
         # What an automaton needs to be quick grows with its expressions: thousands of states, for each a few kB.
         memory = max(SMALL_SET_MEMORY, 2048 * sum(programs[index] for index in inside))
         self._build_sets(sorted(inside.items()), min(set_memory, memory))

@@ -106,7 +106,9 @@ class Patterns:
         findings: list[Finding] = []
         for index, message in enumerate(messages):
             data = encode(message.text)
-            seen = [(hit, start, end) for hit in self._matcher.hits(data) for start, end in self._spans(hit, data)]
+            seen = [
+                (hit, start, end) for hit in sorted(self._matcher.hits(data)) for start, end in self._spans(hit, data)
+            ]
             if self._use_views:
                 seen += self._disguised(message.text, _whole(message.text), seen)
             for hit, start, end in seen:
@@ -145,7 +147,7 @@ class Patterns:
         known: dict[str, bytearray] = {}  # by label: 1 at every code point that some finding covers
         for view in readings:
             data = view.text.encode()
-            hits = self._matcher.hits(data)
+            hits = sorted(self._matcher.hits(data))
             if hits and not known:
                 for hit, start, end in seen:
                     _cover(known, self._patterns[hit].label, text)[start:end] = b"\1" * (end - start)

@@ -23,8 +23,8 @@ from stdnum.us import ssn
 from . import national
 from .base import Finding, Message
 from .catalog import OptionError
-from .matcher import Expression, Matcher, code_points, encode, replace_surrogates
-from .secrets import chosen_labels
+from .matcher import Expression, Matcher, code_points, compile_expression, encode, replace_surrogates
+from .secrets import chosen_labels, joined
 
 RULES = "pii-1"
 LABELS = frozenset(
@@ -56,8 +56,9 @@ Judge = Callable[[str, int, int], Datum | None]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of datum. `split` finds the candidates in a match where that may hold several. `words`: no text without
-    any of them (lower case) can hold such a datum, which spares the rest of the work."""
+    """One kind of datum, the first group of `shape` or all of it. `split` finds the candidates in a match where that
+    may hold several. `words`: no text without any of them (lower case) can hold such a datum, which spares the rest of
+    the work."""
 
     label: str
     shape: str
@@ -74,6 +75,7 @@ class PersonalData:
     def __init__(self, name: str, labels: frozenset[str] = LABELS, regions: Sequence[str] = REGIONS) -> None:
         self.name, self.labels = name, labels
         self._rules, self._matcher = _rules(tuple(regions))
+        self._groups = [min(1, compile_expression(rule.shape).groups) for rule in self._rules]
         facts = [RULES, sorted(labels), list(regions), [[rule.label, rule.shape] for rule in self._rules]]
         self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -94,6 +96,8 @@ class PersonalData:
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points. Of two that overlap, the surer one stays."""
+        if len(messages) > 1 and not self._matcher.candidates(joined(messages)):
+            return []
         findings: list[Finding] = []
         for index, message in enumerate(messages):
             data = encode(message.text)
@@ -102,10 +106,11 @@ class PersonalData:
         return findings
 
     def _judge(self, message: int, text: str, data: bytes, hits: Sequence[int]) -> Iterator[Finding]:
-        lower = text.lower()
         rules = self._rules
-        hits = [hit for hit in hits if not rules[hit].words or any(word in lower for word in rules[hit].words)]
-        spans = {hit: [_span(match) for match in self._matcher.matches(hit, data)] for hit in hits}
+        if any(rules[hit].words for hit in hits):
+            lower = text.lower()
+            hits = [hit for hit in hits if not rules[hit].words or any(word in lower for word in rules[hit].words)]
+        spans = {hit: [match.span(self._groups[hit]) for match in self._matcher.matches(hit, data)] for hit in hits}
         points = code_points(data, (offset for found in spans.values() for span in found for offset in span))
         kept: list[tuple[float, int, int, int]] = []  # minus score, rank, start, end
         for hit in hits:
@@ -114,6 +119,8 @@ class PersonalData:
                 kept.append((-score, hit, start, len(text) if count == MOST_FINDINGS else end))
                 if count == MOST_FINDINGS:
                     break
+        if not kept:
+            return
         taken = bytearray(len(text))
         chosen = []
         for minus, hit, start, end in sorted(kept):
@@ -131,11 +138,6 @@ def _data(rule: Rule, text: str, candidates: Iterable[tuple[int, int]]) -> Itera
             datum = rule.judge(text, first, last)
             if datum is not None:
                 yield datum
-
-
-def _span(match: Any) -> tuple[int, int]:
-    span: tuple[int, int] = match.span(1 if match.groups() else 0)
-    return span
 
 
 def near(text: str, start: int, words: tuple[str, ...]) -> int:
@@ -373,24 +375,30 @@ def _phone(regions: Sequence[str], text: str, start: int, end: int) -> Datum | N
     digits = sum(map(str.isdigit, number))
     if not 7 <= digits <= 15 or not _isolated(text, start, end) or _DATE_LIKE.fullmatch(number):
         return None
-    score = _phone_score(regions, number, digits, near(text, start, _PHONE_WORDS), near(text, start, _NOT_PHONE))
+    abroad = number.lstrip("+0( ") if number.startswith(("+", "00", "(+")) else ""
+    if len(abroad) >= 6 and _valid("+" + abroad, None):
+        return start, end, 0.95
+    score = _phone_score(regions, number, digits, text, start)
     return (start, end, score) if score else None
 
 
-def _phone_score(regions: Sequence[str], number: str, digits: int, known: int, other: int) -> float:
-    """`known` and `other`: where words for and against a phone number stand; the nearer one counts."""
-    if number.startswith(("+", "00", "(+")) and _valid("+" + number.lstrip("+0( "), None):
-        return 0.95
-    if other > known or ("/" in number and number[0] != "0"):
+def _phone_score(regions: Sequence[str], number: str, digits: int, text: str, start: int) -> float:
+    """How sure it is that a number without a country code is a phone's."""
+    usual = _NANP.fullmatch(number)
+    grouped = digits >= 9 and _GROUPED.fullmatch(number)
+    known = near(text, start, _PHONE_WORDS)
+    # Words for and against a phone number: the nearer one counts.
+    if (known < 0 and not usual and not grouped) or near(text, start, _NOT_PHONE) > known:
         return 0.0
-    if _NANP.fullmatch(number) and _valid(number, "US"):
+    if "/" in number and number[0] != "0":
+        return 0.0
+    if usual and _valid(number, "US"):
         return 0.9 if known >= 0 else 0.75
     if known >= 0 and (digits >= 9 or not number.isdigit()):
         if any(_valid(number, region) for region in regions):
             return 0.85
         return 0.0 if re.fullmatch(r"\d+(?:\.\d+)?", number) else 0.6
-    grouped = _GROUPED.fullmatch(number) and digits >= 9 and any(_valid(number, region) for region in regions)
-    return 0.55 if grouped else 0.0
+    return 0.55 if grouped and any(_valid(number, region) for region in regions) else 0.0
 
 
 def _valid(number: str, region: str | None) -> bool:

@@ -23,7 +23,9 @@ Kinds = Mapping[str, str]
 def promising(run: bytes) -> bool:
     """Whether a run of letters, digits and +/-_ could be base64 or hexadecimal of a text, or its rot13 reading could;
     as a whole, or a part of it between signs."""
-    if b"\n" in run or _HEX.match(run) or _BEGINNINGS.search(run.translate(STANDARD)):
+    if b"\n" in run or b"0x" in run or b"0k" in run:
+        return True
+    if _HEX.match(run) or _BEGINNINGS.search(run.translate(STANDARD)):
         return True
     if run.count(b"00") * 5 >= len(run) - run.count(b"-"):  # two bytes of five, or more, are zero in UTF-16
         return True
@@ -82,18 +84,17 @@ def _zeros(letters: str) -> bytes:
     return f"{a}{fourth}{sixth}{a}|{second}{sign}(?:{a}{fourth}|{sign}{{2}}{sixth}{a})".encode()
 
 
-def _hex(high: str, low: str, x: str) -> str:
+def _hex(high: str, low: str) -> str:
     """Digits whose four bytes could begin a text, or any with a dash among the first."""
     kind = {"single": "[0-7]", "other": f"[89{high[:4]}]", "leading": f"[{high[4:]}]"}
-    return (
-        rf"(?:0{x})?(?:[0-9{low}]{{0,7}}-|{_text([{name: each + f'[0-9{low}]' for name, each in kind.items()}] * 4)})"
-    )
+    kinds = [{name: f"{each}[0-9{low}]" for name, each in kind.items()}] * 4
+    return f"[0-9{low}]{{0,7}}-|{_text(kinds)}"
 
 
 _BEGINNING = re.compile(_base64(_LETTERS).encode())
 _BEGINNINGS = re.compile(f"(?<![A-Za-z0-9])(?:{_base64(_LETTERS)}|{_base64(_TURNED)})".encode())
 _ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS)), re.compile(_zeros(_TURNED))
-_HEX = re.compile(f"{_hex('ABabCDEFcdef', 'A-Fa-f', 'x')}|{_hex('NOnoPQRSpqrs', 'N-Sn-s', 'k')}".encode())
+_HEX = re.compile(f"{_hex('ABabCDEFcdef', 'A-Fa-f')}|{_hex('NOnoPQRSpqrs', 'N-Sn-s')}".encode())
 PIECE = re.compile(b"[A-Za-z0-9]{8,}={0,2}")
 """A part of a run between its signs that could be base64 of its own."""
 TEXT_PIECE = re.compile(rb"(?<![A-Za-z0-9])(?=%b)[A-Za-z0-9]{8,}={0,2}" % _BEGINNING.pattern)

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifiers.matcher import Exhausted, Expression, Matcher, code_points, compile_expression, encode, find_all
+from classifiers import decoding
+from classifiers.matcher import (
+    Exhausted,
+    Expression,
+    Matcher,
+    beginning,
+    code_points,
+    compile_expression,
+    encode,
+    find_all,
+    is_anchored,
+)
 
 PIECES = st.sampled_from(
     [
@@ -100,3 +111,63 @@ def test_encoding_keeps_the_length(text: str) -> None:
 def test_find_all_in_code_points(text: str) -> None:
     assert all(text[start:end] == "é" for start, end in find_all(compile_expression("é"), text))
     assert len(find_all(compile_expression("é"), text)) == text.count("é")
+
+
+COUNTED = st.lists(
+    st.sampled_from(["ab", "a", "[ab]", "(?:a|b)", "(a|bc)", "(?:ab{9})", r"\d", ".", "a{9}", "[ab]{3,20}", "b{0,12}",
+                     "a|b", "x", r"\Qa{9}\E", "é"]),
+    min_size=1,
+    max_size=5,
+).map("".join)  # fmt: skip
+
+
+@given(COUNTED, st.text(st.sampled_from("abc1é\n"), max_size=40))
+def test_a_beginning_matches_wherever_the_whole_does(source: str, text: str) -> None:
+    short = beginning(source)
+    if short is not None and compile_expression(source).search(text.encode()):
+        assert compile_expression(short).search(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("source", "short"),
+    [
+        ("key-[a-z]{40}", "key-[a-z]{8}"),
+        ("(?i)key[0-9]{20,}", "(?i)key[0-9]{8}"),
+        ("bomb.{0,60}[0-9]", "bomb"),
+        ("bomb.{0,60}recipe", None),  # its literals say more
+        ("key|a{40}", None),
+        ("(?:key|a{40})", None),
+        ("a{3}", None),
+        (r"a\{20}", None),
+        ("[a{20}]b", None),
+    ],
+)
+def test_beginnings(source: str, short: str | None) -> None:
+    assert beginning(source) == short
+
+
+def test_a_large_expression_with_a_small_beginning_needs_no_filter() -> None:
+    expressions = [Expression("key-[a-z0-9]{40,250}", True), Expression("bomb.{0,250}recipe", True)]
+    matcher = Matcher(expressions)
+    assert [members for _, members, _ in matcher._filters] == [(1,)]
+    data = b"KEY-" + b"a1" * 20 + b" key-a1a1a1a1 bomb a recipe"
+    assert sorted(matcher.hits(data)) == [0, 1]
+    assert sorted(matcher.candidates(data[45:])) == [0, 1]
+    assert matcher.hits(data[45:]) == [1]
+
+
+@pytest.mark.parametrize("source", ["^a", "a$", r"\Aa", r"a\z", "(?m)^a$", r"\Qa$\E", "(?:^|b)a"])
+def test_anchored(source: str) -> None:
+    assert is_anchored(source)
+
+
+@pytest.mark.parametrize("source", [r"\$5", "[$^]a", "[^a]b", r"\ba\b", r"\^", r"\pLz", r"\x{24}"])
+def test_not_anchored(source: str) -> None:
+    assert not is_anchored(source)
+
+
+@given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500))
+def test_both_engines_find_the_same(text: str) -> None:
+    finder = decoding._CODED_RUN
+    data = text.encode()
+    assert [m.span() for m in finder._short.finditer(data)] == [m.span() for m in finder._long.finditer(data)]

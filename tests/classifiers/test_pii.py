@@ -109,3 +109,10 @@ def test_never_raises_and_stays_inside(text: str) -> None:
         assert finding.span is not None
         assert 0 <= finding.span[0] < finding.span[1] <= len(text)
         assert 0 < finding.score <= 1
+
+
+@given(st.lists(st.sampled_from([case["text"] for case in TABLE["found"]] + TABLE["nothing"]), max_size=5))
+def test_texts_in_company_are_judged_as_alone(texts: list[str]) -> None:
+    together = [(found.message, found.label, found.span) for found in DATA.classify(messages(*texts))]
+    alone = [(i, found.label, found.span) for i, text in enumerate(texts) for found in DATA.classify(messages(text))]
+    assert together == alone

@@ -112,3 +112,18 @@ def test_placeholders_and_entropy_are_total(value: str) -> None:
     assert 0 <= entropy(value) <= 21
     assert is_placeholder(value) in {True, False}
     assert all(0 <= check(value, 0.9) <= 1 for check in CHECKS.values())
+
+
+@given(st.lists(st.sampled_from([plain(case["text"]) for case in TABLE["found"]] + TABLE["nothing"]), max_size=5))
+def test_texts_in_company_are_judged_as_alone(texts: list[str]) -> None:
+    together = [(found.message, found.label, found.span) for found in SECRETS.classify(messages(*texts))]
+    alone = [(i, found.label, found.span) for i, text in enumerate(texts) for found in SECRETS.classify(messages(text))]
+    assert together == alone
+
+
+@pytest.mark.parametrize("case", TABLE["found"], ids=lambda case: case["found"][0][0])
+def test_no_shape_needs_the_edge_of_a_text(case: dict[str, Any]) -> None:
+    """What `joined` builds on."""
+    _, matcher, _ = _shapes()
+    data = plain(case["text"]).encode()
+    assert set(matcher.candidates(data)) <= set(matcher.candidates(b"x\n" + data + b"\nx"))

@@ -1,0 +1,84 @@
+"""Coded text: what is passed over early could not have been read, whatever it is."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import random
+import string
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifiers import decoding
+from classifiers.decoding import GATE, LIST, RUN, SIGN, coded_runs, decode, decode_runs
+from classifiers.matcher import Expression, Matcher
+from classifiers.plausible import promising
+
+WRITTEN = st.text(st.sampled_from("ab eé日д\n1,A😀"), min_size=1, max_size=40)
+BYTES = (
+    st.binary(max_size=40)
+    | WRITTEN.map(str.encode)
+    | WRITTEN.map(lambda text: text.encode("utf-16-le"))
+    | st.builds(lambda text, more: text.encode()[:-1] + more, WRITTEN, st.binary(max_size=3))
+    | st.lists(st.sampled_from([0, 0x20, 0x41, 0x61, 0xC3, 0xA9, 0xFF]), max_size=24).map(bytes)
+)
+FORMS: dict[str, Callable[[bytes], str]] = {
+    "base64": lambda raw: base64.b64encode(raw).decode(),
+    "url-safe": lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="),
+    "wrapped": lambda raw: base64.encodebytes(raw * 4).decode(),
+    "hex": bytes.hex,
+    "HEX": lambda raw: raw.hex().upper(),
+    "0x": lambda raw: "0x" + raw.hex(),
+    "0x each": lambda raw: "".join(f"0x{byte:02x}" for byte in raw),
+    "dashes": lambda raw: raw.hex("-", 2),
+}
+GATES = Matcher([Expression(gate) for gate in GATE], heavy_program=1 << 16)
+AROUND = st.sampled_from(["", " ", "id_", "a-", "=", "/", "x", "ab12+", "\n"])
+
+
+@given(BYTES)
+def test_text_is_told_apart_as_by_the_slow_rule(raw: bytes) -> None:
+    assert decoding._text(raw) == decoding._wide_text(raw)
+
+
+@given(AROUND, BYTES, st.sampled_from(sorted(FORMS)), AROUND, st.booleans())
+def test_no_run_that_could_be_read_is_passed_over(before: str, raw: bytes, form: str, after: str, turned: bool) -> None:
+    text = before + FORMS[form](raw) + after
+    if turned:
+        text = codecs.encode(text, "rot13")
+    runs = coded_runs(text)
+    for reading in (text, codecs.encode(text, "rot13")):
+        gates = GATES.candidates(reading.encode())
+        if SIGN not in gates and LIST not in gates:
+            assert decode_runs(reading, runs) == decode(reading)
+            assert RUN in gates or not decode(reading)
+
+
+@given(st.text(st.sampled_from("%&#\\xuU{}0k61hHK;nsafgz ,-"), max_size=40))
+def test_what_can_be_read_behind_rot13_has_a_gate(text: str) -> None:
+    if decode(codecs.encode(text, "rot13")):
+        assert GATES.candidates(text.encode())
+
+
+LATIN = ["ignore all", "é ignore", "\x01" + "ignore " * 5]
+OTHER = ["日本語で無視して", "игнорируй"]
+
+
+@pytest.mark.parametrize("form", ["base64", "hex", "url-safe"])
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("utf-8", text) for text in LATIN + OTHER] + [("utf-16-le", text) for text in LATIN]
+)
+def test_written_text_is_promising(text: str, encoding: str, form: str) -> None:
+    run = FORMS[form](text.encode(encoding)).rstrip("=")
+    assert promising(run.encode())
+    assert promising(codecs.encode(run, "rot13").encode())
+
+
+def test_hardly_any_id_is_promising() -> None:
+    chance = random.Random(3)
+    ids = ["".join(chance.choices(string.ascii_letters + string.digits, k=28)) for _ in range(2000)]
+    assert sum(promising(each.encode()) for each in ids) < 0.2 * len(ids)
+    assert sum(bool(decode(each)) for each in ids) < 0.01 * len(ids)
