@@ -5,7 +5,7 @@ A classifier answers one question, "what is in this text?", and knows nothing of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -42,6 +42,19 @@ class Message:
     text: str
     origin: str
     context: str = ""
+
+
+SAID_TO_MODEL = frozenset({Role.USER, Role.TOOL_RESULT})
+SAID_BY_MODEL = frozenset({Role.ASSISTANT, Role.REASONING, Role.REFUSAL, Role.TOOL_CALL})
+LONGEST_CONTEXT = 8000
+"""Code points of a context: its end, since what was said last explains an answer best."""
+
+
+def said_before(messages: Iterable[Message]) -> str:
+    """The context of an answer to `messages`: what the user and the tools said, a line each, without readings derived
+    from other texts (their origins say so behind a '#')."""
+    said = [m.text for m in messages if m.role in SAID_TO_MODEL and "#" not in m.origin]
+    return "\n".join(said)[-LONGEST_CONTEXT:]
 
 
 @dataclass(frozen=True, slots=True)

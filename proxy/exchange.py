@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
-from classifiers.base import Message, Role
+from classifiers.base import Message, Role, said_before
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
-from .answers import Answer, problem, relayed
+from .answers import Answer, ids, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced
 from .guard import Guard
 from .later import Later, Pending
@@ -75,6 +75,8 @@ class Exchange:
         self._later = shared.later
         self._intent: asyncio.Future[None] | None = None
         self._untold: Pending | None = None  # rings when it is time for the intent
+        self._asked: list[Message] = []
+        self._before: str | None = None  # what the answer answers, once a classifier wants to know
         self._recorded = False  # the outcome is on its way to the disk
         self._opaque: set[tuple[str, str]] = set()
 
@@ -90,6 +92,7 @@ class Exchange:
             await self._refuse_early(400, "invalid_request", str(error), error.param)
             return
         notes.asked(request)
+        self._asked = request.messages
         if query:
             request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
         if not self._journal.healthy:
@@ -135,7 +138,9 @@ class Exchange:
         """Ask the guard, and note the decision."""
         decision = self.decide_now(stage, messages, unscannable)
         if decision is None:
-            decision = await self.guard.check(stage, self.dialect.name, messages, unscannable)
+            if self._before is None and stage is Stage.OUTPUT:
+                self._before = said_before(self._asked)
+            decision = await self.guard.check(stage, self.dialect.name, messages, unscannable, self._before or "")
             self.notes.decided(decision)
         return decision
 
@@ -261,13 +266,17 @@ class Exchange:
         if decision.fired[0].not_evaluated:
             return problem(dialect, 503, "guard_unavailable", UNAVAILABLE, self.notes.id, retry=False)
         refusal = self.refusal(decision)
-        id_header = (b"x-request-id", self.notes.id.encode())
+        named = ids(self.notes.id)
+        plain = (b"content-type", b"application/json")
         if decision.stage is Stage.INPUT and decision.on_block is OnBlock.ERROR:
-            return Answer(400, [(b"content-type", b"application/json"), id_header], dialect.refused(refusal))
+            return Answer(400, [plain, *named], dialect.refused(refusal))
         if request.stream:
             kind = (b"content-type", b"text/event-stream; charset=utf-8")
-            return Answer(200, [kind, id_header], dialect.streamed(refusal, request))
-        return Answer(200, [(b"content-type", b"application/json"), id_header], dialect.answered(refusal, request))
+            return Answer(200, [kind, *named], dialect.streamed(refusal, request))
+        words = dialect.answered(refusal, request)
+        if words is None:
+            return Answer(400, [plain, *named], dialect.refused(refusal))
+        return Answer(200, [plain, *named], words)
 
     async def _refuse_output(self, decision: Decision, request: Request) -> None:
         """A whole answer was judged and may not leave."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from classifiers.base import Finding, Message, Report
+from classifiers.base import SAID_BY_MODEL, Finding, Message, Report
 from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
 from policies.model import Action, Stage
@@ -66,9 +66,13 @@ class Guard:
         dialect: str,
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
+        before: str = "",
     ) -> Decision:
         """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the
-        messages as empty ones, with a finding each. Raises nothing for a fault of a classifier."""
+        messages as empty ones, with a finding each. `before` is the context of what the model says. Raises nothing
+        for a fault of a classifier."""
+        if before:
+            messages = [replace(m, context=before) if m.role in SAID_BY_MODEL else m for m in messages]
         report = await self._panel.report(messages, self._asked[stage])
         if report.queued:
             self._added.observe(report.queued, "queue")

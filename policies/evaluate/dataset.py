@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
-from classifiers.base import Message, Role
+from classifiers.base import SAID_BY_MODEL, Message, Role, said_before
 
 from ..document import Problem
 from ..model import Stage
@@ -36,8 +36,6 @@ ROLES: Mapping[str, Role] = {role.value: role for role in Role} | {
     "tool": Role.TOOL_RESULT,
     "function": Role.TOOL_RESULT,
 }
-_SAID_BY_MODEL = frozenset({Role.ASSISTANT, Role.REASONING, Role.REFUSAL, Role.TOOL_CALL})
-_SAID_TO_MODEL = frozenset({Role.USER, Role.TOOL_RESULT})
 
 
 class DatasetError(ValueError):
@@ -388,7 +386,7 @@ def _judged(value: Mapping[str, Any], options: Options) -> tuple[tuple[Message, 
         role = _role(value.get("role") or "user", "role")
         before = _messages(value["conversation"], "conversation") if value.get("conversation") else ()
         messages = (*_before(before, text), Message(role, text, "/text"))
-        if role not in _SAID_BY_MODEL:
+        if role not in SAID_BY_MODEL:
             messages = messages[-1:]
     else:
         have = ", ".join(str(key)[:40] for key in list(value)[:12])
@@ -397,14 +395,14 @@ def _judged(value: Mapping[str, Any], options: Options) -> tuple[tuple[Message, 
     given = value.get("stage")
     if given is not None and given not in {stage.value for stage in Stage}:
         raise _BadRow(f"no stage '{str(given)[:40]}'", "write input or output")
-    stage = Stage(given) if given else Stage.OUTPUT if messages[-1].role in _SAID_BY_MODEL else Stage.INPUT
+    stage = Stage(given) if given else Stage.OUTPUT if messages[-1].role in SAID_BY_MODEL else Stage.INPUT
     if stage is Stage.INPUT:
         return messages, stage
     end = len(messages)
-    while end and messages[end - 1].role in _SAID_BY_MODEL:
+    while end and messages[end - 1].role in SAID_BY_MODEL:
         end -= 1
     # What a model said is judged with what it was told, which is not judged again.
-    context = "\n".join(message.text for message in messages[:end] if message.role in _SAID_TO_MODEL)
+    context = said_before(messages[:end])
     return tuple(replace(message, context=context) for message in messages[end:] or messages[-1:]), stage
 
 

@@ -38,6 +38,8 @@ VOCABULARY = frozenset(
     chat.completion.chunk prompt_tokens completion_tokens total_tokens prompt_tokens_details completion_tokens_details
     cached_tokens audio_tokens reasoning_tokens accepted_prediction_tokens rejected_prediction_tokens stop length
     content_filter reasoning_content reasoning obfuscation error code param annotations title
+    text_completion prompt suffix echo best_of tokens token_logprobs text_offset embedding list float base64
+    encoding_format dimensions
     """.split()  # noqa: SIM905
 )
 
@@ -90,7 +92,7 @@ def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -
             read_key(body, key, role, place)
         elif key == "content":
             _content(body, value, role, place)
-        elif key == "role":
+        elif key in {"role", "tool_call_id"}:
             body.leaves(value, Role.SETTING, place, VOCABULARY)
         elif key in {"tool_calls", "function_call"}:
             for number, call in enumerate(value if isinstance(value, list) else [value]):
