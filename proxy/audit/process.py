@@ -32,9 +32,10 @@ class Process:
     @classmethod
     def start(cls) -> Self:
         """Raises AuditUnavailable."""
-        command = [sys.executable, "-S", "-P", "-m", "proxy.audit.writer"]
+        # Without `site`: it needs nothing that is installed. Our folder comes last: it may hide nothing of Python's.
+        run = f"import sys; sys.path.append({str(ROOT)!r}); from proxy.audit.writer import main; main()"
+        command = [sys.executable, "-S", "-P", "-c", run]
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-        environment["PYTHONPATH"] = str(ROOT)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         # Blocked from the first moment on: the mask outlives `exec`, and belongs to this thread only.

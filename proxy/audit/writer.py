@@ -1,4 +1,4 @@
-"""The process that writes the log: `python -m proxy.audit.writer FD`, where FD is a socket to the proxy.
+"""The process that writes the log, started by `process` with a socket to the proxy.
 
 It waits for what the proxy sends, writes it in one commit, and answers. When the socket ends without a farewell (the
 proxy was killed) it writes what it has received, marks what is open as aborted, and ends.
