@@ -284,18 +284,3 @@ def find_all(expression: Any, text: str) -> list[tuple[int, int]]:
         return spans
     points = code_points(data, (offset for span in spans for offset in span))
     return [(points[start], points[end]) for start, end in spans]
-
-
-class AsciiFinder:
-    """Finds an expression that matches nothing but ASCII, and no question mark, written for both engines: RE2 is quick
-    over long texts, Python's own from one match to the next. `short` must be linear too, and match the same."""
-
-    def __init__(self, long: str, short: str) -> None:
-        self._long, self._short = compile_expression(long), re.compile(short.encode())
-
-    def find_all(self, data: bytes) -> list[tuple[int, int]]:
-        """Spans of all matches in ASCII `data`."""
-        return [match.span() for match in (self._short if len(data) <= _SHORT_TEXT else self._long).finditer(data)]
-
-
-_SHORT_TEXT = 400

@@ -387,7 +387,6 @@ _LEET_KINDS = bytes(
     for point in range(128)
 ) + bytes(128)
 """For each ASCII letter: a sign that is read as a letter, a letter, another digit, or no part of a word."""
-_LEET_TURN = re.compile(b"1a|a1")
 _ROT13 = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", b"NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
 )
@@ -439,12 +438,14 @@ def _leet(text: str) -> Iterator[tuple[str, list[Edit]]]:
 
 def _leet_words(data: bytes) -> Iterator[tuple[int, int]]:
     kinds = data.translate(_LEET_KINDS)
+    before, behind = kinds.find(b"1a"), kinds.find(b"a1")
     end = 0
-    while (turn := _LEET_TURN.search(kinds, end)) is not None:
-        first = turn.start()
-        start, end = kinds.rfind(b" ", end, first) + 1 or end, kinds.find(b" ", first)
-        if end < 0:
-            end = len(data)
+    while before >= 0 or behind >= 0:
+        turn = behind if before < 0 or 0 <= behind < before else before
+        start, end = kinds.rfind(b" ", end, turn) + 1 or end, kinds.find(b" ", turn)
+        end = end if end >= 0 else len(data)
         until = start + len(data[start:end].rstrip(b"!|"))
         if until - start <= _LEET_LONGEST:
             yield start, until
+        before = kinds.find(b"1a", end) if 0 <= before < end else before
+        behind = kinds.find(b"a1", end) if 0 <= behind < end else behind

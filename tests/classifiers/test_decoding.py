@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from classifiers import decoding
 from classifiers.decoding import GATE, LIST, RUN, SIGN, coded_runs, decode, decode_runs
-from classifiers.matcher import Expression, Matcher
+from classifiers.matcher import Expression, Matcher, compile_expression
 from classifiers.plausible import promising
 
 WRITTEN = st.text(st.sampled_from("ab eé日д\n1,A😀"), min_size=1, max_size=40)
@@ -61,6 +61,13 @@ def test_no_run_that_could_be_read_is_passed_over(before: str, raw: bytes, form:
 def test_what_can_be_read_behind_rot13_has_a_gate(text: str) -> None:
     if decode(codecs.encode(text, "rot13")):
         assert GATES.candidates(text.encode())
+
+
+@given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500) | st.text(st.sampled_from("aB1\n"), min_size=80))
+def test_runs_are_found_as_by_the_expression(text: str) -> None:
+    data = text.encode()
+    found = [match.span() for match in compile_expression(decoding._BY_RUN).finditer(data)]
+    assert list(decoding._runs(data)) == [span for span in found if len(data[slice(*span)].rstrip(b"=")) >= 8]
 
 
 LATIN = ["ignore all", "é ignore", "\x01" + "ignore " * 5]

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifiers import decoding
 from classifiers.matcher import (
     Exhausted,
     Expression,
@@ -164,10 +163,3 @@ def test_anchored(source: str) -> None:
 @pytest.mark.parametrize("source", [r"\$5", "[$^]a", "[^a]b", r"\ba\b", r"\^", r"\pLz", r"\x{24}"])
 def test_not_anchored(source: str) -> None:
     assert not is_anchored(source)
-
-
-@given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500))
-def test_both_engines_find_the_same(text: str) -> None:
-    finder = decoding._CODED_RUN
-    data = text.encode()
-    assert [m.span() for m in finder._short.finditer(data)] == [m.span() for m in finder._long.finditer(data)]
