@@ -15,6 +15,8 @@ from .audit import Audit, Key
 from .config import Settings
 from .dialects.base import Dialect
 from .dialects.chat import Chat
+from .dialects.completions import Completions
+from .dialects.embeddings import Embeddings
 from .exchange import INTENT_AFTER, Exchange, Shared
 from .guard import Guard
 from .later import Later
@@ -26,7 +28,11 @@ from .upstream import Headers, Upstream, UpstreamError
 
 log = get_logger("penstock.app")
 
-DIALECTS: tuple[tuple[bytes, Dialect], ...] = ((b"/v1/chat/completions", Chat()),)
+DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
+    (b"/v1/chat/completions", Chat()),
+    (b"/v1/completions", Completions()),
+    (b"/v1/embeddings", Embeddings()),
+)
 """Every path whose requests and answers are judged."""
 
 RELAYED: tuple[bytes, ...] = (b"/v1/models",)

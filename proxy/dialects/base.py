@@ -148,8 +148,9 @@ class Dialect(Protocol):
         """The body of a 400 that refuses."""
         ...
 
-    def answered(self, refusal: Refusal, request: Request) -> bytes:
-        """The body of a 200 that refuses in words."""
+    def answered(self, refusal: Refusal, request: Request) -> bytes | None:
+        """The body of a 200 that refuses in words; None where an answer of this API holds no words, so that only an
+        error can refuse."""
         ...
 
     def streamed(self, refusal: Refusal, request: Request) -> bytes:

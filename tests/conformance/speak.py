@@ -10,10 +10,15 @@ from typing import Any
 
 import orjson
 
+from tests.conformance import speak_completions
 from tests.conformance.cases import Answer, Send
 from tests.upstream import End, Reply, replies, shapes
 
-PATHS = {"chat": "/v1/chat/completions"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+}
 
 
 def request(dialect: str, send: Send, stream: bool) -> tuple[str, str, bytes, dict[str, str]]:
@@ -140,6 +145,17 @@ def _odd(answer: Answer) -> bytes:
     }[answer.part]
 
 
-_BODIES: dict[str, Callable[[Send, bool], bytes]] = {"chat": _chat_body}
-_WHOLES: dict[str, Callable[[Answer], Any]] = {"chat": _chat_whole}
-_STREAMS: dict[str, Callable[[Answer], list[bytes]]] = {"chat": _chat_stream}
+_BODIES: dict[str, Callable[[Send, bool], bytes]] = {
+    "chat": _chat_body,
+    "completions": speak_completions.body,
+    "embeddings": speak_completions.embedding_body,
+}
+_WHOLES: dict[str, Callable[[Answer], Any]] = {
+    "chat": _chat_whole,
+    "completions": speak_completions.whole,
+    "embeddings": speak_completions.embedding,
+}
+_STREAMS: dict[str, Callable[[Answer], list[bytes]]] = {
+    "chat": _chat_stream,
+    "completions": speak_completions.stream,
+}

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from proxy.logs import captured
 from proxy.sse import Decoder
+from tests.conformance import speak_completions
 from tests.conformance.cases import Case, Expect, load
 from tests.conformance.speak import reply, request
 from tests.proxy.conftest import DEFAULTS, RULES, Stand, _canary, standing  # noqa: F401 - pytest finds fixtures by name
@@ -44,7 +45,7 @@ def policy(case: Case) -> str:
 
 def runs() -> Iterator[Any]:
     for file, case in load():
-        for dialect in case.dialects:
+        for dialect in [*case.dialects, *(["completions"] if speak_completions.applies(case) else [])]:
             for stream in case.stream:
                 name = f"{file}-{case.id}-{dialect}" + ("-stream" if stream else "")
                 yield pytest.param(case, dialect, stream, id=name)
