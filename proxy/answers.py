@@ -57,11 +57,19 @@ def problem(
     """An error in the caller's dialect. `retry` False tells the official clients not to try again."""
     kept = [(name, value) for name, value in headers if name not in {b"content-type", b"content-length", b"etag"}]
     kept.append((b"content-type", b"application/json"))
-    if decision and not any(name == b"x-request-id" for name, _ in kept):
-        kept.append((b"x-request-id", decision.encode()))
+    if decision and not any(name in _IDS for name, _ in kept):
+        kept.extend(ids(decision))
     if retry is False:
         kept.append((b"x-should-retry", b"false"))
     return Answer(status, kept, dialect.error(status, code, message, param))
+
+
+def ids(decision: str) -> Headers:
+    """The exchange's id under the names that clients look for: OpenAI's and Anthropic's."""
+    return [(name, decision.encode()) for name in _IDS]
+
+
+_IDS = (b"x-request-id", b"request-id")
 
 
 def relayed(response: Response, *, keep_length: bool = False) -> Headers:

@@ -17,6 +17,7 @@ from .dialects.base import Dialect
 from .dialects.chat import Chat
 from .dialects.completions import Completions
 from .dialects.embeddings import Embeddings
+from .dialects.messages import CountTokens, Messages
 from .exchange import INTENT_AFTER, Exchange, Shared
 from .guard import Guard
 from .later import Later
@@ -32,6 +33,8 @@ DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/v1/chat/completions", Chat()),
     (b"/v1/completions", Completions()),
     (b"/v1/embeddings", Embeddings()),
+    (b"/v1/messages", Messages()),
+    (b"/v1/messages/count_tokens", CountTokens()),
 )
 """Every path whose requests and answers are judged."""
 
@@ -92,7 +95,8 @@ class DataPlane:
         assert isinstance(known, _Known)
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
-            answer = self._problem(503, "overloaded", "Penstock has no room for another request at the moment.")
+            text = "Penstock has no room for another request at the moment."
+            answer = self._problem(known.dialect, 503, "overloaded", text)
             answer.headers.append((b"retry-after", b"1"))
             caller.answer(answer)
             caller.over()
@@ -114,12 +118,13 @@ class DataPlane:
         except asyncio.CancelledError:
             # The client hung up, or this process is about to end.
             if not caller.gone and not caller.started:
-                caller.answer(self._problem(503, "server_shutdown", "Penstock is being shut down."))
+                caller.answer(self._problem(known.dialect, 503, "server_shutdown", "Penstock is being shut down."))
         except Exception:
             # A fault of ours: the client learns no more than that, the operator's log has the rest.
             log.exception("internal fault")
             if not caller.started:
-                caller.answer(self._problem(500, "internal_error", "Penstock failed to handle this request."))
+                text = "Penstock failed to handle this request."
+                caller.answer(self._problem(known.dialect, 500, "internal_error", text))
         finally:
             self.in_flight.discard(task)
             caller.over()
@@ -179,7 +184,7 @@ class DataPlane:
         notes.ended("refused", code)
         self._metrics.refused.inc(code)
         self._audit.append(notes.outcome())
-        answer = problem(self._shape, status, code, message, notes.id, extra)
+        answer = problem(self._judged.get(path, self._shape), status, code, message, notes.id, extra)
         # What is left of the request's body is not read: the connection cannot be used again.
         answer.headers.append((b"connection", b"close"))
         return answer
@@ -191,9 +196,9 @@ class DataPlane:
                 return self._key.keyed_hash(value)
         return "anonymous"
 
-    def _problem(self, status: int, code: str, message: str) -> Answer:
+    def _problem(self, dialect: Dialect | None, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
-        return problem(self._shape, status, code, message, "")
+        return problem(dialect or self._shape, status, code, message, "")
 
 
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})

@@ -1,4 +1,4 @@
-"""Recognises an event of a stream that differs from an earlier one only inside known strings.
+"""Recognises an event of a stream that differs from an earlier one only inside known strings and whole numbers.
 
 Most events of a stream are the last one with a few other letters in it. Such an event need not be parsed whole: what
 stands between known bytes is a JSON string, and all else is as it was.
@@ -24,21 +24,29 @@ MOST = 4
 TRIES = 12
 """Events that may fail to be learned; then a stream is taken for one without repetition."""
 _PROBE = "penstock probe %d"
+_FIRST = 986_543_210_000
+_DIGITS = 15
+_NOUGHT = 0x30
+_PADDED = b" }\n\n"
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(slots=True)
 class Shape:
-    """`fixed` are the bytes before, between and behind the slots; `notes` is what the learner wants back."""
+    """`fixed` are the bytes before, between and behind the slots; `notes` is what the learner wants back. `numbers` are
+    the slots that hold a whole number, not a string."""
 
     fixed: tuple[bytes, ...]
     notes: Any
+    numbers: frozenset[int] = frozenset()
 
     def match(self, raw: bytes) -> list[str] | None:
         """The text in each slot, or None where `raw` is not of this shape."""
         fixed = self.fixed
         last = fixed[-1]
+        if raw.endswith(_PADDED):
+            raw = _unpadded(raw)
         if not raw.startswith(fixed[0]) or not raw.endswith(last):
             return None
         texts: list[str] = []
@@ -48,11 +56,11 @@ class Shape:
                 stop = raw.find(between, at, end)
                 if stop < 0:
                     return None
-                texts.append(orjson.loads(b'"%b"' % raw[at:stop]))
+                texts.append(_text(raw[at:stop], len(texts) in self.numbers))
                 at = stop + len(between)
             if at > end:
                 return None
-            texts.append(orjson.loads(b'"%b"' % raw[at:end]))
+            texts.append(_text(raw[at:end], len(texts) in self.numbers))
         except orjson.JSONDecodeError:
             return None
         return texts
@@ -78,12 +86,15 @@ class Repeats:
         return None
 
     def learn(self, raw: bytes, tree: Any, paths: Sequence[Path], notes: Any) -> None:
-        """`raw` (``data: JSON`` and a blank line) was parsed to `tree`; the strings at `paths`, in any order, may
-        change. `notes` are handed back with the texts, which come in the order of `paths`."""
+        """`raw` (``data: JSON`` and a blank line, a line ``event: NAME`` before them or not) was parsed to `tree`; the
+        strings and whole numbers at `paths` may change. `notes` are handed back with the texts, which come in the order of `paths`."""
         if not self._tries or not paths:
             return
         self._tries -= 1
-        if not (raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.find(b"\n") == len(raw) - 2):
+        if raw.endswith(_PADDED):
+            raw = _unpadded(raw)
+        start = _data(raw)
+        if start is None:
             return
         slots: list[tuple[int, int]] = []
         for path in paths:
@@ -95,42 +106,84 @@ class Repeats:
             return  # not in the order of the text
         edges = [0, *(edge for slot in slots for edge in slot), len(raw)]
         fixed = tuple(raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
-        if _proven(fixed, tree, paths):
-            self._shapes.insert(0, Shape(fixed, notes))
+        if _proven(fixed, start, tree, paths):
+            numbers = frozenset(n for n, path in enumerate(paths) if type(_at(tree, path)) is int)
+            self._shapes.insert(0, Shape(fixed, notes, numbers))
             del self._shapes[MOST:]
             self._tries = TRIES
 
 
-def _slot(raw: bytes, tree: Any, path: Path) -> tuple[int, int] | None:
-    """Where the text of the string at `path` lies in `raw`, where its spelling and place are beyond doubt."""
-    value = tree
+def _data(raw: bytes) -> int | None:
+    """Where the JSON begins in an event of one data line, with or without a name; None for any other event."""
+    start = 0
+    if raw.startswith(b"event: "):
+        start = raw.find(b"\n") + 1
+    if b"\r" in raw or not (raw.startswith(b"data: ", start) and raw.find(b"\n", start) == len(raw) - 2):
+        return None
+    return start + 6 if raw.endswith(b"\n\n") else None
+
+
+def _unpadded(raw: bytes) -> bytes:
+    """`raw` without the blanks before its last brace. They are outside of all strings where the shape's last bytes are
+    the end of a string and of JSON objects; some services pad their events with them."""
+    return raw[:-3].rstrip(b" ") + b"}\n\n"
+
+
+def _text(raw: bytes, number: bool) -> str:
+    """What a slot holds. Raises JSONDecodeError where it is not one string, or not one whole number."""
+    if not number:
+        text: str = orjson.loads(b'"%b"' % raw)
+        return text
+    if not raw.isdigit() or (raw[0] == _NOUGHT and len(raw) > 1) or len(raw) > _DIGITS:
+        raise orjson.JSONDecodeError("not a plain whole number", "", 0)
+    return raw.decode()
+
+
+def _at(tree: Any, path: Path) -> Any:
     for step in path:
-        value = value[step]
-    key = path[-1]
-    if type(value) is not str or type(key) is not str:
+        tree = tree[step]
+    return tree
+
+
+def _probe(tree: Any, path: Path, number: int) -> str | int:
+    """What is put into slot `number` to see where it appears."""
+    return _FIRST + number if type(_at(tree, path)) is int else _PROBE % number
+
+
+def _slot(raw: bytes, tree: Any, path: Path) -> tuple[int, int] | None:
+    """Where the string (without its quotes) or whole number at `path` lies in `raw`, where its spelling and place are
+    beyond doubt."""
+    value, key = _at(tree, path), path[-1]
+    if type(value) not in {str, int} or type(key) is not str:
         return None
     literal = orjson.dumps(key) + b":" + orjson.dumps(value)
     at = raw.find(literal)
     if at < 0 or raw.find(literal, at + 1) >= 0:
         return None
-    end = at + len(literal) - 1
+    end = at + len(literal)
+    if type(value) is int:
+        return (end - len(str(value)), end) if value >= 0 and raw[end : end + 1] in {b",", b"}"} else None
+    end -= 1
     return end - (len(orjson.dumps(value)) - 2), end
 
 
-def _proven(fixed: Sequence[bytes], tree: Any, paths: Sequence[Path]) -> bool:
-    """Whether the slots are the strings at `paths`: other texts in the slots must appear there, and only there."""
+def _proven(fixed: Sequence[bytes], start: int, tree: Any, paths: Sequence[Path]) -> bool:
+    """Whether the slots are the strings at `paths`: other texts in the slots must appear there, and only there. The
+    JSON begins at `start`."""
+    if len(fixed[0]) <= start:
+        return False
     raw = fixed[0]
     for number, behind in enumerate(fixed[1:]):
-        raw += (_PROBE % number).encode() + behind
+        raw += str(_probe(tree, paths[number], number)).encode() + behind
     try:
-        probe = parse(raw[6:-2])
+        probe = parse(raw[start:-2])
     except Malformed:
         return False
     for number, path in enumerate(paths):
         theirs, ours = probe, tree
         for step in path[:-1]:
             theirs, ours = theirs[step], ours[step]
-        if theirs.get(path[-1]) != _PROBE % number:
+        if theirs.get(path[-1]) != _probe(tree, path, number):
             return False
         theirs[path[-1]] = ours[path[-1]]
     return bool(probe == tree)

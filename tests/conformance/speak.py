@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from tests.conformance import speak_completions
+from tests.conformance import speak_completions, speak_messages
 from tests.conformance.cases import Answer, Send
 from tests.upstream import End, Reply, replies, shapes
 
@@ -18,6 +18,7 @@ PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
+    "messages": "/v1/messages",
 }
 
 
@@ -48,7 +49,7 @@ def reply(dialect: str, answer: Answer, stream: bool) -> Reply:  # noqa: PLR0911
         case "endless-line":
             return replies.endless_line(size=65_536)
         case "keepalive":
-            return replies.keepalive(_STREAMS[dialect](answer)[:2], every=0.005)
+            return replies.keepalive(_STREAMS[dialect](answer)[:4], every=0.005)
     if answer.raw is not None:
         raw = answer.raw.encode()
         whole = replies.sse([raw], status=answer.status, content_type=answer.type) if stream else replies.content(
@@ -148,14 +149,17 @@ def _odd(answer: Answer) -> bytes:
 _BODIES: dict[str, Callable[[Send, bool], bytes]] = {
     "chat": _chat_body,
     "completions": speak_completions.body,
+    "messages": speak_messages.body,
     "embeddings": speak_completions.embedding_body,
 }
 _WHOLES: dict[str, Callable[[Answer], Any]] = {
     "chat": _chat_whole,
     "completions": speak_completions.whole,
+    "messages": speak_messages.whole,
     "embeddings": speak_completions.embedding,
 }
 _STREAMS: dict[str, Callable[[Answer], list[bytes]]] = {
     "chat": _chat_stream,
     "completions": speak_completions.stream,
+    "messages": speak_messages.stream,
 }

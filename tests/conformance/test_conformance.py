@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from proxy.logs import captured
 from proxy.sse import Decoder
-from tests.conformance import speak_completions
+from tests.conformance import speak_completions, speak_messages
 from tests.conformance.cases import Case, Expect, load
 from tests.conformance.speak import reply, request
 from tests.proxy.conftest import DEFAULTS, RULES, Stand, _canary, standing  # noqa: F401 - pytest finds fixtures by name
@@ -45,7 +45,8 @@ def policy(case: Case) -> str:
 
 def runs() -> Iterator[Any]:
     for file, case in load():
-        for dialect in [*case.dialects, *(["completions"] if speak_completions.applies(case) else [])]:
+        others = {"completions": speak_completions, "messages": speak_messages}
+        for dialect in [*case.dialects, *(name for name, words in others.items() if words.applies(case))]:
             for stream in case.stream:
                 name = f"{file}-{case.id}-{dialect}" + ("-stream" if stream else "")
                 yield pytest.param(case, dialect, stream, id=name)
@@ -63,9 +64,10 @@ def codes(trees: list[Any]) -> list[str]:
 
 
 def finishes(trees: list[Any]) -> set[str]:
-    return {
+    chosen = {
         choice["finish_reason"] for tree in trees for choice in tree.get("choices", ()) if choice.get("finish_reason")
     }
+    return chosen | speak_messages.finishes(trees)
 
 
 async def fail_open(s: Stand) -> float:
@@ -119,20 +121,21 @@ async def test_case(stands: Stands, caplog: pytest.LogCaptureFixture, case: Case
         rows = [row for row in await s.rows() if row.id not in known]
     known.update(row.id for row in rows)
     expect = (case.expect_stream if stream else None) or case.expect
-    check(expect, response)
+    check(expect, response, dialect)
     assert len(s.upstream.requests) == expect.upstream_calls
     assert [row["status"] for row in rows] == [expect.audit]
     assert (await fail_open(s) > opened) == expect.fail_open
     whatever(response, rows, logs, caplog)
 
 
-def check(expect: Expect, response: httpx2.Response) -> None:
+def check(expect: Expect, response: httpx2.Response, dialect: str) -> None:
     raw = response.content
     trees = told(raw, response.headers.get("content-type", "").startswith("text/event-stream"))
     assert response.status_code == expect.status
     if expect.status != 200:
         assert codes(trees) == [expect.code]
-        assert {"message", "type", "param", "code"} <= set(trees[0]["error"])
+        param = set() if dialect == "messages" else {"param"}
+        assert {"message", "type", "code", *param} <= set(trees[0]["error"])
     else:
         assert codes(trees) == ([expect.mid] if expect.mid else [])
         if expect.finish:
