@@ -25,8 +25,9 @@ from .measure import Floats
 # Of all prompts together, whichever head stops them; of each other head alone.
 BUDGETS = {"block": Budget(0.0075, 0.01, 0.10), "log": Budget(0.10, 0.10, 0.25)}
 ALONE = {"block": Budget(0.005, 0.008, 0.05), "log": Budget(0.03, 0.06, 0.15)}
-ELSEWHERE = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.05, 0.05, 0.05)}
-"""For texts of outside and answers, none of which count as plain."""
+OUTSIDE = {"block": Budget(0.025, 0.025, 0.025), "log": Budget(0.06, 0.06, 0.06)}
+"""All honest texts of outside that are measured look like orders."""
+ANSWERS = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.05, 0.05, 0.05)}
 ENOUGH = 40
 BAD = tuple(name for name in CATEGORIES if "dual_use" not in name)
 LIMITS = (
@@ -35,6 +36,7 @@ LIMITS = (
     "harmful_answer knows harmful answers of one source beside composed ones; give it the conversation.",
     "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
     "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
+    "injection_indirect blocks up to 2.5 % of honest texts that look like orders; ordinary documents lie far below.",
     "A text of outside is judged alone: whether an order in it is honest depends on who sent it.",
     "Encoded, spaced or look-alike text must be decoded before it is judged; only some disguises were trained on.",
     "Scores are probabilities where bad and honest texts are equally many; live traffic holds far fewer bad ones.",
@@ -93,17 +95,21 @@ def finish(name: str, dev: Judged, rest: Judged, facts: Mapping[str, Any]) -> di
 
 
 PROMPT_HEADS = ("injection", "jailbreak", "harmful")
+SHARES = {"block": 0.2, "log": 0.35}
+"""What each but the last of them takes of the budget that is left. Small sources leave one or two blocks in all."""
 NOT_ASKED = {"harmful_answer": "answers", "injection_indirect": "outside"}
 """Heads that prompts are not asked of, and the suite of the texts that they are asked of."""
 
 
 def _groups(label: str, dev: Judged, scores: Floats, taken: NDArray[np.bool_]) -> list[Group]:
-    """The honest texts of each source on which thresholds of `label` are set; sources of few texts as one."""
+    """The honest texts of each source on which thresholds of `label` are set; sources of few texts as one, and texts
+    that are not asked of prompts as one, since most are composed of the same passages."""
     suites = {NOT_ASKED[label]} if label in NOT_ASKED else {"honest", "contrast"}
     places: dict[tuple[bool, str], list[int]] = defaultdict(list)
     for place, example in enumerate(dev.examples):
         if example.targets.get(label) == 0.0 and example.suite in suites:
-            places[example.suite != "honest", example.source].append(place)
+            source = "all" if label in NOT_ASKED else example.source
+            places[example.suite != "honest", source].append(place)
     few = [key for key, found in places.items() if len(found) < ENOUGH]
     for key in few:
         places[key[0], "others"] += places.pop(key)
@@ -119,14 +125,14 @@ def _set_thresholds(heads: Sequence[dict[str, Any]], dev: Judged) -> None:
         for place, label in enumerate(PROMPT_HEADS):
             head = by_name[label]
             scores = _scores(head, dev)
-            share = 1.0 if place == len(PROMPT_HEADS) - 1 else 0.2
+            share = 1.0 if place == len(PROMPT_HEADS) - 1 else SHARES[level]
             head[level] = _up(calibrate.threshold(_groups(label, dev, scores, taken), BUDGETS[level], share))
             taken |= scores >= head[level]
         for label, head in by_name.items():
             if label not in PROMPT_HEADS:
                 groups = _groups(label, dev, _scores(head, dev), np.zeros(len(dev.examples), bool))
-                budget = (ELSEWHERE if label in NOT_ASKED else ALONE)[level]
-                head[level] = _up(calibrate.threshold(groups, budget))
+                budgets = {"outside": OUTSIDE, "answers": ANSWERS}.get(NOT_ASKED.get(label, ""), ALONE)
+                head[level] = _up(calibrate.threshold(groups, budgets[level]))
     for head in heads:
         head["log"] = min(head["log"], head["block"])
 
@@ -180,14 +186,15 @@ def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
     }
 
 
-def _crossed_error(logits: Floats, truth: Floats, weights: Floats) -> float:
-    """Expected calibration error on the half of the rows that calibration did not see."""
-    half = np.random.default_rng(0).random(len(logits)) < 0.5
-    if not half.any() or half.all():
-        return math.nan
-    scale, bias = calibrate.platt(logits[half], truth[half], weights[half])
-    other = 0.5 * (1 + np.tanh(0.5 * (scale * logits[~half] + bias)))
-    return measure.calibration_error(other, truth[~half], weights[~half])
+def _crossed_error(logits: Floats, truth: Floats, weights: Floats, folds: int = 5) -> float:
+    """Expected calibration error, each row with the calibration of the folds that it is not in."""
+    fold = np.random.default_rng(0).integers(0, folds, len(logits))
+    scores = np.zeros(len(logits))
+    for number in range(folds):
+        rest = fold != number
+        scale, bias = calibrate.platt(logits[rest], truth[rest], weights[rest])
+        scores[~rest] = 0.5 * (1 + np.tanh(0.5 * (scale * logits[~rest] + bias)))
+    return measure.calibration_error(scores, truth, weights)
 
 
 def _up(value: float) -> float:
