@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -48,6 +49,8 @@ _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 
 _APART = APART.encode()
 _SHORT = 200
+_KEY = os.urandom(32)
+_MOST_KNOWN = 4096
 
 
 class ViewsTruncated(RuntimeError):
@@ -76,6 +79,9 @@ class Patterns:
         self.labels = frozenset(pattern.label for pattern in patterns)
         self._patterns = tuple(patterns)
         self._use_views = use_views
+        # Short texts return with every request (models, names, keys). What is kept of them is a keyed hash: no text
+        # that could be a secret. Such a text is still judged itself each time; its other readings are not.
+        self._known: set[bytes] = set()
         self._matcher = Matcher([pattern.expression for pattern in patterns])
         self._joinable = not any(is_anchored(pattern.expression.source) for pattern in patterns)
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
@@ -123,12 +129,18 @@ class Patterns:
         as the end of a text: what matches in one text matches in the joined one. And what a text in plain ASCII reads
         as in joined texts, it reads as alone.
         """
-        groups = _grouped(texts)
-        data = encode(APART.join(groups))
+        short, groups = _grouped(texts)
+        data = encode(APART.join([*short, *groups]))
         if not self._use_views:
             return not self._matcher.hits(data)
         if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
             return False
+        fresh: dict[bytes, str] = {}
+        if short and gates_of(APART.join(short).encode()):
+            marks = {_mark(text): text for text in short}
+            fresh = {mark: text for mark, text in marks.items() if mark not in self._known}
+            if fresh:
+                groups.append(APART.join(fresh.values()))
         parts: list[str] = []
         for text in groups:
             gates = gates_of(encode(text))
@@ -137,7 +149,17 @@ class Patterns:
                 if readings.truncated:
                     return False
                 parts += [view.text for view in readings if view.name != "rot13"]
-        return not (parts and self._matcher.hits(APART.join(parts).encode()))
+        if parts and self._matcher.hits(APART.join(parts).encode()):
+            return False
+        if fresh:
+            self._remember(fresh)
+        return True
+
+    def _remember(self, marks: Iterable[bytes]) -> None:
+        """Nothing is to be read between the lines of these short texts."""
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known.update(marks)
 
     def _disguised(
         self, text: str, readings: Readings, seen: Sequence[tuple[int, int, int]]
@@ -189,22 +211,21 @@ class Patterns:
             start = _next_point(data, span[0]) if pattern.word and not whole else max(span[1], start + 1)
 
 
-def _grouped(texts: Sequence[str]) -> list[str]:
-    """All short texts in ASCII joined to one, which are mostly ids, and all long ones, which are mostly prose, since
-    what makes one of the ids worth a second look would do so for all. Any other text stands alone: what it reads as
-    depends on the share of its letters."""
-    if len(texts) == 1:
-        return list(texts)
-    groups: list[str] = []
+def _grouped(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The short texts in ASCII, which are mostly ids and names, and what else is to be looked at together: all long
+    texts in ASCII as one. Any other text stands alone: what it reads as depends on the share of its letters."""
     short: list[str] = []
     long: list[str] = []
+    groups: list[str] = []
     for text in texts:
         (groups if not text.isascii() else short if len(text) <= _SHORT else long).append(text)
-    if short:
-        groups.append(APART.join(short))
     if long:
         groups.append(APART.join(long))
-    return groups
+    return short, groups
+
+
+def _mark(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16, key=_KEY).digest()
 
 
 def _whole(text: str) -> Readings:

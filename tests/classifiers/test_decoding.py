@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from classifiers import decoding
 from classifiers.decoding import GATE, LIST, RUN, SIGN, coded_runs, decode, decode_runs
-from classifiers.matcher import Expression, Matcher, compile_expression
+from classifiers.matcher import Expression, Matcher
 from classifiers.plausible import promising
 
 WRITTEN = st.text(st.sampled_from("ab eé日д\n1,A😀"), min_size=1, max_size=40)
@@ -66,7 +66,7 @@ def test_what_can_be_read_behind_rot13_has_a_gate(text: str) -> None:
 @given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500) | st.text(st.sampled_from("aB1\n"), min_size=80))
 def test_runs_are_found_as_by_the_expression(text: str) -> None:
     data = text.encode()
-    found = [match.span() for match in compile_expression(decoding._BY_RUN).finditer(data)]
+    found = [match.span() for match in decoding._CODED_RUN.finditer(data)]
     assert list(decoding._runs(data)) == [span for span in found if len(data[slice(*span)].rstrip(b"=")) >= 8]
 
 
