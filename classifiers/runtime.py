@@ -10,6 +10,7 @@ length, and reports its import to its makers. Cost: on a graph written for it, O
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,8 @@ class Session:
         # Spinning threads take the core from the event loop; remembered patterns grow with every new length.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False
+        # Weights outside the graph would be read from the working directory, past every digest.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         options.log_severity_level = 3
         self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"], disabled_optimizers=_SLOW)
         self.outputs = tuple(made.name for made in self._session.get_outputs())
