@@ -87,7 +87,8 @@ class Repeats:
 
     def learn(self, raw: bytes, tree: Any, paths: Sequence[Path], notes: Any) -> None:
         """`raw` (``data: JSON`` and a blank line, a line ``event: NAME`` before them or not) was parsed to `tree`; the
-        strings and whole numbers at `paths` may change. `notes` are handed back with the texts, which come in the order of `paths`."""
+        strings and whole numbers at `paths` may change. `notes` are handed back with the texts, in the order of `paths`
+        (a number's text is its digits)."""
         if not self._tries or not paths:
             return
         self._tries -= 1
