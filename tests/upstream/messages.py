@@ -78,6 +78,17 @@ def stream(*blocks: Json, size: int = 4, pad: bool = False, escape: str = "", **
     return [*(event(tree, number * 7 % 12 if pad else 0) for number, tree in enumerate(trees)), STOP]
 
 
+def spread(whole: Json) -> list[bytes]:
+    """The events of any message: each block comes whole as it begins."""
+    blocks = whole["content"]
+    trees: list[Json] = [{"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}}]
+    for index, block in enumerate(blocks):
+        trees.append({"type": "content_block_start", "index": index, "content_block": block})
+        trees.append({"type": "content_block_stop", "index": index})
+    trees.append({"type": "message_delta", "delta": {"stop_reason": whole["stop_reason"]}, "usage": whole["usage"]})
+    return [*map(event, trees), STOP]
+
+
 def error(status: int, kind: str, words: str) -> Reply:
     """An error of the service."""
     tree = {"type": "error", "error": {"type": kind, "message": words}, "request_id": "req_011CSimulated"}
