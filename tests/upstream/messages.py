@@ -80,7 +80,7 @@ def stream(*blocks: Json, size: int = 4, pad: bool = False, escape: str = "", **
 
 def spread(whole: Json) -> list[bytes]:
     """The events of any message: each block comes whole as it begins."""
-    blocks = whole["content"]
+    blocks = whole["content"] if isinstance(whole["content"], list) else [whole["content"]]
     trees: list[Json] = [{"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}}]
     for index, block in enumerate(blocks):
         trees.append({"type": "content_block_start", "index": index, "content_block": block})
