@@ -18,6 +18,7 @@ from .dialects.chat import Chat
 from .dialects.completions import Completions
 from .dialects.embeddings import Embeddings
 from .dialects.messages import CountTokens, Messages
+from .dialects.responses import Responses
 from .exchange import INTENT_AFTER, Exchange, Shared
 from .guard import Guard
 from .later import Later
@@ -31,6 +32,7 @@ log = get_logger("penstock.app")
 
 DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/v1/chat/completions", Chat()),
+    (b"/v1/responses", Responses()),
     (b"/v1/completions", Completions()),
     (b"/v1/embeddings", Embeddings()),
     (b"/v1/messages", Messages()),

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from tests.conformance import speak_completions, speak_messages
+from tests.conformance import speak_completions, speak_messages, speak_responses
 from tests.conformance.cases import Answer, Send
 from tests.upstream import End, Reply, replies, shapes
 
@@ -19,6 +19,7 @@ PATHS = {
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
     "messages": "/v1/messages",
+    "responses": "/v1/responses",
 }
 
 
@@ -150,16 +151,19 @@ _BODIES: dict[str, Callable[[Send, bool], bytes]] = {
     "chat": _chat_body,
     "completions": speak_completions.body,
     "messages": speak_messages.body,
+    "responses": speak_responses.body,
     "embeddings": speak_completions.embedding_body,
 }
 _WHOLES: dict[str, Callable[[Answer], Any]] = {
     "chat": _chat_whole,
     "completions": speak_completions.whole,
     "messages": speak_messages.whole,
+    "responses": speak_responses.whole,
     "embeddings": speak_completions.embedding,
 }
 _STREAMS: dict[str, Callable[[Answer], list[bytes]]] = {
     "chat": _chat_stream,
     "completions": speak_completions.stream,
     "messages": speak_messages.stream,
+    "responses": speak_responses.stream,
 }

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from proxy.logs import captured
 from proxy.sse import Decoder
-from tests.conformance import speak_completions, speak_messages
+from tests.conformance import speak_completions, speak_messages, speak_responses
 from tests.conformance.cases import Case, Expect, load
 from tests.conformance.speak import reply, request
 from tests.proxy.conftest import DEFAULTS, RULES, Stand, _canary, standing  # noqa: F401 - pytest finds fixtures by name
@@ -45,7 +45,7 @@ def policy(case: Case) -> str:
 
 def runs() -> Iterator[Any]:
     for file, case in load():
-        others = {"completions": speak_completions, "messages": speak_messages}
+        others = {"completions": speak_completions, "messages": speak_messages, "responses": speak_responses}
         for dialect in [*case.dialects, *(name for name, words in others.items() if words.applies(case))]:
             for stream in case.stream:
                 name = f"{file}-{case.id}-{dialect}" + ("-stream" if stream else "")
@@ -67,7 +67,7 @@ def finishes(trees: list[Any]) -> set[str]:
     chosen = {
         choice["finish_reason"] for tree in trees for choice in tree.get("choices", ()) if choice.get("finish_reason")
     }
-    return chosen | speak_messages.finishes(trees)
+    return chosen | speak_messages.finishes(trees) | speak_responses.finishes(trees)
 
 
 async def fail_open(s: Stand) -> float:
