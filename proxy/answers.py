@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .dialects.base import Dialect
+from .dialects.base import Speaker
 from .upstream import Headers, Response
 
 HOP_BY_HOP = frozenset(
@@ -44,7 +44,7 @@ class Answer:
 
 
 def problem(
-    dialect: Dialect,
+    dialect: Speaker,
     status: int,
     code: str,
     message: str,

@@ -1,7 +1,7 @@
 """The data plane: one application with a closed surface.
 
 The table below is all there is. A method, an exact path and a content type lead to an exchange or to a plain relay;
-everything else is refused in OpenAI's error shape, and never redirected.
+everything else is refused in the caller's error shape, and never redirected (`surface` names what is refused).
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from policies.model import Stage
+
 from .answers import Answer, forwarded, problem, relayed
 from .audit import Audit, Key
 from .config import Settings
-from .dialects.base import Dialect
+from .dialects.base import Dialect, Speaker
 from .dialects.chat import Chat
 from .dialects.completions import Completions
 from .dialects.embeddings import Embeddings
 from .dialects.messages import CountTokens, Messages
+from .dialects.moderations import Moderations
 from .dialects.responses import Responses
 from .exchange import INTENT_AFTER, Exchange, Shared
 from .guard import Guard
@@ -25,7 +28,9 @@ from .later import Later
 from .listener import Caller, Incoming
 from .logs import get_logger
 from .metrics import Metrics
+from .moderate import Moderation
 from .record import Notes
+from .surface import METHODS, Family, Opened, closed, family_of
 from .upstream import Headers, Upstream, UpstreamError
 
 log = get_logger("penstock.app")
@@ -40,6 +45,9 @@ DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
 )
 """Every path whose requests and answers are judged."""
 
+SERVED: tuple[tuple[bytes, Moderations], ...] = ((b"/v1/moderations", Moderations()),)
+"""Every path that is answered here, without the upstream."""
+
 RELAYED: tuple[bytes, ...] = (b"/v1/models",)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 
@@ -48,9 +56,11 @@ _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 @dataclass(slots=True)
 class _Known:
-    """What follows from a request's head alone. `head` is what the upstream gets of it."""
+    """What follows from a request's head alone. `head` is what the upstream gets of it. `unjudged`: the operator opened
+    this route."""
 
-    dialect: Dialect | None
+    dialect: Dialect | Moderations | None
+    unjudged: bool
     path: str
     account: str
     head: bytes
@@ -67,7 +77,8 @@ class DataPlane:
         self._settings, self._upstream, self._audit, self._key = settings, upstream, audit, key
         self._metrics = metrics
         self._shared = Shared(upstream, audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
-        self._judged = dict(DIALECTS)
+        self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
+        self._opened = Opened(settings.open_routes)
         self._shape = DIALECTS[0][1]  # how errors are said where no dialect is known yet
         secret = settings.upstream_key
         self._credentials: Headers | None = (
@@ -79,12 +90,18 @@ class DataPlane:
         if incoming.memo is not None:
             return None
         dialect = self._judged.get(incoming.path)
-        closed = self._closed(incoming, dialect)
-        if closed is not None:
-            return self._refusal(incoming, *closed)
+        allowed = b"POST" if dialect is not None else b"GET" if _relays(incoming.path) else b""
+        unjudged = incoming.method != allowed
+        if unjudged:
+            dialect, family = None, family_of(incoming.path)
+            if family is None or family not in self._opened or incoming.method not in METHODS:
+                return self._refusal(incoming, *_unserved(incoming, family, self._opened, allowed))
+        unfit = _unfit(incoming, dialect)
+        if unfit is not None:
+            return self._refusal(incoming, *unfit)
         target = incoming.path + b"?" + incoming.query if incoming.query else incoming.path
         head = self._upstream.head(incoming.method, target, forwarded(incoming.headers, self._credentials))
-        incoming.memo = _Known(dialect, _text(incoming.path), self._account(incoming.headers), head)
+        incoming.memo = _Known(dialect, unjudged, _text(incoming.path), self._account(incoming.headers), head)
         return None
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
@@ -106,15 +123,20 @@ class DataPlane:
         self.in_flight.add(task)
         notes = Notes(
             self._metrics,
-            "models" if known.dialect is None else known.dialect.name,
+            known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",
             _text(incoming.method),
             known.path,
             known.account,
             self.guard.policies.revision,
         )
         try:
-            if known.dialect is None:
+            if known.unjudged:
+                await self._relay_unjudged(known.head, incoming.method, body, caller, notes)
+            elif known.dialect is None:
                 await self._relay(known.head, caller, notes)
+            elif isinstance(known.dialect, Moderations):
+                self._stamp(caller, notes)
+                await Moderation(known.dialect, self.guard, self._audit, self._metrics, caller, notes).run(body)
             else:
                 await self._judge(known.dialect, known.head, incoming.query, body, caller, notes)
         except asyncio.CancelledError:
@@ -134,10 +156,43 @@ class DataPlane:
     async def _judge(
         self, dialect: Dialect, head: bytes, query: bytes, body: bytes, caller: Caller, notes: Notes
     ) -> None:
-        if self._settings.decision_headers:
-            caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
+        self._stamp(caller, notes)
         exchange = Exchange(dialect, self.guard, self._shared, caller, notes)
         await exchange.run(head, query, body)
+
+    def _stamp(self, caller: Caller, notes: Notes) -> None:
+        if self._settings.decision_headers:
+            caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
+
+    async def _relay_unjudged(self, head: bytes, method: bytes, body: bytes, caller: Caller, notes: Notes) -> None:
+        """Pass a request to a route that the operator opened, and its answer: what passes is counted and recorded."""
+        if not self._audit.healthy:
+            notes.ended("refused", "audit_unavailable")
+            caller.answer(self._problem(None, 503, "audit_unavailable", _UNRECORDED))
+            return
+        for stage in Stage:
+            self._metrics.unscanned.inc("open", stage, "route")
+        bodiless = not body and method in {b"GET", b"DELETE"}
+        try:
+            response = await self._upstream.send(head, None if bodiless else body)
+            notes.answered(response.status)
+            whole = await response.read(self._settings.max_answer_bytes)
+            notes.ended("relayed", "unjudged")
+            answer = Answer(response.status, relayed(response, keep_length=True), whole)
+        except UpstreamError as error:
+            self._metrics.faults.inc(error.fault)
+            notes.ended("upstream_fault", error.fault)
+            answer = problem(self._shape, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+        except asyncio.CancelledError:
+            notes.ended("client_gone" if caller.gone else "cancelled")
+            self._audit.append(notes.outcome())
+            raise
+        try:
+            await self._audit.durable(notes.outcome())
+        except Exception as error:
+            log.error("decision not recorded", decision=notes.id, problem=str(error))
+            answer = self._problem(None, 503, "audit_unavailable", _UNRECORDED)
+        caller.answer(answer)
 
     async def _relay(self, head: bytes, caller: Caller, notes: Notes) -> None:
         """Pass a GET and its answer, unjudged."""
@@ -156,28 +211,6 @@ class DataPlane:
             raise
         self._audit.append(notes.outcome())
         caller.answer(answer)
-
-    def _closed(self, incoming: Incoming, dialect: Dialect | None) -> tuple[int, str, str, Headers] | None:
-        """Why this request is not on the surface (status, code, message, headers), or None where it is."""
-        if dialect is None and not _relays(incoming.path):
-            text = "Penstock does not serve this path: it is not on the list of judged endpoints."
-            return 404, "unknown_url", text, []
-        allowed = b"POST" if dialect is not None else b"GET"
-        if incoming.method != allowed:
-            text = f"This path takes {allowed.decode()} only."
-            return 405, "method_not_allowed", text, [(b"allow", allowed)]
-        seen: dict[bytes, bytes] = {}
-        for name, value in incoming.headers:
-            if name in _SINGLE and name in seen:
-                return 400, "duplicate_header", f"The header {name.decode()} is there twice.", []
-            seen[name] = value
-        if dialect is not None:
-            if not _is_json(seen.get(b"content-type", b"")):
-                return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
-            if seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
-                text = "Send the body uncompressed: a compressed body cannot be judged."
-                return 415, "unsupported_encoding", text, []
-        return None
 
     def _refusal(self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers) -> Answer:
         method, path, headers = (incoming.method, incoming.path, incoming.headers) if incoming else (b"", b"", [])
@@ -198,12 +231,46 @@ class DataPlane:
                 return self._key.keyed_hash(value)
         return "anonymous"
 
-    def _problem(self, dialect: Dialect | None, status: int, code: str, message: str) -> Answer:
+    def _problem(self, dialect: Speaker | None, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(dialect or self._shape, status, code, message, "")
 
 
+_UNRECORDED = "Decisions cannot be recorded at the moment."
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
+
+
+def _unserved(
+    incoming: Incoming, family: Family | None, opened: Opened, allowed: bytes
+) -> tuple[int, str, str, Headers]:
+    """What is said to a request that leads nowhere: status, code, message, headers."""
+    if family is not None and family in opened:
+        methods = b", ".join(sorted(METHODS))
+        return 405, "method_not_allowed", f"This path takes {methods.decode()} only.", [(b"allow", methods)]
+    if allowed:
+        text = f"This path takes {allowed.decode()} only."
+        if family is not None and incoming.method in METHODS:
+            text += " " + closed(family)
+        return 405, "method_not_allowed", text, [(b"allow", allowed)]
+    if family is not None:
+        return 404, "route_closed", closed(family), []
+    return 404, "unknown_url", "Penstock does not serve this path: it is not on the list of judged endpoints.", []
+
+
+def _unfit(incoming: Incoming, dialect: Dialect | Moderations | None) -> tuple[int, str, str, Headers] | None:
+    """Why the head of a request to a served path is refused, or None where it is not."""
+    seen: dict[bytes, bytes] = {}
+    for name, value in incoming.headers:
+        if name in _SINGLE and name in seen:
+            return 400, "duplicate_header", f"The header {name.decode()} is there twice.", []
+        seen[name] = value
+    if dialect is not None:
+        if not _is_json(seen.get(b"content-type", b"")):
+            return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
+        if seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
+            text = "Send the body uncompressed: a compressed body cannot be judged."
+            return 415, "unsupported_encoding", text, []
+    return None
 
 
 def _relays(path: bytes) -> bool:

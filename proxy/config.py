@@ -55,6 +55,10 @@ class Settings(BaseModel):
         list[str], Field(description="Model names that are metric labels; all others count as 'other'.")
     ] = []
     decision_headers: Annotated[bool, Field(description="Add X-Penstock-Decision to every answer.")] = False
+    open_routes: Annotated[
+        list[str],
+        Field(description="Paths that are relayed unjudged with all below them, like /v1/files; see proxy/SURFACE.md."),
+    ] = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
         "auto"
@@ -77,6 +81,14 @@ class Settings(BaseModel):
             raise ValueError("is empty: leave it out to pass the caller's key through")
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError("holds a blank, a line end or a letter that no key has")
+        return value
+
+    @field_validator("open_routes")
+    @classmethod
+    def _routes(cls, value: list[str]) -> list[str]:
+        from .surface import Opened
+
+        Opened(value)
         return value
 
     @property

@@ -127,10 +127,18 @@ class StreamReader(Protocol):
         ...
 
 
-class Dialect(Protocol):
-    """One API."""
+class Speaker(Protocol):
+    """Who can say an error as one API does."""
 
     name: str
+
+    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
+        """An error body."""
+        ...
+
+
+class Dialect(Speaker, Protocol):
+    """One API."""
 
     def read_request(self, tree: Any) -> Request:
         """Raises BadRequest where the shape is wrong."""
@@ -139,10 +147,6 @@ class Dialect(Protocol):
     def read_response(self, tree: Any) -> Body: ...
 
     def reader(self, request: Request) -> StreamReader: ...
-
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        """An error body."""
-        ...
 
     def refused(self, refusal: Refusal) -> bytes:
         """The body of a 400 that refuses."""
@@ -210,6 +214,7 @@ __all__ = [
     "Piece",
     "Refusal",
     "Request",
+    "Speaker",
     "StreamReader",
     "decoded",
     "escaped",

@@ -1,0 +1,241 @@
+"""T9: the census of the surface, taken from the router itself and from the official clients.
+
+Every path of the table, and every path that the openai and anthropic packages know, is driven with MARK by every
+method: it does what its posture says, and nothing that is refused reaches the upstream. `python -m
+tests.conformance.test_census` writes proxy/SURFACE.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from proxy.app import DIALECTS, RELAYED, SERVED
+from proxy.config import ConfigError
+from proxy.config import load as load_settings
+from proxy.surface import FAMILIES, METHODS, Opened, family_of, table
+from tests.proxy.conftest import Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
+from tests.upstream import End, replies
+
+PAGE = Path(__file__).parent.parent.parent / "proxy" / "SURFACE.md"
+HEAD = """# What passes, and what is judged of it
+
+A request goes where its path and method lead, spelled exactly so; all else is refused. `open_routes` in the settings
+opens a path and all below it: what passes there is **not judged**. It is counted (`penstock_unscanned_parts_total`,
+kind `route`) and written into the audit (status `relayed`, detail `unjudged`). `open_routes: [/v1]` opens every
+closed path but those that only their own name opens. A judged path stays judged whatever is opened. WebSockets are
+never opened.
+
+A closed path answers 404 (`route_closed`), a served path asked with another method 405, and an unknown path 404
+(`unknown_url`). Each such refusal is in the audit.
+
+## Moderations
+
+`POST /v1/moderations` is answered by the classifiers of the loaded policy, in OpenAI's shape; the upstream is never
+asked. It takes a string, a list of strings (one result each) or a list of parts (one result). Each is judged as a
+user's message:
+
+- `flagged` is the policy's own decision: true where a rule would block or mask. What is only logged is not flagged,
+  so under the `observe` pack nothing ever is.
+- `category_scores` are the highest scores of the labels that speak for a category (table `LABELS` in
+  `proxy/dialects/moderations.py`), 0 where no classifier of the policy can tell. A policy without such classifiers
+  says 0 everywhere. `category_applied_input_types` names `text` for the categories that somebody read the text for,
+  and nothing else.
+- `categories` are true in a flagged input for categories that a rule fired for, or whose score is 0.9 or more.
+- An input can be flagged for something that is no category (a jailbreak, a part that nobody can read): then no
+  category need be true, and `penstock` in the result tells the action, the policy, the reason and the scores of all
+  other labels.
+- Images are not judged: rules on `surface.unscannable` decide about them. They never appear among the applied types.
+- Where a classifier that is needed is silent the answer is 503 with `x-should-retry: false`.
+
+## The table
+
+"""
+CALL = re.compile(
+    r'self\._(get|post|put|patch|delete|get_api_list)\(\s*(?:path_template\(\s*)?f?"(/[^"?]*)[^"]*"(.{0,900})',
+    re.DOTALL,
+)
+
+
+def page() -> str:
+    judged = sorted((path.decode(), dialect.name) for path, dialect in DIALECTS)
+    served = [(path.decode(), dialect.name) for path, dialect in SERVED]
+    return HEAD + table(judged, served, [path.decode() for path in RELAYED])
+
+
+def known_to_clients() -> Iterator[tuple[str, str]]:
+    """(method, path) of every call in the installed clients, with ids in their places."""
+    for package in ("openai", "anthropic"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for file in sorted((Path(spec.origin).parent / "resources").rglob("*.py")):
+            for verb, path, rest in CALL.findall(file.read_text("utf-8")):
+                named = re.search(r'method="(\w+)"', rest.partition("def ")[0]) if verb == "get_api_list" else None
+                method = (named[1] if named else "get" if verb == "get_api_list" else verb).upper()
+                filled = re.sub(r"\{[^}]*\}", "id-1", path)
+                yield method, filled if filled.startswith("/v1/") else "/v1" + filled
+
+
+def census() -> list[tuple[str, str]]:
+    methods = [*sorted(method.decode() for method in METHODS), "OPTIONS", "TRACE"]
+    paths = [path.decode() for path, _ in (*DIALECTS, *SERVED)]
+    paths += [path.decode() + below for path in RELAYED for below in ("", "/id-1", "/id-1/x")]
+    paths += [family.path + below for family in FAMILIES for below in ("", "/id-1", "/id-1/items/id-2")]
+    paths += ["/v1", "/v1/", "/v1/unheard", "/v2/files", "/files", "/v1/files/", "/v1/files/%2e", "/v1/filesystem"]
+    return sorted({*((method, path) for path in paths for method in methods), *known_to_clients()})
+
+
+def posture(method: str, path: str, opened: Opened) -> str:
+    """What the table says, told without the router."""
+    if method == "POST" and path in {known.decode() for known, _ in DIALECTS}:
+        return "judged"
+    if method == "POST" and path in {known.decode() for known, _ in SERVED}:
+        return "served"
+    models = re.fullmatch(r"/v1/models(/[\w.:@-]+)?", path)
+    if method == "GET" and models:
+        return "passed"
+    plain = re.fullmatch(r"(/[\w.:@-]+)+", path)
+    family = max(
+        (f for f in FAMILIES if plain and (path + "/").startswith(f.path + "/")),
+        key=lambda f: len(f.path),
+        default=None,
+    )
+    if family and family in opened:
+        return "relayed" if method.encode() in METHODS else "method"
+    if models or path in {known.decode() for known, _ in (*DIALECTS, *SERVED)}:
+        return "method"
+    return "closed" if family else "unknown"
+
+
+ANSWERS = {"method": (405, "method_not_allowed"), "closed": (404, "route_closed"), "unknown": (404, "unknown_url")}
+
+
+async def drive(s: Stand, method: str, path: str) -> httpx2.Response:
+    body = {"model": "m", "messages": [{"role": "user", "content": "MARK"}], "input": "MARK", "max_tokens": 9}
+    body["prompt"] = "MARK"
+    return await s.client.request(method, "/", json=body, extensions={"target": path.encode()})
+
+
+@pytest.mark.parametrize("opened", [[], ["/v1"]], ids=["closed", "opened"])
+async def test_each_path_has_its_posture(stand: Make, opened: list[str]) -> None:  # noqa: F811
+    async with stand(settings={"open_routes": opened}) as s:
+        s.upstream.reply = replies.json({"said": "MARK"})
+        seen: set[str] = set()
+        cases = census()
+        for method, path in cases:
+            s.upstream.requests.clear()
+            kind = posture(method, path, Opened(opened))
+            response = await drive(s, method, path)
+            place = f"{method} {path}: {kind}"
+            if kind in ANSWERS:
+                status, code = ANSWERS[kind]
+                assert response.status_code == status, place
+                assert code in response.text or path.startswith("/v1/messages"), place
+            elif kind == "judged":
+                assert response.status_code == 400, place
+                assert "MARK" not in response.text, place
+            else:
+                assert response.status_code == 200, place
+            calls = 1 if kind in {"relayed", "passed"} else 0
+            assert len(s.upstream.requests) == calls, place
+            seen.add(kind)
+        assert seen == {"judged", "served", "passed", "unknown", "method", "closed"} | (
+            {"relayed"} if opened else set()
+        )
+        metrics = (await s.client.get(s.admin_url + "/metrics")).text
+        relayed = sum(posture(*case, Opened(opened)) == "relayed" for case in cases)
+        wanted = f'penstock_unscanned_parts_total{{dialect="open",kind="route",stage="input"}} {float(relayed)}'
+        assert (wanted in metrics) is bool(opened)
+
+
+def test_every_call_of_the_official_clients_is_known() -> None:
+    pytest.importorskip("openai", reason="the official client comes with the demo extra")
+    calls = set(known_to_clients())
+    assert len(calls) > 200
+    assert not [(method, path) for method, path in calls if posture(method, path, Opened([])) == "unknown"]
+
+
+def test_the_page_is_current() -> None:
+    """`python -m tests.conformance.test_census` writes it anew."""
+    assert PAGE.read_text("utf-8") == page()
+
+
+async def test_an_open_route_passes_as_it_is(stand: Make) -> None:  # noqa: F811
+    body = (
+        b'--x\r\ncontent-disposition: form-data; name="file"; filename="MARK.pdf"\r\n\r\n%PDF MARK\x00\xff\r\n--x--\r\n'
+    )
+    kind = "multipart/form-data; boundary=x"
+    async with stand(settings={"open_routes": ["/v1/files"]}) as s:
+        s.upstream.reply = replies.content(b"ID3\x00MARK\xff", content_type="audio/mpeg")
+        sent = await s.client.post("/v1/files?purpose=batch&x=%2e", content=body, headers={"content-type": kind})
+        assert (sent.status_code, sent.content) == (200, b"ID3\x00MARK\xff")
+        assert sent.headers["content-type"] == "audio/mpeg"
+        got = await s.client.get("/v1/files/file-1/content")
+        assert got.status_code == 200
+        first, second = s.upstream.requests
+        assert (first.method, first.target, first.body) == ("POST", b"/v1/files?purpose=batch&x=%2e", body)
+        assert first.header("content-type") == kind
+        assert (second.method, second.body, second.header("content-length")) == ("GET", b"", None)
+        for path in ("/v1/uploads", "/v1/filesystem", "/v1/files/"):
+            assert (await s.client.post(path, content=body, headers={"content-type": kind})).status_code == 404
+        assert len(s.upstream.requests) == 2
+        rows = [(row["status"], row["dialect"], row["action"], row["detail"]) for row in await s.rows()]
+        assert rows.count(("relayed", "open", None, "unjudged")) == 2
+        assert len(rows) == 5
+
+
+async def test_what_is_open_ends_well_where_the_upstream_does_not(stand: Make) -> None:  # noqa: F811
+    async with stand(settings={"open_routes": ["/v1/files"]}) as s:
+        s.upstream.reply = [End.RESET]
+        response = await s.client.get("/v1/files")
+        assert response.status_code == 502
+        (row,) = await s.rows()
+        assert row["status"] == "upstream_fault"
+
+
+async def test_a_judged_path_stays_judged(stand: Make) -> None:  # noqa: F811
+    async with stand(settings={"open_routes": ["/v1/chat/completions", "/v1/messages", "/v1/responses"]}) as s:
+        for path in (path.decode() for path, _ in DIALECTS):
+            assert (await drive(s, "POST", path)).status_code == 400
+        assert s.upstream.requests == []
+        s.upstream.reply = replies.json({})
+        assert (await drive(s, "GET", "/v1/chat/completions")).status_code == 200
+        assert len(s.upstream.requests) == 1
+
+
+async def test_a_refusal_names_the_mend(stand: Make) -> None:  # noqa: F811
+    async with stand() as s:
+        for method, path in (("POST", "/v1/files"), ("GET", "/v1/files/file-1"), ("GET", "/v1/chat/completions")):
+            message = (await drive(s, method, path)).json()["error"]["message"]
+            family = family_of(path.encode())
+            assert family is not None
+            assert f"`open_routes: [{family.path}]`" in message
+            assert "closed" in message
+
+
+@pytest.mark.parametrize("name", ["/v1/chat", "/v1/moderation", "files", "/v1/files/x", "*", "", "/v1/realtime/x"])
+def test_names_that_open_nothing(name: str) -> None:
+    if name == "/v1/chat":  # a folder of known paths opens what is closed below it
+        assert all(family.path.startswith("/v1/chat/") for family in FAMILIES if family in Opened([name]))
+        return
+    with pytest.raises(ConfigError, match=r"SURFACE\.md"):
+        load_settings(None, upstream="http://127.0.0.1:1", open_routes=[name])
+
+
+def test_what_leads_past_penstock_opens_by_its_own_name_only() -> None:
+    alone = [family for family in FAMILIES if family.alone]
+    assert {"/v1/realtime", "/v1/live", "/v1/organization"} <= {family.path for family in alone}
+    everything = Opened(["/v1"])
+    for family in alone:
+        assert family not in everything
+        assert family in Opened([family.path])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
