@@ -6,8 +6,9 @@
 INVARIANT: the first byte of an answer leaves after a record of its decision is durable, and no byte leaves before a
 decision covers it. After a block nothing of the upstream leaves.
 
-Two records tell of an exchange: the intent, once the model has been at work for INTENT_AFTER or a stream begins, and
-the outcome. An answer in one piece that comes sooner needs no intent: its outcome is durable before it leaves.
+Two records tell of an exchange: the intent, where a stream was asked for or once the model has been at work for
+INTENT_AFTER, and the outcome. An answer in one piece that comes sooner needs no intent: its outcome is durable before
+it leaves.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class Exchange:
             return
         if decision.action is Action.MASK:
             body = _masked(body, request, decision)
-        self._untold = self._later.add(self._declare)
+        if request.stream:
+            self._declare()  # it needs one in any case: the disk works while the model begins
+        else:
+            self._untold = self._later.add(self._declare)
         try:
             await self._forward(request, head, body)
         except asyncio.CancelledError:
