@@ -70,8 +70,12 @@ TEXTS: Mapping[str, str] = {
     "code, 1 kB": (_CODE * 2)[:1000],
     "arguments of a tool, 300 characters": _ARGUMENTS,
     "random base64, 1 kB": base64.b64encode(_CHANCE.randbytes(750)).decode(),
-    "Chinese, 500 characters": ("港口小城醒得很早，面包师最先点亮码头边的窗户。渔夫补网，海鸥争食残渣，渡船缓缓驶过。" * 20)[:500],
-    "Russian, 500 characters": ("Портовый город просыпается рано, и пекари первыми зажигают свои окна у причала. " * 10)[:500],
+    "Chinese, 500 characters": (
+        ("港口小城醒得很早，面包师最先点亮码头边的窗户。渔夫补网，海鸥争食残渣，渡船缓缓驶过。") * 20
+    )[:500],
+    "Russian, 500 characters": (
+        ("Портовый город просыпается рано, и пекари первыми зажигают свои окна у причала. ") * 10
+    )[:500],
     "emoji, 200 characters": ("Great catch today 🎣🐟! See you at the quay ⚓️ 👩‍🍳👍🏽 " * 10)[:200],
     "padding of a stream, 12 characters": "aZ9kQ2mXw7Lp",
     **{f"id: {text[:22]}": text for text in _ID_TEXTS},

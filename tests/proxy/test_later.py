@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ async def test_nothing_comes_after_the_end() -> None:
     assert seen == []
 
 
-async def lumps(reply: list[object], *, appetite: int, wake_at: int = 1 << 30) -> list[int]:
+async def lumps(reply: list[Any], *, appetite: int, wake_at: int = 1 << 30) -> list[int]:
     """The sizes of what a taste gets that would like `appetite` bytes at once."""
     sizes: list[int] = []
 
@@ -53,8 +54,8 @@ async def lumps(reply: list[object], *, appetite: int, wake_at: int = 1 << 30) -
 PIECE = b"data: " + b"x" * 92 + b"\n\n"
 
 
-def slow(count: int, gap: float = 0.01) -> list[object]:
-    out: list[object] = [replies.sse([])[0]]
+def slow(count: int, gap: float = 0.01) -> list[Any]:
+    out: list[Any] = [replies.sse([])[0]]
     for _ in range(count):
         out += [replies.chunk(PIECE), gap]
     return [*out, b"0\r\n\r\n"]
