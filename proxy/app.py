@@ -61,6 +61,7 @@ class _Known:
 
     dialect: Dialect | Moderations | None
     unjudged: bool
+    speaker: Speaker
     path: str
     account: str
     head: bytes
@@ -79,7 +80,8 @@ class DataPlane:
         self._shared = Shared(upstream, audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
         self._opened = Opened(settings.open_routes)
-        self._shape = DIALECTS[0][1]  # how errors are said where no dialect is known yet
+        # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
+        self._shape, self._anthropic = DIALECTS[0][1], next(d for _, d in DIALECTS if d.name == "messages")
         secret = settings.upstream_key
         self._credentials: Headers | None = (
             [(b"authorization", b"Bearer " + secret.get_secret_value().encode())] if secret else None
@@ -101,7 +103,9 @@ class DataPlane:
             return self._refusal(incoming, *unfit)
         target = incoming.path + b"?" + incoming.query if incoming.query else incoming.path
         head = self._upstream.head(incoming.method, target, forwarded(incoming.headers, self._credentials))
-        incoming.memo = _Known(dialect, unjudged, _text(incoming.path), self._account(incoming.headers), head)
+        incoming.memo = _Known(
+            dialect, unjudged, self._speaker(incoming), _text(incoming.path), self._account(incoming.headers), head
+        )
         return None
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
@@ -115,7 +119,7 @@ class DataPlane:
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
             text = "Penstock has no room for another request at the moment."
-            answer = self._problem(known.dialect, 503, "overloaded", text)
+            answer = self._problem(known.speaker, 503, "overloaded", text)
             answer.headers.append((b"retry-after", b"1"))
             caller.answer(answer)
             caller.over()
@@ -131,9 +135,9 @@ class DataPlane:
         )
         try:
             if known.unjudged:
-                await self._relay_unjudged(known.head, incoming.method, body, caller, notes)
+                await self._relay_unjudged(known, incoming.method, body, caller, notes)
             elif known.dialect is None:
-                await self._relay(known.head, caller, notes)
+                await self._relay(known, caller, notes)
             elif isinstance(known.dialect, Moderations):
                 self._stamp(caller, notes)
                 await Moderation(known.dialect, self.guard, self._audit, self._metrics, caller, notes).run(body)
@@ -142,13 +146,13 @@ class DataPlane:
         except asyncio.CancelledError:
             # The client hung up, or this process is about to end.
             if not caller.gone and not caller.started:
-                caller.answer(self._problem(known.dialect, 503, "server_shutdown", "Penstock is being shut down."))
+                caller.answer(self._problem(known.speaker, 503, "server_shutdown", "Penstock is being shut down."))
         except Exception:
             # A fault of ours: the client learns no more than that, the operator's log has the rest.
             log.exception("internal fault")
             if not caller.started:
                 text = "Penstock failed to handle this request."
-                caller.answer(self._problem(known.dialect, 500, "internal_error", text))
+                caller.answer(self._problem(known.speaker, 500, "internal_error", text))
         finally:
             self.in_flight.discard(task)
             caller.over()
@@ -164,17 +168,17 @@ class DataPlane:
         if self._settings.decision_headers:
             caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
 
-    async def _relay_unjudged(self, head: bytes, method: bytes, body: bytes, caller: Caller, notes: Notes) -> None:
+    async def _relay_unjudged(self, known: _Known, method: bytes, body: bytes, caller: Caller, notes: Notes) -> None:
         """Pass a request to a route that the operator opened, and its answer: what passes is counted and recorded."""
         if not self._audit.healthy:
             notes.ended("refused", "audit_unavailable")
-            caller.answer(self._problem(None, 503, "audit_unavailable", _UNRECORDED))
+            caller.answer(self._problem(known.speaker, 503, "audit_unavailable", _UNRECORDED))
             return
         for stage in Stage:
             self._metrics.unscanned.inc("open", stage, "route")
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
-            response = await self._upstream.send(head, None if bodiless else body)
+            response = await self._upstream.send(known.head, None if bodiless else body)
             notes.answered(response.status)
             whole = await response.read(self._settings.max_answer_bytes)
             notes.ended("relayed", "unjudged")
@@ -182,7 +186,7 @@ class DataPlane:
         except UpstreamError as error:
             self._metrics.faults.inc(error.fault)
             notes.ended("upstream_fault", error.fault)
-            answer = problem(self._shape, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+            answer = problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
         except asyncio.CancelledError:
             notes.ended("client_gone" if caller.gone else "cancelled")
             self._audit.append(notes.outcome())
@@ -191,20 +195,20 @@ class DataPlane:
             await self._audit.durable(notes.outcome())
         except Exception as error:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
-            answer = self._problem(None, 503, "audit_unavailable", _UNRECORDED)
+            answer = self._problem(known.speaker, 503, "audit_unavailable", _UNRECORDED)
         caller.answer(answer)
 
-    async def _relay(self, head: bytes, caller: Caller, notes: Notes) -> None:
+    async def _relay(self, known: _Known, caller: Caller, notes: Notes) -> None:
         """Pass a GET and its answer, unjudged."""
         try:
-            response = await self._upstream.send(head, None)
+            response = await self._upstream.send(known.head, None)
             body = await response.read(self._settings.max_answer_bytes)
             notes.ended("relayed")
             answer = Answer(response.status, relayed(response, keep_length=True), body)
         except UpstreamError as error:
             self._metrics.faults.inc(error.fault)
             notes.ended("upstream_fault", error.fault)
-            answer = problem(self._shape, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+            answer = problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
         except asyncio.CancelledError:
             notes.ended("client_gone" if caller.gone else "cancelled")
             self._audit.append(notes.outcome())
@@ -219,10 +223,20 @@ class DataPlane:
         notes.ended("refused", code)
         self._metrics.refused.inc(code)
         self._audit.append(notes.outcome())
-        answer = problem(self._judged.get(path, self._shape), status, code, message, notes.id, extra)
+        answer = problem(self._speaker(incoming), status, code, message, notes.id, extra)
         # What is left of the request's body is not read: the connection cannot be used again.
         answer.headers.append((b"connection", b"close"))
         return answer
+
+    def _speaker(self, incoming: Incoming | None) -> Speaker:
+        """Who says an error as this caller reads errors."""
+        if incoming is None:
+            return self._shape
+        known = self._judged.get(incoming.path)
+        if known is not None:
+            return known
+        theirs = any(name == b"anthropic-version" for name, _ in incoming.headers)
+        return self._anthropic if theirs or incoming.path.startswith(b"/v1/messages/") else self._shape
 
     def _account(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Who asks: a keyed hash of the credential, which is all that is ever kept of it."""
@@ -231,9 +245,9 @@ class DataPlane:
                 return self._key.keyed_hash(value)
         return "anonymous"
 
-    def _problem(self, dialect: Speaker | None, status: int, code: str, message: str) -> Answer:
+    def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
-        return problem(dialect or self._shape, status, code, message, "")
+        return problem(speaker, status, code, message, "")
 
 
 _UNRECORDED = "Decisions cannot be recorded at the moment."

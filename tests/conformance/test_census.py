@@ -219,6 +219,16 @@ async def test_a_refusal_names_the_mend(stand: Make) -> None:  # noqa: F811
             assert "closed" in message
 
 
+async def test_a_refusal_speaks_as_its_caller_does(stand: Make) -> None:  # noqa: F811
+    version = {"anthropic-version": "2023-06-01"}
+    async with stand() as s:
+        for path, headers in (("/v1/files", version), ("/v1/unheard", version), ("/v1/messages/batches", {})):
+            tree = (await s.client.get(path, headers=headers)).json()
+            assert (tree["type"], tree["error"]["type"]) == ("error", "not_found_error")
+            assert "Penstock" in tree["error"]["message"]
+        assert (await s.client.get("/v1/files")).json()["error"]["code"] == "route_closed"
+
+
 @pytest.mark.parametrize("name", ["/v1/chat", "/v1/moderation", "files", "/v1/files/x", "*", "", "/v1/realtime/x"])
 def test_names_that_open_nothing(name: str) -> None:
     if name == "/v1/chat":  # a folder of known paths opens what is closed below it
