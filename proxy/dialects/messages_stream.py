@@ -99,6 +99,9 @@ class MessagesReader:
                 self._complete = True
                 closes = (_PROSE,)
                 self._rest(pieces, tree, "", Role.SETTING)
+            case "error" if any(of not in _FLOWING for of in self._open.values()):
+                # It would wait behind a block that never leaves: the end of the stream is ours to tell.
+                raise Malformed("it reports an error before a block of it is whole")
             case kind:
                 delta = tree.get("delta")
                 if kind == "message_delta" and isinstance(delta, dict) and delta.get("stop_reason"):
@@ -137,7 +140,7 @@ class MessagesReader:
         out: list[bytes] = []
         if self._head is None:
             message = refused_message(refusal, self._request.model)
-            nothing = {"content": [], "stop_reason": None, "stop_details": None}
+            nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_details": None}
             out.append(_event("message_start", message={**message, **nothing}))
         at = next((index for index, kind in self._shown.items() if kind == "text"), None)
         out.extend(_event("content_block_stop", index=index) for index in sorted(self._shown) if index != at)

@@ -21,6 +21,7 @@ from proxy.gate import Gate, Kind, Mask, Part
 from proxy.sse import Decoder, read
 from proxy.strict import Malformed
 from tests.proxy.leaves import MARK, variants
+from tests.proxy.test_repeats import bodies
 from tests.upstream import messages
 from tests.upstream.messages import call, event, stream, text, thinking
 
@@ -239,6 +240,7 @@ DISORDER: dict[str, list[bytes]] = {
     "begun again": [start(0, text("")), stop(0), start(0, call())],
     "never begun": [delta(0, type="text_delta", text="x")],
     "goes on when closed": [start(0, call()), stop(0), delta(0, type="input_json_delta", partial_json="x")],
+    "error inside of a call": [start(0, call()), event({"type": "error", "error": {"message": "x"}})],
     "closed twice": [start(0, call()), stop(0), stop(0)],
 }
 
@@ -283,6 +285,25 @@ def test_repetition_reads_the_same(said: list[dict[str, Any]], size: int, pad: b
         expected = slow.read(read(raw))
         part = quick.repeat(raw) or quick.read(read(raw))
         assert (part.raw, part.pieces, part.closes) == (expected.raw, expected.pieces, expected.closes)
+
+
+@given(st.lists(bodies, min_size=1, max_size=5), bodies, st.sampled_from([b"", b"  ", b',"x":" ', b'" ']))
+def test_whatever_is_changed_in_an_event_it_reads_the_same(texts: list[bytes], key: bytes, behind: bytes) -> None:
+    quick, slow = (parts_of(BEGIN, start(0, text("")))[0] for _ in range(2))
+    form = b'"index":0,"delta":{"type":"text_delta","%btext":"%b"}%b}\n\n'
+    for said in (b"one", b"two", b"three", *texts, *texts):
+        raw = b'event: content_block_delta\ndata: {"type":"content_block_delta",' + form % (key, said, behind)
+        try:
+            expected: Part | None = slow.read(read(raw))
+        except Malformed:
+            expected = None
+        part = quick.repeat(raw)
+        if part is None and expected is not None:
+            part = quick.read(read(raw))
+        if part is None:
+            return
+        assert expected is not None
+        assert (part.raw, part.pieces) == (expected.raw, expected.pieces)
 
 
 def released(raw: bytes, cuts: list[int], hold: int | None) -> bytes:
