@@ -97,7 +97,7 @@ def check_shape(tree: dict[str, Any]) -> None:
     for index, item in enumerate(tree["input"] if isinstance(tree.get("input"), list) else ()):
         if not isinstance(item, dict):
             raise BadRequest(f"'input[{index}]' must be an object.", f"input[{index}]")
-        if item.get("type") == "item_reference":
+        if item.get("type") in (None, "item_reference") and "content" not in item:
             raise BadRequest(f"'input[{index}]' refers to an item that {_STORED}", f"input[{index}]")
 
 

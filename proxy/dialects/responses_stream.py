@@ -188,7 +188,7 @@ class ResponsesReader:
         elif grows and group in self._done:
             raise Malformed("it goes on with an item that is done")
         role, section, field = next((_PROSE[kind] for kind in _PROSE if name.startswith(kind)), _OTHER)
-        if isinstance(item, dict) and item.get("type") in _SPEAKING and name.startswith("response.output_item."):
+        if isinstance(item, dict) and str(item.get("type")) in _SPEAKING and name.startswith("response.output_item."):
             role = Role.ASSISTANT
         hold = Kind.CALL if role is None else Kind.ATOM
         if name not in _TYPES and role is None and "delta" not in tree and "item" not in tree:
@@ -326,7 +326,7 @@ def _path(origin: str) -> tuple[str | int, ...]:
 
 def _note(told: Told, tree: Json) -> None:
     """Remember what an event that has left said of the frame and of items."""
-    name, index = tree.get("type"), tree.get("output_index")
+    name, index = str(tree.get("type")), tree.get("output_index")
     response, item, part = tree.get("response"), tree.get("item"), tree.get("part")
     if name in _LAST:
         told.over = True
