@@ -36,9 +36,11 @@ from .repeats import Repeats
 _FLOWING = {"text": Role.ASSISTANT, "thinking": Role.REASONING}
 """Blocks whose text may leave bit by bit, and the field that holds it. A sentence may run on from block to block, so
 all blocks of a type are one channel."""
+_GROUPS = {"text": -2, "thinking": -3}
+"""Prose goes on until the message is over. Thoughts end with their block: what was held of them would hold up the
+answer behind them."""
 _WHOLE = frozenset({"signature", "citation"})
 """Fields of a delta that are complete where they stand."""
-_PROSE = -2
 
 Path = tuple[str | int, ...]
 
@@ -97,7 +99,7 @@ class MessagesReader:
                 closes = self._block_event(pieces, opaque, tree)
             case "message_stop":
                 self._complete = True
-                closes = (_PROSE,)
+                closes = tuple(_GROUPS.values())
                 self._rest(pieces, tree, "", Role.SETTING)
             case "error" if any(of not in _FLOWING for of in self._open.values()):
                 # It would wait behind a block that never leaves: the end of the stream is ours to tell.
@@ -198,9 +200,9 @@ class MessagesReader:
                 raise Malformed("a delta is not a JSON object")
             self._delta(pieces, opaque, delta, index)
         else:
-            del self._open[index]
+            of = self._open.pop(index)
             self._repeats = Repeats()  # a closed block does not go on, whatever its events looked like
-            closes = (index,)
+            closes = (index, _GROUPS["thinking"]) if of == "thinking" else (index,)
         self._rest(pieces, around, f"/content/{index}", Role.SETTING)
         return closes
 
@@ -216,7 +218,7 @@ class MessagesReader:
                 pieces.append(Piece(said.origin, said.role, said.text, Kind.CALL, index, path))
             elif field == kind:
                 path = ("content_block", field)
-                pieces.append(Piece(f"/content/{field}", said.role, said.text, Kind.FLOW, _PROSE, path))
+                pieces.append(Piece(f"/content/{field}", said.role, said.text, Kind.FLOW, _GROUPS[field], path))
             else:
                 self._atom(pieces, said.origin, said.text, said.role)
 
@@ -231,7 +233,7 @@ class MessagesReader:
             elif of in _FLOWING and key in _WHOLE:
                 self._rest(pieces, {key: value}, base, _FLOWING[of])
             elif of in _FLOWING and key in _FLOWING:
-                self._grow(pieces, value, f"/content/{key}", _FLOWING[key], Kind.FLOW, _PROSE, ("delta", key))
+                self._grow(pieces, value, f"/content/{key}", _FLOWING[key], Kind.FLOW, _GROUPS[key], ("delta", key))
             else:
                 call = key == "partial_json"
                 role = Role.TOOL_CALL if call else speaker(of, Role.ASSISTANT)

@@ -217,7 +217,7 @@ def test_calls_are_held_until_their_block_is_closed() -> None:
     calls = [piece for part in parts for piece in part.pieces if piece.group == 1]
     assert {piece.kind for piece in calls} == {Kind.CALL}
     assert {piece.channel for piece in calls} == {"/content/1/id", "/content/1/name", "/content/1/partial_json"}
-    assert [part.closes for part in parts if part.closes] == [(0,), (1,), (-2,)]
+    assert [part.closes for part in parts if part.closes] == [(0,), (1,), (-2, -3)]
 
 
 def test_a_call_is_one_wherever_it_comes() -> None:
@@ -352,6 +352,21 @@ def test_however_a_stream_is_cut_the_same_leaves(
     if MARK not in json.dumps(said):
         assert cut == raw
     assert MARK not in "".join(block.get("text", "") for block in told(cut))
+
+
+@pytest.mark.parametrize("first", [thinking("thought " * 9), text("words " * 9), call()])
+def test_what_came_before_does_not_hold_up_the_answer(first: dict[str, Any]) -> None:
+    """Text leaves while it is written, whatever block stands before it."""
+    events = stream(first, text("word " * 40), size=5)
+    raw = b"".join(events[:-6])
+    reader, gate = MessagesReader(Request(model="m")), Gate(20)
+    left = b""
+    for frame in Decoder().frames(raw):
+        gate.push(reader.repeat(frame) or reader.read(read(frame)))
+        if gate.due():
+            gate.answer(gate.question())
+        left += b"".join(release.part.raw for release in gate.release())
+    assert left.count(b'"text":"word "') > 20
 
 
 def told(raw: bytes) -> list[dict[str, Any]]:
