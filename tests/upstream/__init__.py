@@ -19,8 +19,8 @@ Three ideas:
 (`api`).
 """
 
-from tests.upstream import api, replies, shapes
+from tests.upstream import api, messages, replies, shapes
 from tests.upstream.replies import End, Reply, Step
 from tests.upstream.server import Request, Upstream
 
-__all__ = ["End", "Reply", "Request", "Step", "Upstream", "api", "replies", "shapes"]
+__all__ = ["End", "Reply", "Request", "Step", "Upstream", "api", "messages", "replies", "shapes"]

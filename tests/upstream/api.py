@@ -1,4 +1,4 @@
-"""The service as its callers know it: chat completions, streamed and not, and the list of models.
+"""The service as its callers know it: chat completions and messages, streamed and not, and the list of models.
 
 `answer` is what an `Upstream` does unless told otherwise. A model name may carry a script, so that a load
 generator in another process can ask for what it needs: ``sim?chunks=200&gap=0.1&ahead=50`` is a stream of 200 text
@@ -11,7 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from tests.upstream import replies, shapes
+from tests.upstream import messages, replies, shapes
 
 if TYPE_CHECKING:
     from tests.upstream.server import Request
@@ -43,7 +43,23 @@ def answer(request: Request) -> replies.Reply:
         return _one_model(path.removeprefix("/v1/models/"))
     if request.method == "POST" and path == "/v1/chat/completions":
         return _chat(request)
+    if request.method == "POST" and path == "/v1/messages":
+        return _messages(request)
+    if request.method == "POST" and path == "/v1/messages/count_tokens":
+        return replies.json({"input_tokens": 14})
     return replies.error(404, f"Invalid URL ({request.method} {path})")
+
+
+def _messages(request: Request) -> replies.Reply:
+    try:
+        body: dict[str, Any] = request.json()
+        model, stream = str(body["model"]), body.get("stream")
+    except (ValueError, KeyError, TypeError):
+        return messages.error(400, "invalid_request_error", "model: Field required")
+    said = messages.text("Hello! How can I help you today?")
+    if stream:
+        return replies.sse(messages.stream(said, model=model, pad=True))
+    return replies.json(messages.message(said, model=model))
 
 
 def _one_model(name: str) -> replies.Reply:
