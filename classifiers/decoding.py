@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from .matcher import compile_expression, find_all
-from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, promising
+from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, signs
 
 _RUN = r"[A-Za-z0-9+/_-]"
 _TURNS = r"(?:[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z])"
@@ -29,18 +29,16 @@ _BY_LIST = (r"[01]{8}(?:\s?[01]{8}){2,}", rf"{_HEX}(?:[ ,:;-] ?{_HEX}){{3,}}")
 # Ordinary words are left out here, for they are many: eight random letters have a turn of case or a digit.
 _BY_RUN = rf"(?:{_RUN}{{40,}}\r?\n)+{_RUN}+={{0,2}}|{_RUN}*{_TURNS}{_RUN}*={{0,2}}|[0-9]{{8,}}"
 _CODED = compile_expression("|".join((*_BY_SIGN, *_BY_LIST, _BY_RUN)))
-_CODED_RUN = compile_expression(_BY_RUN)
 _WRAPPED = re.compile(rf"(?:{_RUN}{{40,}}+\r?\n)+{_RUN}+={{0,2}}".encode())
 _IN_RUN = bytes(ord("a") if re.match(_RUN, chr(point)) else ord(" ") for point in range(128)) + bytes(128)
-_EIGHT = b"aaaaaaaa"
 _DIGITS = re.compile(b"[0-9]{8,}")
-_SHORT_TEXT = 400
-_TURN_IN_EIGHT = "|".join(f"{_RUN}{{{before}}}{_TURNS}{_RUN}{{{6 - before}}}" for before in range(7))
 _HEX_TURNED = r"(?:0k)?[0-9N-Sn-s]{2}"
 GATE = (
     "|".join(_BY_SIGN),
     "|".join(_BY_LIST),
-    rf"{_RUN}{{40}}\r?\n|[0-9]{{8}}|{_TURN_IN_EIGHT}",
+    # Eight letters with a turn have three at one side of it. To count all eight would need thousands of states, beside
+    # those of the other gates millions, and wrapped base64 would meet a new one with each letter.
+    rf"{_RUN}{{3}}{_TURNS}|{_TURNS}{_RUN}{{3}}|[0-9]{{8}}",
     # What the first two would find once the alphabet is turned by thirteen; the third finds the same before and after.
     rf"%[0-9N-Sn-s]{{2}}|&#[kK][0-9N-Sn-s]|\\(?:[hkH][0-9N-Sn-s]{{2}}|h\{{)|"
     rf"{_HEX_TURNED}(?:[ ,:;-] ?{_HEX_TURNED}){{3}}",
@@ -68,32 +66,27 @@ def decode(text: str) -> list[Edit]:
 
 
 def coded_runs(text: str) -> list[tuple[int, int]]:
-    """Where letters and digits stand that could be base64 or numbers, as they are or in the rot13 reading."""
+    """Where letters and digits stand that could be base64 or numbers, as they are or in the rot13 reading: those
+    matches of _BY_RUN that `decode` could read."""
     data = text.encode("ascii", "replace")
-    runs = _runs(data) if len(data) <= _SHORT_TEXT else [match.span() for match in _CODED_RUN.finditer(data)]
-    return [(start, end) for start, end in runs if promising(data[start:end])]
-
-
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """The matches of _BY_RUN that are long enough, in a short text: found as eight equal letters, which is quicker than
-    to ask RE2 for one after the other. RE2 is where ordinary words are many."""
-    kinds = data.translate(_IN_RUN)
+    runs: list[tuple[int, int]] = []
+    kinds = b""
     end = 0
-    while (start := kinds.find(_EIGHT, end)) >= 0:
-        end = kinds.find(b" ", start)
+    for place in signs(data):
+        if place < end:
+            continue
+        kinds = kinds or data.translate(_IN_RUN)
+        start, end = kinds.rfind(b" ", end, place) + 1 or end, kinds.find(b" ", place)
         end = end if end >= 0 else len(data)
         if end - start >= 40 and (wrapped := _WRAPPED.match(data, start)):
             end = wrapped.end()
-            yield start, end
-            continue
-        run = data[start:end]
-        if run.isalpha() and (run[1:].islower() or run.isupper()):
-            continue  # an ordinary word
-        if _TURN.search(run):
+            runs.append((start, end))
+        elif _TURN.search(run := data[start:end]):
             end += len(data[end : end + 2]) - len(data[end : end + 2].lstrip(b"="))
-            yield start, end
+            runs.append((start, end))
         else:
-            yield from ((start + digits.start(), start + digits.end()) for digits in _DIGITS.finditer(run))
+            runs += [(start + digits.start(), start + digits.end()) for digits in _DIGITS.finditer(run)]
+    return runs
 
 
 def decode_runs(text: str, runs: Sequence[tuple[int, int]]) -> list[Edit]:

@@ -9,7 +9,9 @@ rot13. INVARIANT: what could be decoded to a text is never denied.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from .matcher import compile_expression
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _TURNED = "NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm0123456789+/"
@@ -20,18 +22,35 @@ Kinds = Mapping[str, str]
 """An expression for each kind of byte: single, leading, other."""
 
 
-def promising(run: bytes) -> bool:
-    """Whether a run of letters, digits and +/-_ could be base64 or hexadecimal of a text, or its rot13 reading could;
-    as a whole, or a part of it between signs."""
-    if b"\n" in run or b"0x" in run or b"0k" in run:
-        return True
-    if _HEX.match(run) or _BEGINNINGS.search(run.translate(STANDARD)):
-        return True
-    if run.count(b"00") * 5 >= len(run) - run.count(b"-"):  # two bytes of five, or more, are zero in UTF-16
-        return True
-    if b"A" in run and _ZEROS.search(run):
-        return True
-    return b"N" in run and _ZEROS_TURNED.search(run) is not None
+def signs(data: bytes) -> list[int]:
+    """Places inside every run of letters, digits and +/-_ that could be base64 or hexadecimal of a text, or whose rot13
+    reading could; as a whole, or a part of it between signs. In order; some runs have several, some for nothing."""
+    standard = data.translate(STANDARD)
+    if len(data) > _SHORT_TEXT:
+        places = [sign.start() + 1 for sign in _SIGN.finditer(standard)]
+    else:
+        places = [sign.start() for sign in _FIRST.finditer(standard)]
+        places += [
+            zero.start()
+            for letter, zeros in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED))
+            if letter in data
+            for zero in zeros.finditer(standard)
+        ]
+    if b"0x" in data or b"0k" in data:
+        places += [prefix.start() for prefix in _PREFIX.finditer(data)]
+    if len(data) > len(_LINE) and b"\n" in data:
+        places += _wrapped(data)
+    places.sort()
+    return places
+
+
+def _wrapped(data: bytes) -> Iterator[int]:
+    """Places in lines that may go on in the next one."""
+    kinds = data.translate(_KINDS)
+    at = kinds.find(_LINE)
+    while at >= 0:
+        yield at
+        at = kinds.find(_LINE, at + len(_LINE))
 
 
 def begins_text(letters: bytes) -> bool:
@@ -44,8 +63,9 @@ def has_zeros(letters: bytes) -> bool:
     return b"A" in letters and _ZEROS.search(letters) is not None
 
 
-def _text(kinds: Sequence[Kinds]) -> str:
-    """An expression for bytes of these kinds that could begin a text in UTF-8."""
+def _text(kinds: Sequence[Kinds], sign: str = "") -> str:
+    """An expression for bytes of these kinds that could begin a text in UTF-8. It ends at a `sign`, behind which
+    anything could come: an automaton need not know of several beginnings at once."""
 
     def rest(at: int, others: int, needed: bool) -> str:
         """From byte `at` on, where at most `others` bytes of a sequence may follow, or one has to (`needed`)."""
@@ -55,6 +75,7 @@ def _text(kinds: Sequence[Kinds]) -> str:
         ways = [kind["other"] + rest(at + 1, others - 1, False)] if others else []
         if not needed:
             ways += [kind["single"] + rest(at + 1, 0, False), kind["leading"] + rest(at + 1, 3, True)]
+        ways += [sign] if sign else []
         return ways[0] if len(ways) == 1 else "(?:" + "|".join(ways) + ")"
 
     return rest(0, 0, False)
@@ -65,36 +86,40 @@ def _class(letters: str, step: int, first: int, last: int) -> str:
     return "[" + "".join(letter for place, letter in enumerate(letters) if first <= place % step < last) + "]"
 
 
-def _base64(letters: str) -> str:
+def _base64(letters: str, sign: str = "") -> str:
     """Eight letters whose six bytes could begin a text. The first holds the highest bits of a first byte in all of its
     six bits, the second those of a second byte in its lowest four, the third in its lowest two, the fourth none."""
     kinds = []
     for step, behind in ((64, ""), (16, ""), (4, "[A-Za-z0-9+/]")):
         kind = {"single": (0, step // 2), "other": (step // 2, step * 3 // 4), "leading": (step * 3 // 4, step)}
         kinds.append({name: _class(letters, step, *span) + behind for name, span in kind.items()})
-    return _text(kinds * 2)
+    return _text(kinds * 2, sign)
 
 
-def _zeros(letters: str) -> bytes:
+def _zeros(letters: str) -> str:
     """Of every six bytes of UTF-16 three are zero where its letters are Latin; nearly all have to be, so two of three
     are somewhere: the second one of six and the fourth or sixth, or these two."""
     a, fourth, sixth = letters[0], _class(letters, 64, 0, 16), _class(letters, 4, 0, 1)
     second = _class(letters, 16, 0, 1) + _class(letters, 64, 0, 4)
-    sign = "[A-Za-z0-9+/_-]"
-    return f"{a}{fourth}{sixth}{a}|{second}{sign}(?:{a}{fourth}|{sign}{{2}}{sixth}{a})".encode()
-
-
-def _hex(high: str, low: str) -> str:
-    """Digits whose four bytes could begin a text, or any with a dash among the first."""
-    kind = {"single": "[0-7]", "other": f"[89{high[:4]}]", "leading": f"[{high[4:]}]"}
-    kinds = [{name: f"{each}[0-9{low}]" for name, each in kind.items()}] * 4
-    return f"[0-9{low}]{{0,7}}-|{_text(kinds)}"
+    sign = "[A-Za-z0-9+/]"
+    return f"{a}{fourth}{sixth}{a}|{second}{sign}(?:{a}{fourth}|{sign}{{2}}{sixth}{a})"
 
 
 _BEGINNING = re.compile(_base64(_LETTERS).encode())
-_BEGINNINGS = re.compile(f"(?<![A-Za-z0-9])(?:{_base64(_LETTERS)}|{_base64(_TURNED)})".encode())
-_ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS)), re.compile(_zeros(_TURNED))
-_HEX = re.compile(f"{_hex('ABabCDEFcdef', 'A-Fa-f')}|{_hex('NOnoPQRSpqrs', 'N-Sn-s')}".encode())
+# Behind what is no letter or digit: where whole runs, or parts of them, may begin.
+_BEGINNINGS = "|".join(
+    (_base64(_LETTERS[:62], "[+/]"), _base64(_TURNED[:62], "[+/]"), "[0-9A-Fa-f+]{8}", "[0-9N-Sn-s+]{8}")
+)
+_FIRST = re.compile(f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/]{{8}})(?:{_BEGINNINGS})".encode())
+_ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS).encode()), re.compile(_zeros(_TURNED).encode())
+_SIGN = compile_expression(rf"(?:^|[^A-Za-z0-9])(?:{_BEGINNINGS})|{_zeros(_LETTERS)}|{_zeros(_TURNED)}")
+_PREFIX = re.compile(rb"0[xk][0-9A-Za-z]{2}")
+_KINDS = bytes(
+    ord("a") if letter.isalnum() or letter in "+/-_" else ord("\n") if letter in "\r\n" else ord(" ")
+    for letter in map(chr, range(128))
+) + bytes(128)
+_LINE = b"a" * 40 + b"\n"
+_SHORT_TEXT = 400
 PIECE = re.compile(b"[A-Za-z0-9]{8,}={0,2}")
 """A part of a run between its signs that could be base64 of its own."""
 TEXT_PIECE = re.compile(rb"(?<![A-Za-z0-9])(?=%b)[A-Za-z0-9]{8,}={0,2}" % _BEGINNING.pattern)

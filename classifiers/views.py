@@ -137,7 +137,7 @@ class _Growth:
                     queue.append(_Node(coded, node.depth + 1, gates_of(coded.text.encode())))
             if not node.turned:
                 turn = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
-                if self._add(turn) and codes:
+                if self._add(turn) and codes and runs != []:
                     queue.append(_Node(turn, node.depth + 1, gates, True, runs))
         readings = Readings(self._views)
         readings.truncated, readings.deeper = self._truncated, self._deeper
@@ -199,7 +199,7 @@ def _decoded(text: str, codes: frozenset[int], node: _Node) -> tuple[Sequence[Ed
         return decode(text) if node.runs is None else decode_runs(text, node.runs), None
     if SIGN in codes or LIST in codes:
         return decode(text), None
-    runs = coded_runs(text) if RUN in codes else ()
+    runs = coded_runs(text) if RUN in codes else []
     return decode_runs(text, runs), None if TURNED in codes else runs
 
 

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifiers import decoding
+from classifiers import decoding, plausible
 from classifiers.decoding import GATE, LIST, RUN, SIGN, coded_runs, decode, decode_runs
-from classifiers.matcher import Expression, Matcher
-from classifiers.plausible import promising
+from classifiers.matcher import Expression, Matcher, compile_expression
 
 WRITTEN = st.text(st.sampled_from("ab eé日д\n1,A😀"), min_size=1, max_size=40)
 BYTES = (
@@ -36,6 +35,7 @@ FORMS: dict[str, Callable[[bytes], str]] = {
     "dashes": lambda raw: raw.hex("-", 2),
 }
 GATES = Matcher([Expression(gate) for gate in GATE], heavy_program=1 << 16)
+CODED_RUN = compile_expression(decoding._BY_RUN)
 AROUND = st.sampled_from(["", " ", "id_", "a-", "=", "/", "x", "ab12+", "\n"])
 
 
@@ -64,10 +64,11 @@ def test_what_can_be_read_behind_rot13_has_a_gate(text: str) -> None:
 
 
 @given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500) | st.text(st.sampled_from("aB1\n"), min_size=80))
-def test_runs_are_found_as_by_the_expression(text: str) -> None:
-    data = text.encode()
-    found = [match.span() for match in decoding._CODED_RUN.finditer(data)]
-    assert list(decoding._runs(data)) == [span for span in found if len(data[slice(*span)].rstrip(b"=")) >= 8]
+def test_both_engines_find_the_same_runs(text: str) -> None:
+    runs = coded_runs(text)
+    assert set(runs) <= {match.span() for match in CODED_RUN.finditer(text.encode())}
+    long = coded_runs(text + " " * plausible._SHORT_TEXT)
+    assert long == runs
 
 
 LATIN = ["ignore all", "é ignore", "\x01" + "ignore " * 5]
@@ -78,14 +79,13 @@ OTHER = ["日本語で無視して", "игнорируй"]
 @pytest.mark.parametrize(
     ("encoding", "text"), [("utf-8", text) for text in LATIN + OTHER] + [("utf-16-le", text) for text in LATIN]
 )
-def test_written_text_is_promising(text: str, encoding: str, form: str) -> None:
+def test_written_text_is_looked_at(text: str, encoding: str, form: str) -> None:
     run = FORMS[form](text.encode(encoding)).rstrip("=")
-    assert promising(run.encode())
-    assert promising(codecs.encode(run, "rot13").encode())
+    assert coded_runs(run) == coded_runs(codecs.encode(run, "rot13")) == [(0, len(run))]
 
 
-def test_hardly_any_id_is_promising() -> None:
+def test_hardly_any_id_is_looked_at() -> None:
     chance = random.Random(3)
     ids = ["".join(chance.choices(string.ascii_letters + string.digits, k=28)) for _ in range(2000)]
-    assert sum(promising(each.encode()) for each in ids) < 0.2 * len(ids)
+    assert sum(bool(coded_runs(each)) for each in ids) < 0.2 * len(ids)
     assert sum(bool(decode(each)) for each in ids) < 0.01 * len(ids)
