@@ -50,7 +50,7 @@ def reply(dialect: str, answer: Answer, stream: bool) -> Reply:  # noqa: PLR0911
         case "endless-line":
             return replies.endless_line(size=65_536)
         case "keepalive":
-            return replies.keepalive(_STREAMS[dialect](answer)[:4], every=0.005)
+            return replies.keepalive(_STREAMS[dialect](answer)[: 6 if dialect == "responses" else 4], every=0.005)
     if answer.raw is not None:
         raw = answer.raw.encode()
         whole = replies.sse([raw], status=answer.status, content_type=answer.type) if stream else replies.content(
