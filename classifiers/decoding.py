@@ -176,8 +176,12 @@ def _base64(coded: str) -> Sequence[Edit]:
         return [(0, len(coded), plain)]
     if coded.isalnum():
         return ()
-    pieces = [piece.span() for piece in (PIECE if zeros else TEXT_PIECE).finditer(data)]
-    texts = [(*span, _base64_text(data[slice(*span)].rstrip(b"="))) for span in pieces if span != (0, len(data))]
+    pieces = [
+        piece.span()
+        for piece in (PIECE if zeros else TEXT_PIECE).finditer(data)
+        if len(piece[0]) < len(data) and (not zeros or begins_text(piece[0]) or has_zeros(piece[0]))
+    ]
+    texts = [(*span, _base64_text(data[slice(*span)].rstrip(b"="))) for span in pieces]
     return [(start, end, text) for start, end, text in texts if text is not None]
 
 
