@@ -30,14 +30,9 @@ def signs(data: bytes) -> list[int]:
         places = [sign.start() + 1 for sign in _SIGN.finditer(standard)]
     else:
         places = [sign.start() for sign in _FIRST.finditer(standard)]
-        places += [
-            zero.start()
-            for letter, zeros in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED))
-            if letter in data
-            for zero in zeros.finditer(standard)
-        ]
-    if b"0x" in data or b"0k" in data:
-        places += [prefix.start() for prefix in _PREFIX.finditer(data)]
+        for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0x", _PREFIX), (b"0k", _PREFIX)):
+            if letter in data:
+                places += [sign.start() for sign in rare.finditer(standard)]
     if len(data) > len(_LINE) and b"\n" in data:
         places += _wrapped(data)
     places.sort()
@@ -112,8 +107,10 @@ _BEGINNINGS = "|".join(
 )
 _FIRST = re.compile(f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/]{{8}})(?:{_BEGINNINGS})".encode())
 _ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS).encode()), re.compile(_zeros(_TURNED).encode())
-_SIGN = compile_expression(rf"(?:^|[^A-Za-z0-9])(?:{_BEGINNINGS})|{_zeros(_LETTERS)}|{_zeros(_TURNED)}")
-_PREFIX = re.compile(rb"0[xk][0-9A-Za-z]{2}")
+_PREFIX = re.compile(b"0[xk][0-9A-Za-z]{2}")
+_SIGN = compile_expression(
+    "|".join((rf"(?:^|[^A-Za-z0-9])(?:{_BEGINNINGS})", _zeros(_LETTERS), _zeros(_TURNED), _PREFIX.pattern.decode()))
+)
 _KINDS = bytes(
     ord("a") if letter.isalnum() or letter in "+/-_" else ord("\n") if letter in "\r\n" else ord(" ")
     for letter in map(chr, range(128))

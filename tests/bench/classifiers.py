@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
 import random
+import string
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from classifiers import catalog
@@ -94,6 +96,35 @@ GROUPS: Mapping[str, Sequence[tuple[Role, str]]] = {
 }
 """Several texts in one call, as a request or an answer has them."""
 
+VARIANTS = 6000
+"""More than a classifier remembers of short texts."""
+
+
+def _fresh(length: int, letters: str = string.ascii_letters + string.digits) -> str:
+    return "".join(_CHANCE.choices(letters, k=length))
+
+
+FRESH: Mapping[str, Callable[[], Sequence[tuple[Role, str]]]] = {
+    "an id that was never seen": lambda: ((Role.SETTING, "chatcmpl-" + _fresh(29)),),
+    "a uuid that was never seen": lambda: (
+        (Role.SETTING, "-".join(_fresh(length, "0123456789abcdef") for length in (8, 4, 4, 4, 12))),
+    ),
+    "padding of 16 chunks of a stream": lambda: (
+        (Role.SETTING, "".join("\n" + _fresh(_CHANCE.randrange(1, 17)) for _ in range(16))),
+    ),
+    "a step of a stream with its padding": lambda: (
+        (Role.ASSISTANT, _ENGLISH[300:1400]),
+        (Role.SETTING, "".join("\n" + _fresh(_CHANCE.randrange(1, 17)) for _ in range(16))),
+    ),
+    "an answer: 900 characters, its id is new": lambda: (
+        (Role.SETTING, "chatcmpl-" + _fresh(29)),
+        (Role.SETTING, "gpt-4o-mini-2024-07-18"),
+        (Role.ASSISTANT, _ENGLISH[:900]),
+        (Role.SETTING, "fp_44709d6fcb"),
+    ),
+}
+"""What is another one in each call."""
+
 
 def classifiers() -> dict[str, Classifier]:
     """What is measured, by the name of its column."""
@@ -107,31 +138,34 @@ def classifiers() -> dict[str, Classifier]:
     }
 
 
-def microseconds(classifier: Classifier, messages: Sequence[Message], seconds: float) -> float:
+def microseconds(classifier: Classifier, calls: Iterator[Sequence[Message]], seconds: float) -> float:
     """CPU of one `classify`, the mean of as many as fill `seconds`."""
     began = time.process_time_ns()
-    classifier.classify(messages)
-    calls = max(1, int(seconds * 1e9 / max(1, time.process_time_ns() - began)))
+    classifier.classify(next(calls))
+    count = max(1, int(seconds * 1e9 / max(1, time.process_time_ns() - began)))
     began = time.process_time_ns()
-    for _ in range(calls):
-        classifier.classify(messages)
-    return (time.process_time_ns() - began) / calls / 1000
+    for _ in range(count):
+        classifier.classify(next(calls))
+    return (time.process_time_ns() - began) / count / 1000
 
 
 def measure(rounds: int = ROUNDS, seconds: float = ROUND_SECONDS) -> dict[str, dict[str, float]]:
     """Text -> column -> microseconds. Each round meets all texts, so that a slow moment of the machine spoils none."""
-    groups = {name: ((Role.USER, text),) for name, text in TEXTS.items()} | dict(GROUPS)
-    messages = {
-        name: [Message(role, text, f"/{index}") for index, (role, text) in enumerate(parts)]
-        for name, parts in groups.items()
-    }
+    calls: dict[str, Iterator[Sequence[Message]]] = {}
+    calls |= {name: itertools.repeat(_messages([(Role.USER, text)])) for name, text in TEXTS.items()}
+    calls |= {name: itertools.repeat(_messages(parts)) for name, parts in GROUPS.items()}
+    calls |= {name: itertools.cycle([_messages(make()) for _ in range(VARIANTS)]) for name, make in FRESH.items()}
     columns = classifiers()
-    rows: dict[str, dict[str, float]] = {name: dict.fromkeys(columns, float("inf")) for name in groups}
+    rows: dict[str, dict[str, float]] = {name: dict.fromkeys(columns, float("inf")) for name in calls}
     for _ in range(rounds):
         for name, row in rows.items():
             for column, classifier in columns.items():
-                row[column] = min(row[column], microseconds(classifier, messages[name], seconds))
+                row[column] = min(row[column], microseconds(classifier, calls[name], seconds))
     return rows
+
+
+def _messages(parts: Sequence[tuple[Role, str]]) -> Sequence[Message]:
+    return [Message(role, text, f"/{index}") for index, (role, text) in enumerate(parts)]
 
 
 def main() -> int:
