@@ -23,13 +23,13 @@ Json = dict[str, Any]
 @dataclass(slots=True)
 class Told:
     """What has left of a stream: the last sequence number, the response as it was created, items that are open and
-    what they said (by output index, then by content index), items that are done."""
+    what they said (by output index, or id where a server gives none; then by content index), items that are done."""
 
     sequence: int = -1
     head: Json | None = None
-    open: dict[int, Json] = field(default_factory=dict)
-    parts: dict[int, dict[int, Json]] = field(default_factory=dict)
-    done: dict[int, Json] = field(default_factory=dict)
+    open: dict[int | str, Json] = field(default_factory=dict)
+    parts: dict[int | str, dict[int, Json]] = field(default_factory=dict)
+    done: dict[int | str, Json] = field(default_factory=dict)
     over: bool = False
 
     @property
@@ -130,31 +130,31 @@ def _say(events: _Events, item: Json, index: int) -> None:
 def blocked_stream(refusal: Refusal, request: Request, told: Told) -> bytes:
     """The events that end a stream of which something has left."""
     events = _Events(told)
-    closed = dict(told.done)
+    closed = list(told.done.values())
     spoken = False
     for index, item in told.open.items():
         parts = told.parts.get(index, {})
-        for number, part in parts.items():
+        number = {"output_index": index} if isinstance(index, int) else {}
+        for place, part in parts.items():
             if part.get("type") == "output_text" and not spoken:
                 spoken = True
                 words = "\n\n" + refusal.message
-                at = {"item_id": item.get("id"), "output_index": index, "content_index": number}
+                at = {"item_id": item.get("id"), **number, "content_index": place}
                 events.add("response.output_text.delta", **at, delta=words, logprobs=[])
                 part["text"] = part.get("text", "") + words
                 events.add("response.output_text.done", **at, text=part["text"], logprobs=[])
                 events.add("response.content_part.done", **at, part=part)
-        closed[index] = {**item, "status": "incomplete"}
-        if parts:
-            closed[index]["content"] = list(parts.values())
-        events.add("response.output_item.done", output_index=index, item=closed[index])
+        closed.append({**item, "status": "incomplete", **({"content": list(parts.values())} if parts else {})})
+        events.add("response.output_item.done", **number, item=closed[-1])
     if not spoken:
-        index = max(closed, default=-1) + 1
-        closed[index] = _message(refusal)
-        _say(events, closed[index], index)
+        item = _message(refusal)
+        numbers = [index for index in (*told.done, *told.open) if isinstance(index, int)]
+        _say(events, item, max(numbers, default=len(closed) - 1) + 1)
+        closed.append(item)
     failed = {
         "status": "failed",
         "error": {"code": "invalid_prompt", "message": refusal.message},
-        "output": [closed[index] for index in sorted(closed)],
+        "output": closed,
         "usage": None,
         "penstock": trace_of(refusal),
     }

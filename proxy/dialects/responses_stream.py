@@ -146,7 +146,7 @@ class ResponsesReader:
         for index, parts in told.parts.items():
             for number, part in parts.items():
                 for name in ("text", "refusal"):
-                    said = self._said.get(f"/output/{index}/content/{number}/{name}")
+                    said = self._said.get(f"/output/{escaped(str(index))}/content/{number}/{name}")
                     if said:
                         part[name] = "".join(text for _, text in said)
         return blocked_stream(refusal, self._request, told)
@@ -278,20 +278,15 @@ class ResponsesReader:
 
     def _group(self, tree: Json) -> tuple[int, str]:
         """The group of the item that an event belongs to, and the item's name in channels."""
-        key = tree.get("output_index")
-        if type(key) is not int:
-            item = tree.get("item")
-            key = tree.get("item_id") or (item.get("id") if isinstance(item, dict) else None)
-            key = key if isinstance(key, str) else ""
+        key = _item_of(tree)
         return self._groups.setdefault(key, len(self._groups)), escaped(str(key))
 
     def _learn(self, raw: bytes, tree: Json, pieces: list[Piece]) -> None:
         """Most events are the last delta with another text and number."""
         known = {piece.path: piece for piece in pieces}
-        if len(known) != len(pieces) or type(tree.get("sequence_number")) is not int:
-            return
-        paths = [(key,) for key in tree if (key,) in known or key == "sequence_number"]
-        if ("delta",) in paths and len(paths) == len(pieces) + 1:
+        numbered = type(tree.get("sequence_number")) is int  # some servers do not
+        paths = [(key,) for key in tree if (key,) in known or (numbered and key == "sequence_number")]
+        if ("delta",) in paths and len(paths) == len(pieces) + numbered:
             self._repeats.learn(raw, tree, paths, [known.get(path) for path in paths])
 
 
@@ -324,25 +319,28 @@ def _path(origin: str) -> tuple[str | int, ...]:
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
 
 
+def _item_of(tree: Json) -> int | str:
+    """Which item an event is about: its number, or its id where a server gives no numbers."""
+    index, item = tree.get("output_index"), tree.get("item")
+    if type(index) is int:
+        return index
+    name = tree.get("item_id") or (item.get("id") if isinstance(item, dict) else None)
+    return name if isinstance(name, str) else ""
+
+
 def _note(told: Told, tree: Json) -> None:
     """Remember what an event that has left said of the frame and of items."""
-    name, index = str(tree.get("type")), tree.get("output_index")
+    name, index, number = str(tree.get("type")), _item_of(tree), tree.get("content_index")
     response, item, part = tree.get("response"), tree.get("item"), tree.get("part")
     if name in _LAST:
         told.over = True
     elif isinstance(response, dict):
         told.head = response
-    if type(index) is not int:
-        return
-    if isinstance(item, dict) and name == "response.output_item.added":
+    elif isinstance(item, dict) and name == "response.output_item.added":
         told.open[index] = item
     elif isinstance(item, dict) and name == "response.output_item.done":
         told.open.pop(index, None)
         told.parts.pop(index, None)
         told.done[index] = item
-    elif isinstance(part, dict) and name == "response.content_part.added":
-        number = tree.get("content_index")
+    elif isinstance(part, dict) and name.startswith("response.content_part."):
         told.parts.setdefault(index, {})[number if type(number) is int else 0] = dict(part)
-    elif isinstance(part, dict) and name == "response.content_part.done":
-        number = tree.get("content_index")
-        told.parts.setdefault(index, {})[number if type(number) is int else 0] = part

@@ -98,7 +98,7 @@ def test_every_leaf_and_key_of_a_response_in_a_stream_is_read(frame: str) -> Non
 
 
 def test_what_the_caller_said_itself_is_not_judged_again() -> None:
-    asked = {"instructions": "a long system prompt", "tools": [{"type": "function", "name": "f"}]}
+    asked: dict[str, Any] = {"instructions": "a long system prompt", "tools": [{"type": "function", "name": "f"}]}
     for echo, found in ((asked, False), ({**asked, "instructions": "another"}, True)):
         event = shapes.event({"type": "response.created", "response": responses.response(**echo)})
         _, (part,) = parts(event, request=Request(model="m", tree=asked))
@@ -360,6 +360,38 @@ def test_a_block_in_the_middle_closes_what_is_open() -> None:
     failed = closing[-1]["response"]
     assert (failed["status"], failed["error"]) == ("failed", {"code": "invalid_prompt", "message": "No."})
     assert [item["type"] for item in failed["output"]] == ["reasoning", "message"]
+
+
+def bare(events: list[bytes]) -> list[bytes]:
+    """As llama.cpp says it: items are known by their ids, and nothing is numbered."""
+    out = []
+    for raw in events:
+        tree = orjson.loads(read(raw).data or "")
+        for key in ("sequence_number", "output_index", "content_index"):
+            tree.pop(key, None)
+        out.append(shapes.event(tree, name=tree["type"]))
+    return out
+
+
+def test_servers_that_number_nothing() -> None:
+    events = bare(responses.stream(responses.message(responses.text("one two three")), size=4))
+    reader = Responses().reader(Request(model="m", stream=True, tree={}))
+    parsed = 0
+    for raw in events[:7]:
+        part = reader.repeat(raw)
+        parsed += part is None
+        reader.released(part or reader.read(read(raw)))
+    assert parsed < 7
+    closing = trees(reader.ending(REFUSAL))
+    assert closing[1]["text"] == "one two thre\n\nNo."
+    assert closing[-1]["response"]["status"] == "failed"
+    assert all("output_index" not in tree for tree in closing)
+    raw, blocked = judged(bare(responses.stream(responses.message(responses.text("a SECRET")), responses.call())))
+    assert not blocked
+    assert b"SECRET" not in raw
+    raw, blocked = judged(bare(responses.stream(responses.call(arguments='{"a":"MARK"}'))))
+    assert blocked
+    assert b"function_call" not in raw
 
 
 def test_a_fault_is_told_in_the_next_event() -> None:
