@@ -6,6 +6,8 @@ judges is judged by one revision.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -110,11 +112,44 @@ class Guard:
 
 
 def _located(messages: Sequence[Message], report: Report) -> Report:
-    """A derived text (its origin says so behind a '#') has no place that could be masked: its spans are dropped."""
+    """A derived text (its origin says so behind a '#') has no place that could be masked: its spans are dropped. What
+    was found in a part of a joined text as well is one finding, and it has a place there."""
     if all("#" not in messages[finding.message].origin for finding in report.findings):
         return report
-    findings = tuple(
-        replace(finding, span=None) if "#" in messages[finding.message].origin else finding
-        for finding in report.findings
-    )
-    return replace(report, findings=findings)
+    scores = {(f.message, f.span, f.classifier, f.label): f.score for f in report.findings}
+    joints: dict[int, list[tuple[int, int]]] = {}
+    findings: list[Finding] = []
+    for finding in report.findings:
+        index, span = finding.message, finding.span
+        if "#" not in messages[index].origin:
+            findings.append(finding)
+            continue
+        if span is not None and messages[index].origin.endswith(_JOINED):
+            if index not in joints:
+                joints[index] = _parts(messages, index)
+            parts = joints[index]
+            offset, part = parts[bisect_right(parts, (span[0], len(messages))) - 1] if parts else (0, index)
+            there = (part, (span[0] - offset, span[1] - offset), finding.classifier, finding.label)
+            if part != index and scores.get(there, -1.0) >= finding.score:
+                continue
+        findings.append(replace(finding, span=None))
+    return replace(report, findings=tuple(findings))
+
+
+_JOINED = "#joined"
+_PART = re.compile(r"/[0-9]+(?:/text)?")
+"""What leads from a list of parts to the text of one of them."""
+
+
+def _parts(messages: Sequence[Message], joined: int) -> list[tuple[int, int]]:
+    """(where it begins in the joined text, its index) of each part; none where it is not made of them exactly."""
+    base = messages[joined].origin.removesuffix(_JOINED)
+    parts: list[tuple[int, int]] = []
+    texts: list[str] = []
+    size = 0
+    for index, message in enumerate(messages[:joined]):
+        if message.origin.startswith(base) and _PART.fullmatch(message.origin, len(base)):
+            parts.append((size, index))
+            texts.append(message.text)
+            size += len(message.text)
+    return parts if "".join(texts) == messages[joined].text else []

@@ -43,6 +43,7 @@ _BLOCKS: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "arguments": lambda text: [messages.call(city=text)],
     "escaped arguments": lambda text: [messages.call(city=text)],
     "second call": lambda text: [messages.call(), messages.call(city=text)],
+    "two texts": lambda text: [messages.text(text), messages.text("and more")],
     "tool name": lambda text: [messages.call(name=text)],
     "tool id": lambda text: [messages.call(id=text)],
     "unknown key": lambda text: [messages.text("Well.", **{text: None})],
