@@ -80,11 +80,12 @@ def legacy(tree: Any) -> Any:
 
 
 def _said(answer: Answer) -> dict[str, Any]:
-    return {
+    ways: dict[str, dict[str, Any]] = {
         "content": {"text": answer.text},
         "last choice": {"text": ["One.", "Two.", answer.text], "n": 3},
         "model": {"model": answer.text},
         "id": {"id": answer.text},
         "finish": {"finish": answer.text},
         "logprobs": {"text": answer.text, "logprobs": True},
-    }[answer.part]
+    }
+    return ways[answer.part]
