@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from proxy import local_model
 from tests.proxy.conftest import Make
 from tests.upstream import End, replies, responses
 
@@ -195,3 +197,35 @@ async def test_a_stream_that_breaks_says_so(stand: Make) -> None:
             s.upstream.reply = replies.sse([*responses.stream(responses.message(responses.text(LONG * 3)))[:40], how])
             with pytest.raises(openai.APIError, match="upstream"):
                 await gathered(made)
+
+
+@pytest.mark.model
+async def test_a_real_model_says_the_same_through_penstock(stand: Make) -> None:
+    """llama.cpp numbers neither items nor events."""
+    ask = {
+        "model": local_model.MODEL,
+        "input": "What is the capital of France?",
+        "temperature": 0,
+        "max_output_tokens": 24,
+    }
+    with local_model.running() as url:
+        async with (
+            stand(settings={"upstream": url}) as s,
+            openai.AsyncOpenAI(base_url=url, api_key="x", timeout=120) as direct,
+            openai.AsyncOpenAI(base_url=s.url + "/v1", api_key="x", timeout=120) as through,
+        ):
+            said = []
+            for made in (direct, through):
+                said.append((await made.responses.create(**ask)).output_text)
+                stream = await made.responses.create(**ask, stream=True)
+                said.append("".join([e.delta async for e in stream if e.type == "response.output_text.delta"]))
+            assert len(set(said)) == 1
+        word = max(re.findall("[A-Za-z]+", said[0]), key=len)
+        async with (
+            stand(settings={"upstream": url}, options=f"word: '{word}', inline: true", stages="[output]") as s,
+            openai.AsyncOpenAI(base_url=s.url + "/v1", api_key="x", timeout=120) as through,
+        ):
+            assert (await through.responses.create(**ask)).output_text.startswith(WORDS)
+            seen = [event async for event in await through.responses.create(**ask, stream=True)]
+            assert word not in repr(seen)
+            assert WORDS in repr(seen[-1])
