@@ -153,3 +153,51 @@ def test_choices_that_take_turns_are_remembered() -> None:
             parsed += 1
             reader.read(read(raw))
     assert parsed <= 6
+
+
+def numbered(number: Any, text: str = "hi", **more: Any) -> dict[str, Any]:
+    return {"type": "delta", "sequence_number": number, "item_id": "m1", "index": 0, "delta": text, **more}
+
+
+NUMBERED = (("sequence_number",), ("delta",))
+
+
+@given(st.integers(0, 10**14), st.integers(0, 10**14), st.text(st.characters(codec="utf-8"), max_size=9))
+def test_whole_numbers_may_change(first: int, second: int, text: str) -> None:
+    found = learned(numbered(first), *NUMBERED).match(event(numbered(second, text)))
+    assert found is None or found == ([str(second), text], "notes")
+    assert learned(numbered(10**14 + 3), *NUMBERED).match(event(numbered(second, text))) == (
+        [str(second), text],
+        "notes",
+    )
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        b"-1",
+        b"01",
+        b"1.0",
+        b"1e3",
+        b"",
+        b" 1",
+        b"1 ",
+        b"null",
+        b'"1"',
+        b'1,"delta":"x"',
+        b"9" * 16,
+        b"\xd9\xa1",
+        b"+1",
+        b"1_0",
+    ],
+)
+def test_what_is_no_plain_whole_number_is_parsed(number: bytes) -> None:
+    repeats = learned(numbered(777), *NUMBERED)
+    raw = event(numbered(777))
+    assert repeats.match(raw) is not None
+    assert repeats.match(raw.replace(b"777", number)) is None
+
+
+def test_a_number_that_cannot_be_located_is_not_learned() -> None:
+    for tree in (numbered(-5), numbered(1.5), numbered(True), numbered(7, more={"sequence_number": 7})):
+        assert learned(tree, *NUMBERED).match(event(tree)) is None
