@@ -32,6 +32,7 @@ class ChatReader:
         self._complete = False
         self._repeats = Repeats()
         self._news = False  # the event at hand said something that is said once
+        self._thinking: set[int] = set()  # groups of thoughts that wait for their end
 
     @property
     def complete(self) -> bool:
@@ -52,7 +53,7 @@ class ChatReader:
                 self._atom(pieces, piece.channel[:-1], text, piece.role, piece.path)
             elif text:
                 pieces.append(Piece(piece.channel, piece.role, text, piece.kind, piece.group, piece.path))
-        return Part(raw, tuple(pieces))
+        return Part(raw, tuple(pieces), self._turns(pieces))
 
     def read(self, event: Event) -> Part:
         pieces: list[Piece] = []
@@ -65,7 +66,8 @@ class ChatReader:
         raw = event.raw if event.plain else framed(event.data, event.name)
         if event.data.startswith("[DONE]"):  # so the official clients read it
             self._complete = True
-            return Part(raw if event.data == "[DONE]" else framed("[DONE]"), tuple(pieces), tuple(self._open))
+            groups = (*self._open, *self._thinking)
+            return Part(raw if event.data == "[DONE]" else framed("[DONE]"), tuple(pieces), groups)
         tree = parse(event.data)
         if not isinstance(tree, dict):
             raise Malformed("a chunk is not a JSON object")
@@ -83,7 +85,7 @@ class ChatReader:
         if not opaque and not self._news and all(_may_change(piece) for piece in pieces):
             self._repeats.learn(event.raw, tree, [piece.path for piece in pieces], tuple(pieces))
         # A finish reason closes nothing: clients go on reading what follows it, and some servers send it in each chunk.
-        return Part(raw, tuple(pieces), (), tree, tuple(opaque))
+        return Part(raw, tuple(pieces), self._turns(pieces), tree, tuple(opaque))
 
     def released(self, part: Part) -> None:
         if isinstance(part.tree, dict) and self._head is None:
@@ -135,6 +137,17 @@ class ChatReader:
 
     def broken(self, message: str, code: str) -> bytes:
         return framed(orjson.dumps({"error": error_of(502, code, message, None)}).decode())
+
+    def _turns(self, pieces: list[Piece]) -> tuple[int, ...]:
+        """The thoughts that `pieces` end: where the answer goes on, what is held back of them must not hold it up."""
+        ended: tuple[int, ...] = ()
+        for piece in pieces:
+            if piece.role is Role.REASONING:
+                self._thinking.add(piece.group)
+            elif piece.role is Role.ASSISTANT and (group := _thoughts(piece.group)) in self._thinking:
+                self._thinking.discard(group)
+                ended += (group,)
+        return ended
 
     def _choice(self, pieces: list[Piece], opaque: list[tuple[str, str]], choice: Any, position: int) -> None:
         if not isinstance(choice, dict):
@@ -196,7 +209,8 @@ class ChatReader:
                 role = Role.REFUSAL if key == "refusal" else Role.REASONING if key in REASONING else Role.ASSISTANT
                 if key not in VOCABULARY:
                     self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
-                self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, index, (*path, key))
+                group = _thoughts(index) if role is Role.REASONING else index
+                self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, group, (*path, key))
 
     def _grow(
         self,
@@ -247,6 +261,11 @@ class ChatReader:
             self._news = self._news or known is None
             channel = place if "#" in place else place + "#"
             pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1, path))
+
+
+def _thoughts(index: int) -> int:
+    """The group of a choice's thoughts; groups from 0 on are choices, and -1 is nobody's."""
+    return -2 - index
 
 
 def _may_change(piece: Piece) -> bool:
