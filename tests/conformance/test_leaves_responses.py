@@ -111,7 +111,7 @@ async def test_what_nobody_can_read_is_decided_on(stand: Make, name: str) -> Non
 
 
 async def test_what_nobody_can_read_in_an_answer_is_decided_on(stand: Make) -> None:  # noqa: F811
-    items = [
+    items: list[dict[str, Any]] = [
         {"id": "i", "type": "image_generation_call", "status": "completed", "result": "iVBORw0KGgo="},
         {"id": "r", "type": "reasoning", "summary": [], "encrypted_content": "iVBORw0KGgo="},
     ]
