@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from functools import cache
 
+from .edits import Edit, applied
 from .matcher import compile_expression, find_all
 
 _LOOK_ALIKES = {
@@ -59,8 +59,8 @@ def latin(text: str) -> str:
     """An NFKC `text` with Latin letters for those that look like them."""
     others, odd, mostly = _odd(text)
     if not odd.isdisjoint(_FLAG_LETTERS):
-        return _replaced(text, look_alikes(text))
-    edits: list[tuple[int, int, str]] = []
+        return applied(text, look_alikes(text))
+    edits: list[Edit] = []
     if len(_ACCENTS.findall(others)) > 1:
         edits = [edit for edit in _accents(text) if text[edit[0]] not in odd]
     if odd and mostly:
@@ -68,13 +68,13 @@ def latin(text: str) -> str:
             text = text.replace(letter, _LETTERS[letter])
     elif odd:
         edits += _mixed(text)
-    return _replaced(text, edits) if edits else text
+    return applied(text, sorted(edits)) if edits else text
 
 
-def look_alikes(text: str) -> list[tuple[int, int, str]]:
+def look_alikes(text: str) -> list[Edit]:
     """The replacements (start, end, text), in order, that make `latin(text)`."""
     others, odd, mostly = _odd(text)
-    found: list[tuple[int, int, str]] = []
+    found: list[Edit] = []
     if odd and mostly:
         found = [(at, at + 1, _LETTERS[letter]) for at, letter in enumerate(text) if letter in odd]
         if not odd.isdisjoint(_FLAG_LETTERS):
@@ -102,7 +102,7 @@ def _odd(text: str) -> tuple[str, set[str], bool]:
     return others, odd, len(text) - len(others) + count >= _MOSTLY_ASCII * len(text)
 
 
-def _mixed(text: str) -> list[tuple[int, int, str]]:
+def _mixed(text: str) -> list[Edit]:
     """The look-alikes in words of more than one script that read as ASCII once they are replaced."""
     found = []
     for start, end in find_all(_MIXED, text):
@@ -111,7 +111,7 @@ def _mixed(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def _accents(text: str) -> list[tuple[int, int, str]]:
+def _accents(text: str) -> list[Edit]:
     """Accented letters without their accents, in words that have at least two of them."""
     found = []
     table = _unaccented()
@@ -135,13 +135,3 @@ def _unaccented() -> dict[int, str]:
         if len(bare) == 1:
             table[point] = bare
     return table
-
-
-def _replaced(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    pieces: list[str] = []
-    done = 0
-    for at, until, new in sorted(edits):
-        pieces += (text[done:at], new)
-        done = until
-    pieces.append(text[done:])
-    return "".join(pieces)

@@ -12,6 +12,7 @@ import binascii
 import re
 from collections.abc import Callable, Sequence
 
+from .edits import Edit
 from .matcher import compile_expression, find_all
 from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, signs
 
@@ -55,8 +56,6 @@ _FLAG_TAGS = re.compile("[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e
 _SHORTEST = 8
 _FEWEST_BYTES = 4
 _SURELY_TEXT = 12  # random bytes are all printable ASCII once in 150,000 times
-
-Edit = tuple[int, int, str]
 
 
 def decode(text: str) -> list[Edit]:

@@ -12,22 +12,21 @@ left out or left as it is, and `truncated` says so.
 from __future__ import annotations
 
 import re
-import unicodedata
-from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .confusables import latin, look_alikes
 from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
-from .matcher import Expression, Matcher, compile_expression, find_all, replace_surrogates
+from .edits import Edit, applied, traced
+from .folding import fold, fold_edits, plain
+from .matcher import Expression, Matcher, replace_surrogates
+
+__all__ = ["APART", "GROWTH", "GROWTH_BASE", "Readings", "View", "gates_of", "plain", "rotated", "views"]
 
 GROWTH, GROWTH_BASE = 16, 4096
 _TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
 MAX_DEPTH = 3
-NFKC_GROWTH = 6  # what any character but two may grow to; those two Arabic phrases become 18 and 8 letters
-
-Edit = tuple[int, int, str]
 
 
 class View(NamedTuple):
@@ -47,18 +46,7 @@ class View(NamedTuple):
         """`trace` of many spans, for the price of one walk."""
         if self.parent is None or not spans:
             return spans
-        begins: list[int] = []
-        pieces: list[tuple[int, int, int]] = []  # parent start, parent end, end in this view
-        shift = 0
-        for at, until, text in self.edits():
-            begins.append(at + shift)
-            pieces.append((at, until, at + shift + len(text)))
-            shift += len(text) - (until - at)
-        above = []
-        for start, end in spans:
-            first = _trace_one(begins, pieces, start)
-            above.append((first[0], _trace_one(begins, pieces, end - 1)[1] if end > start else first[0]))
-        return self.parent.trace_all(above)
+        return self.parent.trace_all(traced(self.edits(), spans))
 
 
 class Readings(tuple[View, ...]):
@@ -87,16 +75,6 @@ def gates_of(data: bytes) -> Sequence[int]:
 def rotated(data: bytes) -> bytes:
     """Rot13 of the ASCII letters."""
     return data.translate(_ROT13)
-
-
-def plain(text: str) -> str:
-    """`text` without format characters, stacked marks and fillers, in NFKC. Idempotent."""
-    text = replace_surrogates(text)
-    for _ in range(4):
-        text, before = _fold(text), text
-        if text == before:
-            break
-    return text
 
 
 class _Node(NamedTuple):
@@ -149,12 +127,14 @@ class _Growth:
         base = best = node
         own, hidden = gates, False
         if CONTROL in gates or not node.text.isascii():
-            folded, hidden = self._folded(node.text)
-            if folded != node.text:
-                text = node.text
-                base = best = View(_name(node, "plain"), folded, node, lambda: _fold_edits(text))
+            text = node.text
+            folded = fold(text)
+            hidden = folded.hidden
+            self._truncated |= not folded.complete
+            if folded.text != text:
+                base = best = View(_name(node, "plain"), folded.text, node, lambda: fold_edits(text))
                 self._add(base)
-                gates = gates_of(folded.encode())
+                gates = gates_of(folded.text.encode())
         if not base.text.isascii() and (latin_text := latin(base.text)) != base.text:
             best = View(_name(base, "skeleton"), latin_text, base, lambda: look_alikes(base.text))
             self._add(best)
@@ -167,18 +147,6 @@ class _Growth:
                 self._add(_edited(best, name, edits))
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
         return (node, own) if hidden else (base, gates)
-
-    def _folded(self, text: str) -> tuple[str, bool]:
-        """`plain(text)`, and whether letters may be hidden in it."""
-        folded = _folded_by_letter(text)
-        if folded is not None:
-            return folded, False
-        dirt = _DIRT.candidates(text.encode())
-        if not dirt and unicodedata.is_normalized("NFKC", text):
-            return text, False
-        folded, complete = _bounded(text)
-        self._truncated |= not complete
-        return folded, _HIDDEN in dirt
 
     def _add(self, view: View) -> bool:
         """Keeps `view`; False where its text is known or no room is left."""
@@ -212,160 +180,7 @@ def _name(node: View, name: str) -> str:
 
 
 def _edited(base: View, name: str, edits: Sequence[Edit]) -> View:
-    return View(_name(base, name), _applied(base.text, edits), base, lambda: edits)
-
-
-def _applied(text: str, edits: Sequence[Edit]) -> str:
-    pieces: list[str] = []
-    at = 0
-    for start, end, new in edits:
-        pieces += (text[at:start], new)
-        at = end
-    pieces.append(text[at:])
-    return "".join(pieces)
-
-
-def _trace_one(begins: Sequence[int], pieces: Sequence[tuple[int, int, int]], at: int) -> tuple[int, int]:
-    """[start, end) in the parent of the one code point at `at`."""
-    index = bisect_right(begins, at) - 1
-    if index < 0:
-        return at, at + 1
-    start, end, until = pieces[index]
-    return (start, end) if at < until else (end + at - until, end + at - until + 1)
-
-
-# -- plain ------------------------------------------------------------------------------------------------------------
-
-_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
-_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f"
-_LONG = ("\ufdfa", "\ufdfb")
-
-
-def _class_of(points: Iterable[int]) -> str:
-    spans: list[list[int]] = []
-    for point in points:
-        if spans and spans[-1][1] == point - 1:
-            spans[-1][1] = point
-        else:
-            spans.append([point, point])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in spans)
-
-
-def _scan() -> tuple[str, str, str]:
-    """Character classes: format characters, in the basic plane and beyond; what NFKC sorts behind a base letter."""
-    formats, sorted_marks = [], []
-    for point in (*range(0x80, 0xD800), *range(0xE000, 0x1F000)):
-        letter = chr(point)
-        if unicodedata.category(letter) == "Cf":
-            formats.append(point)
-        if unicodedata.combining(letter) or (
-            unicodedata.decomposition(letter) and unicodedata.combining(unicodedata.normalize("NFKD", letter)[0])
-        ):
-            sorted_marks.append(point)
-    basic = [point for point in formats if point < 0x10000]
-    return _class_of(basic), _class_of(formats[len(basic) :]), _class_of(sorted_marks)
-
-
-_FORMATS, _FAR_FORMATS, _SORTED = _scan()
-_CONTROLS = "\x01-\x08\x0b\x0c\x0e-\x1f\x7f"
-_CONTROL_LETTERS = frozenset(map(chr, (*range(9), 11, 12, *range(14, 32), 127)))
-# Two classes, since Python looks up a class of the basic plane in one step and any other one range by range.
-_STRIP = re.compile(f"[{_FORMATS}{_FILLERS}{_CONTROLS}\x00]")
-_STRIP_FAR = re.compile(f"[{_FAR_FORMATS}\U000e0000-\U000e0fff]")
-_FORMAT = compile_expression(rf"[{_FORMATS}{_FAR_FORMATS}{_FILLERS}{_CONTROLS}\x00\x{{e0000}}-\x{{e0fff}}]")
-_STACKED = re.compile(f"[{_MARKS}]")
-# CPython sorts a run of marks in quadratic time: no writing system stacks more than thirty (UAX 15, stream-safe text).
-_MARK_RUN = compile_expression(f"[{_SORTED}]{{31,}}")
-_HIDDEN = 0
-_DIRT = Matcher(
-    [
-        Expression(r"[\x{e0020}-\x{e007e}]|[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]{4}"),
-        Expression(rf"[{_FORMATS}{_FAR_FORMATS}{_FILLERS}{_CONTROLS}\x00\x{{e0000}}-\x{{e0fff}}]"),
-        Expression(f"[{_MARKS}]"),
-        Expression(f"[{_SORTED}]{{2}}"),
-    ],
-    heavy_program=_TAME,
-)
-
-
-def _strip(text: str) -> str:
-    if _FORMAT.search(text.encode()) is None:  # several times quicker than to look by the classes
-        return text
-    return _STRIP_FAR.sub("", _STRIP.sub("", text))
-
-
-def _fold(text: str) -> str:
-    bare = _strip(text)
-    if runs := find_all(_MARK_RUN, bare):
-        bare = _applied(bare, [(start + 30, end, "") for start, end in runs])
-    return _STACKED.sub("", _strip(unicodedata.normalize("NFKC", bare)))
-
-
-def _bounded(text: str) -> tuple[str, bool]:
-    """`plain(text)`, and whether it is complete: a flood of phrase ligatures is left as it is."""
-    if len(text) + 17 * text.count(_LONG[0]) + 7 * text.count(_LONG[1]) <= NFKC_GROWTH * len(text) + GROWTH_BASE:
-        return plain(text), True
-    return "".join(
-        piece if not piece or piece in _LONG else plain(piece) for piece in re.split("([\ufdfa\ufdfb])", text)
-    ), False
-
-
-_PLAIN: dict[str, str | None] = {}
-_PLAIN_MOST = 8192
-
-
-def _folded_by_letter(text: str) -> str | None:
-    """`plain(text)` where no letter acts on another: honest text, nearly always. None where one could."""
-    others = text.encode().translate(None, _NO_CONTROLS).decode()
-    for letter in set(_UNSETTLED.findall(others)):
-        new = _PLAIN[letter] if letter in _PLAIN else _learn(letter)
-        if new is None or ("\ufe00" <= letter <= "\ufe0f" and _SELECTORS.search(others)):
-            return None
-        if new != letter:
-            text = text.replace(letter, new)
-    return text
-
-
-_NO_CONTROLS = bytes(point for point in range(0x80) if chr(point) not in _CONTROL_LETTERS)
-# All but letters that are plain and act on no other: those that whole texts are written in.
-_UNSETTLED = re.compile(
-    "[^\u00c0-\u00ff\u03b1-\u03c9\u0401\u0410-\u044f\u0451\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u0904-\u0939"
-    "\u0e01-\u0e30\u2013\u2014\u2018-\u201d\u2022\u3001\u3002\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uac00-\ud7a3]"
-)
-_SELECTORS = re.compile("[\ufe00-\ufe0f]{4}")
-_JAMO = re.compile("[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]")
-
-
-def _learn(letter: str) -> str | None:
-    """`plain(letter)`; None for a letter that composes with what stands before it, or hides others."""
-    if len(_PLAIN) >= _PLAIN_MOST:
-        _PLAIN.clear()
-    new: str | None = ""
-    if _strip(letter):
-        first = unicodedata.normalize("NFKC", letter)[0]
-        acts = unicodedata.category(first)[0] == "M" or unicodedata.combining(first) or _JAMO.match(first)
-        new = None if acts or letter in _LONG else plain(letter)
-    elif letter >= "\U000e0000":
-        new = None
-    _PLAIN[letter] = new
-    return new
-
-
-def _fold_edits(text: str) -> list[Edit]:
-    """How `plain` came about, in segments that never interact: nothing composes across the left side of ASCII."""
-    edits: list[Edit] = []
-    for match in re.finditer(r"[\x00-\x7f]?[^\x00-\x7f]+|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
-        edits.extend(_segment_edits(match[0], match.start()))
-    return edits
-
-
-def _segment_edits(segment: str, start: int) -> list[Edit]:
-    """Letter by letter where that gives the same, else one edit for the whole segment."""
-    single = [plain(letter) for letter in segment]
-    whole = plain(segment)
-    if "".join(single) == whole:
-        return [(at, at + 1, new) for at, new in enumerate(single, start) if new != segment[at - start]]
-    return [(start, start + len(segment), whole)]
+    return View(_name(base, name), applied(base.text, edits), base, lambda: edits)
 
 
 # -- letters and leet --------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifiers import confusables
+from classifiers import confusables, folding
 from classifiers import views as module
+from classifiers.edits import applied
 from classifiers.views import APART, GROWTH, GROWTH_BASE, View, plain, views
 from tests.classifiers.tables import table
 
@@ -138,22 +139,28 @@ def test_traces_exactly(before: str, joint: str, after: str) -> None:
 @given(ANY_TEXT | ODD_TEXT | st.text(st.sampled_from("ab’“—…éïﬁ\u00a0Ａ⚠\ufe0f\u200d😀´ㄱ한日ｱ\x01")))
 def test_letters_are_folded_one_by_one_where_none_acts_on_another(text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
-    folded = module._folded_by_letter(text)
+    folded = folding._by_letter(text)
     assert folded is None or folded == plain(text)
 
 
 def test_typeset_text_is_folded_by_letter() -> None:
     for text in ("It’s “small” — really… 5\u00a0€", "港口，你好。", "Да, «вот»", "⚠\ufe0f done ✅", "naïve café"):
-        assert module._folded_by_letter(text) == plain(text)
+        assert folding._by_letter(text) == plain(text)
 
 
 def test_letters_that_are_thought_settled_are() -> None:
     for point in (*range(0x80, 0xD800), *range(0xE000, 0x10000)):
         letter = chr(point)
-        if not module._UNSETTLED.match(letter):
+        if not folding._UNSETTLED.match(letter):
             assert plain(letter) == letter
             assert unicodedata.category(letter)[0] != "M"
             assert not unicodedata.combining(letter)
+
+
+@given(ANY_TEXT | ODD_TEXT)
+def test_short_texts_lose_the_same_as_long_ones(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    assert folding._strip(text) == folding._strip(text + "." * 31)[:-31]
 
 
 def test_what_composes_with_a_letter_before_it_is_a_mark_or_a_part_of_a_syllable() -> None:
@@ -162,13 +169,13 @@ def test_what_composes_with_a_letter_before_it_is_a_mark_or_a_part_of_a_syllable
         parts = unicodedata.decomposition(chr(point)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             second = chr(int(parts[1], 16))
-            assert unicodedata.category(second)[0] == "M" or module._JAMO.match(second)
+            assert unicodedata.category(second)[0] == "M" or folding._JAMO.match(second)
 
 
 @given(st.text(st.sampled_from("ab е́оαéï`øΙ🇦🇧—’日"), max_size=30) | ANY_TEXT)
 def test_latin_is_its_replacements_applied(text: str) -> None:
     text = plain(text)
-    assert confusables.latin(text) == module._applied(text, confusables.look_alikes(text))
+    assert confusables.latin(text) == applied(text, confusables.look_alikes(text))
 
 
 LEET_WORD = re.compile(r"[A-Za-z0-9@$!|]*(?:[A-Za-z][01345678@$!|]|[01345678@$!|][A-Za-z])[A-Za-z0-9@$!|]*")
