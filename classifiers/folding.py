@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from .edits import Edit, applied
@@ -159,10 +160,9 @@ class _Classes(NamedTuple):
 
 @cache
 def _classes() -> _Classes:
-    letters = [*map(chr, range(0x80, 0xD800)), *map(chr, range(0xE000, 0x1F000))]
-    formats = [letter for letter in letters if unicodedata.category(letter) == "Cf"]
+    formats = [letter for letter in _letters() if unicodedata.category(letter) == "Cf"]
     # What NFKC sorts behind a base letter.
-    marks = _class_of(letter for letter in letters if _is_sorted(letter))
+    marks = _class_of(letter for letter in _letters() if _is_sorted(letter))
     near = _class_of(letter for letter in formats if letter < "\U00010000")
     far = _class_of(letter for letter in formats if letter >= "\U00010000")
     unseen = rf"[{near}{far}{_FILLERS}{_CONTROLS}\x{{e0000}}-\x{{e0fff}}]"
@@ -174,6 +174,10 @@ def _classes() -> _Classes:
         compile_expression(f"[{marks}]{{31,}}"),
         Matcher([Expression(source) for source in dirt], heavy_program=1 << 16),
     )
+
+
+def _letters() -> Iterator[str]:
+    return map(chr, chain(range(0x80, 0xD800), range(0xE000, 0x1F000)))
 
 
 def _is_sorted(letter: str) -> bool:

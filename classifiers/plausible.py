@@ -78,7 +78,14 @@ def _text(kinds: Sequence[Kinds], sign: str = "") -> str:
 
 def _class(letters: str, step: int, first: int, last: int) -> str:
     """The letters whose place in the alphabet is from `first` to below `last`, modulo `step`."""
-    return "[" + "".join(letter for place, letter in enumerate(letters) if first <= place % step < last) + "]"
+    chosen = sorted(letter for place, letter in enumerate(letters) if first <= place % step < last)
+    runs: list[list[str]] = []
+    for letter in chosen:
+        if runs and ord(runs[-1][-1]) == ord(letter) - 1:
+            runs[-1].append(letter)
+        else:
+            runs.append([letter])
+    return "[" + "".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + "]"
 
 
 def _base64(letters: str, sign: str = "") -> str:
