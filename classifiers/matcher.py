@@ -90,9 +90,15 @@ def code_points(data: bytes, offsets: Iterable[int]) -> dict[int, int]:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def compile_expression(source: str, ignore_case: bool = False) -> Any:
-    """A compiled RE2 expression. Raises ExpressionError with RE2's reason and a mend."""
+    """A compiled RE2 expression, kept for the next time. Raises ExpressionError with RE2's reason and a mend."""
+    return compile_once(source, ignore_case)
+
+
+def compile_once(source: str, ignore_case: bool = False) -> Any:
+    """A compiled RE2 expression that is only to be asked about: thousands that are kept would need most of the memory.
+    Raises ExpressionError."""
     options = _options(ignore_case)
     try:
         return re2.compile(source.encode(), options)
@@ -162,7 +168,7 @@ class Matcher:
         self._expressions = tuple(expressions)
         self._sets: list[tuple[Any, tuple[int, ...], list[int]]] = []
         self._filters: list[tuple[Any, tuple[int, ...], list[int]]] = []
-        programs = [compile_expression(item.source, item.ignore_case).programsize for item in self._expressions]
+        programs = [compile_once(item.source, item.ignore_case).programsize for item in self._expressions]
         heavy = [index for index, program in enumerate(programs) if program > heavy_program]
         inside = {index: item for index, item in enumerate(self._expressions) if programs[index] <= heavy_program}
         if heavy_program:
@@ -259,7 +265,7 @@ def _tame(expression: Expression, largest: int) -> Expression | None:
     if short is None:
         return None
     try:
-        compiled = compile_expression(short, expression.ignore_case)
+        compiled = compile_once(short, expression.ignore_case)
     except ExpressionError:
         return None
     fits = compiled.programsize <= largest and compiled.search(b"") is None

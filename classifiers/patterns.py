@@ -29,6 +29,7 @@ from .matcher import (
     Matcher,
     code_points,
     compile_expression,
+    compile_once,
     encode,
     is_anchored,
 )
@@ -338,7 +339,7 @@ def _word(place: str, word: str) -> tuple[str, str]:
 def _regex(place: str, source: str, ignore_case: bool) -> str:
     option = f"{place}.regex"
     try:
-        compiled = compile_expression(source, ignore_case)
+        compiled = compile_once(source, ignore_case)
     except ExpressionError as error:
         raise OptionError(option, f"RE2 cannot run this expression: {error.problem}", error.mend) from None
     if compiled.search(b"") is not None:

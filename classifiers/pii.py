@@ -23,7 +23,7 @@ from stdnum.us import ssn
 from . import national
 from .base import Finding, Message
 from .catalog import OptionError
-from .matcher import Expression, Matcher, code_points, compile_expression, encode, replace_surrogates
+from .matcher import Expression, Matcher, code_points, compile_once, encode, replace_surrogates
 from .secrets import chosen_labels, joined
 
 RULES = "pii-1"
@@ -75,7 +75,7 @@ class PersonalData:
     def __init__(self, name: str, labels: frozenset[str] = LABELS, regions: Sequence[str] = REGIONS) -> None:
         self.name, self.labels = name, labels
         self._rules, self._matcher = _rules(tuple(regions))
-        self._groups = [min(1, compile_expression(rule.shape).groups) for rule in self._rules]
+        self._groups = [min(1, compile_once(rule.shape).groups) for rule in self._rules]
         facts = [RULES, sorted(labels), list(regions), [[rule.label, rule.shape] for rule in self._rules]]
         self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 
 from .base import Finding, Message
 from .catalog import OptionError
-from .matcher import Expression, Matcher, code_points, compile_expression, encode
+from .matcher import Expression, Matcher, code_points, compile_once, encode
 
 RULES = "secrets-1"
 RULE_FILE = Path(__file__).parent / "data" / "secrets.yaml"
@@ -135,7 +135,7 @@ def _shapes() -> tuple[tuple[Shape, ...], Matcher, str]:
     for label, entries in YAML(typ="safe").load(raw.decode()).items():
         for entry in entries:
             facts: Mapping[str, Any] = {"regex": entry} if isinstance(entry, str) else entry
-            groups = compile_expression(facts["regex"]).groups
+            groups = compile_once(facts["regex"]).groups
             shapes.append(Shape(label, facts["regex"], facts.get("check", "shape"), facts.get("score", 0.9), groups))
     matcher = Matcher([Expression(shape.source) for shape in shapes], heavy_program=0)
     return tuple(shapes), matcher, hashlib.sha256(raw).hexdigest()
