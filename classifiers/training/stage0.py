@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..embedded import DEFAULT_MODEL, MODELS, Encoder
 from . import corpus
 from .corpus import Example
-from .measure import upper_bound
+from .measure import auroc, upper_bound
 
 BUCKETS, WIDTH, TOKENS, LONGEST = 1 << 18, 256, 126, 3000
 KEPT, FEWEST, SHARES = 0.99, 30, (0.1, 0.25, 0.5)
@@ -138,6 +138,19 @@ def say(kind: str, expected: Floats, examples: Sequence[Example], above: Floats,
         print(f"  clearing {share:.0%} of honest texts loses: {told}")
 
 
+def fused(expected: Floats, examples: Sequence[Example], above: Floats, heads: Sequence[str]) -> None:
+    """Prints for each head what the student adds to the encoder: AUROC of the encoder's margin, and of its mean with
+    the margin that the student expects."""
+    for place, head in enumerate(heads):
+        truth = np.array([example.targets.get(head, np.nan) for example in examples])
+        if (truth == 1).sum() < FEWEST or (truth == 0).sum() < FEWEST:
+            continue
+        alone = above[:, place].astype(np.float64)
+        both = (alone + expected[:, place]) / 2
+        found = (auroc(score[truth == 1], score[truth == 0]) for score in (alone, both))
+        print("  {:24} AUROC of the encoder {:.3f}, with the student {:.3f}".format(head, *found))
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m classifiers.training.stage0", description=__doc__)
@@ -169,8 +182,10 @@ def main() -> int:
     for kind, (learnt, asked_of) in inputs.items():
         module = learn(kind, learnt, wanted[:, asked], weights / weights.mean(), options.epochs, options.seed)
         with torch.inference_mode():
-            expected = told(module, asked_of).max(1).values.numpy()
-        say(kind, expected, dev, above[:, asked], [heads[place] for place in asked])
+            expected = told(module, asked_of).numpy()
+        names = [heads[place] for place in asked]
+        say(kind, expected.max(1), dev, above[:, asked], names)
+        fused(expected, dev, above[:, asked], names)
     return 0
 
 
