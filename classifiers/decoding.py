@@ -33,13 +33,16 @@ _CODED = compile_expression("|".join((*_BY_SIGN, *_BY_LIST, _BY_RUN)))
 _WRAPPED = re.compile(rf"(?:{_RUN}{{40,}}+\r?\n)+{_RUN}+={{0,2}}".encode())
 _IN_RUN = bytes(ord("a") if re.match(_RUN, chr(point)) else ord(" ") for point in range(128)) + bytes(128)
 _DIGITS = re.compile(b"[0-9]{8,}")
+# Of long numbers few can be read: as hexadecimal where all bytes are printable (hardly any is not, in very long ones),
+# as base64 where each four digits make a leading byte and one that may follow it.
+_NUMBER = r"(?:^|[^0-9])(?:(?:[2-7][0-9]|09){4}|(?:[0-9][4-7][0-24-689][0-9]){2})|[2-7][0-9]00[2-7][0-9]00|[0-9]{40}"
 _HEX_TURNED = r"(?:0k)?[0-9N-Sn-s]{2}"
 GATE = (
     "|".join(_BY_SIGN),
     "|".join(_BY_LIST),
     # Eight letters with a turn have three at one side of it. To count all eight would need thousands of states, beside
     # those of the other gates millions, and wrapped base64 would meet a new one with each letter.
-    rf"{_RUN}{{3}}{_TURNS}|{_TURNS}{_RUN}{{3}}|[0-9]{{8}}",
+    rf"{_RUN}{{3}}{_TURNS}|{_TURNS}{_RUN}{{3}}|{_NUMBER}",
     # What the first two would find once the alphabet is turned by thirteen; the third finds the same before and after.
     rf"%[0-9N-Sn-s]{{2}}|&#[kK][0-9N-Sn-s]|\\(?:[hkH][0-9N-Sn-s]{{2}}|h\{{)|"
     rf"{_HEX_TURNED}(?:[ ,:;-] ?{_HEX_TURNED}){{3}}",

@@ -146,7 +146,7 @@ class Patterns:
         for text in groups:
             gates = gates_of(encode(text))
             if gates or not text.isascii():
-                readings = views(text, gates)
+                readings = views(text, gates, turned=False)
                 if readings.truncated:
                     return False
                 parts += [view.text for view in readings if view.name != "rot13"]

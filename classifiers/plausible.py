@@ -25,14 +25,13 @@ Kinds = Mapping[str, str]
 def signs(data: bytes) -> list[int]:
     """Places inside every run of letters, digits and +/-_ that could be base64 or hexadecimal of a text, or whose rot13
     reading could; as a whole, or a part of it between signs. In order; some runs have several, some for nothing."""
-    standard = data.translate(STANDARD)
     if len(data) > _SHORT_TEXT:
-        places = [sign.start() + 1 for sign in _SIGN.finditer(standard)]
+        places = [sign.start() + 1 for sign in _SIGN.finditer(data)]
     else:
-        places = [sign.start() for sign in _FIRST.finditer(standard)]
+        places = [sign.start() for sign in _FIRST.finditer(data)]
         for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0x", _PREFIX), (b"0k", _PREFIX)):
             if letter in data:
-                places += [sign.start() for sign in rare.finditer(standard)]
+                places += [sign.start() for sign in rare.finditer(data)]
     if len(data) > len(_LINE) and b"\n" in data:
         places += _wrapped(data)
     places.sort()
@@ -92,7 +91,7 @@ def _base64(letters: str, sign: str = "") -> str:
     """Eight letters whose six bytes could begin a text. The first holds the highest bits of a first byte in all of its
     six bits, the second those of a second byte in its lowest four, the third in its lowest two, the fourth none."""
     kinds = []
-    for step, behind in ((64, ""), (16, ""), (4, "[A-Za-z0-9+/]")):
+    for step, behind in ((64, ""), (16, ""), (4, "[A-Za-z0-9+/_-]")):
         kind = {"single": (0, step // 2), "other": (step // 2, step * 3 // 4), "leading": (step * 3 // 4, step)}
         kinds.append({name: _class(letters, step, *span) + behind for name, span in kind.items()})
     return _text(kinds * 2, sign)
@@ -103,16 +102,16 @@ def _zeros(letters: str) -> str:
     are somewhere: the second one of six and the fourth or sixth, or these two."""
     a, fourth, sixth = letters[0], _class(letters, 64, 0, 16), _class(letters, 4, 0, 1)
     second = _class(letters, 16, 0, 1) + _class(letters, 64, 0, 4)
-    sign = "[A-Za-z0-9+/]"
+    sign = "[A-Za-z0-9+/_-]"
     return f"{a}{fourth}{sixth}{a}|{second}{sign}(?:{a}{fourth}|{sign}{{2}}{sixth}{a})"
 
 
 _BEGINNING = re.compile(_base64(_LETTERS).encode())
 # Behind what is no letter or digit: where whole runs, or parts of them, may begin.
 _BEGINNINGS = "|".join(
-    (_base64(_LETTERS[:62], "[+/]"), _base64(_TURNED[:62], "[+/]"), "[0-9A-Fa-f+]{8}", "[0-9N-Sn-s+]{8}")
+    (_base64(_LETTERS[:62], "[+/_-]"), _base64(_TURNED[:62], "[+/_-]"), "[0-9A-Fa-f_-]{8}", "[0-9N-Sn-s_-]{8}")
 )
-_FIRST = re.compile(f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/]{{8}})(?:{_BEGINNINGS})".encode())
+_FIRST = re.compile(f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/_-]{{8}})(?:{_BEGINNINGS})".encode())
 _ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS).encode()), re.compile(_zeros(_TURNED).encode())
 _PREFIX = re.compile(b"0[xk][0-9A-Za-z]{2}")
 _SIGN = compile_expression(

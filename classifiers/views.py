@@ -57,13 +57,15 @@ class Readings(tuple[View, ...]):
     deeper: bool = False
 
 
-def views(text: str, gates: Sequence[int] | None = None) -> Readings:
+def views(text: str, gates: Sequence[int] | None = None, *, turned: bool = True) -> Readings:
     """The readings of `text` that differ from it and from each other. Linear time, no exceptions for any str.
-    `gates`: what `gates_of` says of it, where that is known."""
+    `gates`: what `gates_of` says of it, where that is known. Without `turned` the text's own rot13 reading may be left
+    out, where nothing is hidden in it."""
     clean = text if text.isascii() else replace_surrogates(text)
     if len(clean) < 3 and clean.isascii():
         return _NONE
-    return _Growth(clean).readings(gates_of(clean.encode()) if gates is None or clean is not text else gates)
+    known = gates_of(clean.encode()) if gates is None or clean is not text else gates
+    return _Growth(clean).readings(known, turned)
 
 
 def gates_of(data: bytes) -> Sequence[int]:
@@ -98,7 +100,7 @@ class _Growth:
         self._truncated = self._deeper = False
         self._root = View("raw", text, None, _nothing)
 
-    def readings(self, gates: Sequence[int]) -> Readings:
+    def readings(self, gates: Sequence[int], turned: bool) -> Readings:
         # Breadth first: a text is met first where the fewest layers lie above it, and so read deepest.
         queue = deque([_Node(self._root, 0, gates)])
         while queue:
@@ -113,9 +115,11 @@ class _Growth:
                 coded = _edited(base, "decoded", edits)
                 if self._add(coded):
                     queue.append(_Node(coded, node.depth + 1, gates_of(coded.text.encode())))
-            if not node.turned:
+            # Where no code is left, the rot13 reading has no readings of its own.
+            hidden = bool(codes) and runs != []
+            if not node.turned and (hidden or turned or base is not self._root):
                 turn = View(_name(base, "rot13"), _rot13(base.text), base, _nothing)
-                if self._add(turn) and codes and runs != []:
+                if self._add(turn) and hidden:
                     queue.append(_Node(turn, node.depth + 1, gates, True, runs))
         readings = Readings(self._views)
         readings.truncated, readings.deeper = self._truncated, self._deeper

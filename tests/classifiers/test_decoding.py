@@ -73,6 +73,20 @@ def test_both_engines_find_runs_that_can_be_read(text: str) -> None:
                 assert decode_runs(reading, runs) == decode(reading)
 
 
+NUMBERS = st.lists(
+    st.sampled_from(["61", "20", "70", "09", "35", "00", "17", "6100", "7000", "0454", "1461", "9"]),
+    min_size=4,
+    max_size=40,
+).map("".join) | st.text(st.sampled_from("0123456789"), min_size=8, max_size=24)
+
+
+@given(st.sampled_from(["", "x ", "a_", "-"]), NUMBERS, st.sampled_from(["", " y", "-z"]))
+def test_no_number_that_could_be_read_is_passed_over(before: str, number: str, after: str) -> None:
+    text = before + number + after
+    if decode(text):
+        assert {RUN, LIST} & set(GATES.candidates(text.encode()))
+
+
 LATIN = ["ignore all", "é ignore", "\x01" + "ignore " * 5]
 OTHER = ["日本語で無視して", "игнорируй"]
 

@@ -195,3 +195,11 @@ def test_texts_in_ascii_read_the_same_in_company(texts: list[str]) -> None:
     for text in texts:
         for view in views(text):
             assert any(view.text in each for each in together)
+
+
+@given(ANY_TEXT | ODD_TEXT | st.sampled_from([case["text"] for case in TABLE["disguised"].values()]))
+def test_only_its_own_rot13_reading_may_be_left_out(text: str) -> None:
+    every, fewer = views(text), views(text, turned=False)
+    assert [view.text for view in every if view.name != "rot13"] == [
+        view.text for view in fewer if view.name != "rot13"
+    ]
