@@ -99,6 +99,7 @@ class _Channel:
     kind: Kind
     group: int
     pieces: list[str] = field(default_factory=list)
+    fresh: int = 0  # pieces that were not joined yet
     tail: str = ""  # the text from `base` on
     base: int = 0
     total: int = 0
@@ -145,13 +146,15 @@ class Gate:
             size = len(piece.text)
             kept = channel.pieces
             kept.append(piece.text)
-            if len(kept) == COMPACT:
-                kept[:] = ["".join(kept)]
+            channel.fresh += 1
+            if channel.fresh == COMPACT:  # the newest only: to join all each time would cost quadratic time
+                kept[-COMPACT:] = ["".join(kept[-COMPACT:])]
+                channel.fresh = 0
             self._size += size
             self.characters += size
             channel.total = total = channel.total + size
             channel.closed = False
-            if self._keep is not None:
+            if self._keep is not None and piece.kind is not Kind.CALL:  # a call is always judged whole
                 channel.tail += piece.text
                 spare = channel.approved - self._keep - channel.base
                 if spare > CONTEXT:  # forget what no window will need
