@@ -144,7 +144,11 @@ class Exchange:
         if decision is None:
             if self._before is None and stage is Stage.OUTPUT:
                 self._before = said_before(self._asked)
-            decision = await self.guard.check(stage, self.dialect.name, messages, unscannable, self._before or "")
+            # Turns of a conversation come again with the next one; what the model says now grows as it is said.
+            scope = self.notes.account if stage is Stage.INPUT else None
+            decision = await self.guard.check(
+                stage, self.dialect.name, messages, unscannable, self._before or "", scope
+            )
             self.notes.decided(decision)
         return decision
 

@@ -32,8 +32,7 @@ class Guard:
         self._panel = panel
         self._metrics = metrics
         self._asked: dict[Stage, list[Asked]] = {
-            stage: asked_of(policies.classifiers, ((r.classifier, r.roles, r.deadline) for r in plan(policies, stage)))
-            for stage in Stage
+            stage: asked_of(policies.classifiers, plan(policies, stage)) for stage in Stage
         }
         self._added = metrics.added
 
@@ -69,13 +68,14 @@ class Guard:
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
         before: str = "",
+        scope: str | None = None,
     ) -> Decision:
         """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the
-        messages as empty ones, with a finding each. `before` is the context of what the model says. Raises nothing
-        for a fault of a classifier."""
+        messages as empty ones, with a finding each. `before` is the context of what the model says. What slow
+        classifiers found for `scope`, an account, is not asked again. Raises nothing for a fault of a classifier."""
         if before:
             messages = [replace(m, context=before) if m.role in SAID_BY_MODEL else m for m in messages]
-        report = await self._panel.report(messages, self._asked[stage])
+        report = await self._panel.report(messages, self._asked[stage], scope)
         if report.queued:
             self._added.observe(report.queued, "queue")
         return self._decided(stage, dialect, messages, unscannable, report)

@@ -93,6 +93,13 @@ class Metrics:
             "1 for the policy revision that this worker enforces.",
             ("worker", "revision"),
         )
+        self.judged = Gauge(
+            "penstock_classifier_messages",
+            "Messages for classifiers that take milliseconds, since the start: read, known from before, spared by the "
+            "classifier before, or refused by an open breaker.",
+            ("fate",),
+        )
+        self.breakers = Gauge("penstock_breakers_opened", "How often a classifier was left alone.")
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
         self.audit_lost = Gauge("penstock_audit_lost_records", "Records that could not be kept.")
         self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")

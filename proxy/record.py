@@ -19,6 +19,7 @@ class Notes:
     def __init__(self, metrics: Metrics, dialect: str, method: str, path: str, account: str, revision: str) -> None:
         self.id = new_id()
         self.outcome_name = ""
+        self.account = account
         self._metrics, self._dialect = metrics, dialect
         self._at, self._began = time.time(), time.perf_counter()
         self._facts: dict[str, Any] = {

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import classifiers
@@ -82,7 +82,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         plane = DataPlane(settings, guard, upstream, audit, key, metrics)
         ready = _Readiness(plane, panel, audit)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
-        admin = Admin(ready, metrics, lambda: _refresh(metrics, audit, plane))
+        admin = Admin(ready, metrics, lambda: _refresh(metrics, audit, plane, panel))
         admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
         listener = Listener(plane, max_body=settings.max_request_bytes, **times)
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -241,8 +241,11 @@ async def _drain(plane: DataPlane, seconds: float) -> None:
         await asyncio.wait(set(plane.in_flight), timeout=1)
 
 
-def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane) -> None:
+def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel) -> None:
     metrics.in_flight.set(len(plane.in_flight))
     metrics.audit_lag.set(audit.waiting)
     metrics.audit_lost.set(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)
+    for fate, count in asdict(panel.counts).items():
+        metrics.judged.set(count, fate)
+    metrics.breakers.set(panel.breakers.opened)

@@ -35,3 +35,20 @@ def test_a_context_is_the_end_of_a_long_talk() -> None:
     said = [Message(Role.USER, "a" * 10_000, "/0"), Message(Role.USER, "the end", "/1")]
     assert said_before(said).endswith("a\nthe end")
     assert len(said_before(said)) == 8000
+
+
+async def test_turns_that_were_judged_are_not_judged_again_for_the_same_account(stand: Make) -> None:
+    turns = [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"}]
+    async with stand(options="inline: false") as s:
+        canary = s.running.plane.guard.policies.classifiers["canary"]
+        seen: list[list[str]] = []
+        for key, more in (("a", []), ("a", [{"role": "user", "content": "Three"}]), ("b", [])):
+            canary.read.clear()  # type: ignore[attr-defined]
+            body = {"model": "m", "messages": turns + more}
+            headers = {"authorization": f"Bearer {key}"}
+            assert (await s.client.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
+            asked = [m for m in canary.read if not m.context]  # type: ignore[attr-defined]
+            seen.append([m.text for m in asked if m.text in {"One", "Two", "Three"}])
+        metrics = (await s.client.get(s.admin_url + "/metrics")).text
+    assert seen == [["One", "Two"], ["Three"], ["One", "Two"]]
+    assert 'penstock_classifier_messages{fate="known"}' in metrics
