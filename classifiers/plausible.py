@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .matcher import compile_expression
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_TURNED = "NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm0123456789+/"
+# Letter by value, both alphabets at once; without the last two, those of a part between signs.
+_LETTERS = ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", "+-", "/_")
+_TURNED = ("NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm0123456789", "+-", "/_")
 STANDARD = bytes.maketrans(b"-_", b"+/")
 """From the URL-safe alphabet to the usual one."""
 
@@ -29,7 +30,7 @@ def signs(data: bytes) -> list[int]:
         places = [sign.start() + 1 for sign in _SIGN.finditer(data)]
     else:
         places = [sign.start() for sign in _FIRST.finditer(data)]
-        for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0x", _PREFIX), (b"0k", _PREFIX)):
+        for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0", _HEX_ZEROS)):
             if letter in data:
                 places += [sign.start() for sign in rare.finditer(data)]
     if len(data) > len(_LINE) and b"\n" in data:
@@ -57,9 +58,8 @@ def has_zeros(letters: bytes) -> bool:
     return b"A" in letters and _ZEROS.search(letters) is not None
 
 
-def _text(kinds: Sequence[Kinds], sign: str = "") -> str:
-    """An expression for bytes of these kinds that could begin a text in UTF-8. It ends at a `sign`, behind which
-    anything could come: an automaton need not know of several beginnings at once."""
+def _text(kinds: Sequence[Kinds]) -> str:
+    """An expression for bytes of these kinds that could begin a text in UTF-8."""
 
     def rest(at: int, others: int, needed: bool) -> str:
         """From byte `at` on, where at most `others` bytes of a sequence may follow, or one has to (`needed`)."""
@@ -69,53 +69,71 @@ def _text(kinds: Sequence[Kinds], sign: str = "") -> str:
         ways = [kind["other"] + rest(at + 1, others - 1, False)] if others else []
         if not needed:
             ways += [kind["single"] + rest(at + 1, 0, False), kind["leading"] + rest(at + 1, 3, True)]
-        ways += [sign] if sign else []
         return ways[0] if len(ways) == 1 else "(?:" + "|".join(ways) + ")"
 
     return rest(0, 0, False)
 
 
-def _class(letters: str, step: int, first: int, last: int) -> str:
-    """The letters whose place in the alphabet is from `first` to below `last`, modulo `step`."""
-    chosen = sorted(letter for place, letter in enumerate(letters) if first <= place % step < last)
-    runs: list[list[str]] = []
+def _class(alphabet: Sequence[str], step: int, first: int, last: int) -> str:
+    """The letters whose value is from `first` to below `last`, modulo `step`."""
+    letters = [*alphabet[0], *alphabet[1:]]
+    chosen = sorted("".join(each for value, each in enumerate(letters) if first <= value % step < last))
+    runs: list[str] = []
     for letter in chosen:
         if runs and ord(runs[-1][-1]) == ord(letter) - 1:
-            runs[-1].append(letter)
+            runs[-1] += letter
         else:
-            runs.append([letter])
-    return "[" + "".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + "]"
+            runs.append(letter)
+    return "[" + "".join(re.escape(run) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + "]"
 
 
-def _base64(letters: str, sign: str = "") -> str:
+def _base64(alphabet: Sequence[str]) -> str:
     """Eight letters whose six bytes could begin a text. The first holds the highest bits of a first byte in all of its
     six bits, the second those of a second byte in its lowest four, the third in its lowest two, the fourth none."""
     kinds = []
-    for step, behind in ((64, ""), (16, ""), (4, "[A-Za-z0-9+/_-]")):
+    for step, behind in ((64, ""), (16, ""), (4, _class(alphabet, 1, 0, 1))):
         kind = {"single": (0, step // 2), "other": (step // 2, step * 3 // 4), "leading": (step * 3 // 4, step)}
-        kinds.append({name: _class(letters, step, *span) + behind for name, span in kind.items()})
-    return _text(kinds * 2, sign)
+        kinds.append({name: _class(alphabet, step, *span) + behind for name, span in kind.items()})
+    return _text(kinds * 2)
 
 
-def _zeros(letters: str) -> str:
+def _base64_zeros(alphabet: Sequence[str]) -> str:
     """Of every six bytes of UTF-16 three are zero where its letters are Latin; nearly all have to be, so two of three
     are somewhere: the second one of six and the fourth or sixth, or these two."""
-    a, fourth, sixth = letters[0], _class(letters, 64, 0, 16), _class(letters, 4, 0, 1)
-    second = _class(letters, 16, 0, 1) + _class(letters, 64, 0, 4)
-    sign = "[A-Za-z0-9+/_-]"
+    a, fourth, sixth = alphabet[0][0], _class(alphabet, 64, 0, 16), _class(alphabet, 4, 0, 1)
+    second, sign = _class(alphabet, 16, 0, 1) + _class(alphabet, 64, 0, 4), _class(alphabet, 1, 0, 1)
     return f"{a}{fourth}{sixth}{a}|{second}{sign}(?:{a}{fourth}|{sign}{{2}}{sixth}{a})"
 
 
+def _hex(letters: str) -> str:
+    """Digits whose four bytes could begin a text, wherever dashes part them. `letters`: ABCDEF, as they are written."""
+    low = f"[0-9{letters}]-*"
+    kind = {
+        "single": "[0-7]-*",
+        "other": f"[89{letters[:2]}{letters[6:8]}]-*",
+        "leading": f"[{letters[2:6]}{letters[8:]}]-*",
+    }
+    return _text([{name: each + low for name, each in kind.items()}] * 4)
+
+
+def _hex_zeros(letters: str) -> str:
+    """Two zero bytes with one between them: UTF-16 of Latin letters."""
+    return f"0-*0-*[0-9{letters}]-*[0-9{letters}]-*0-*0"
+
+
 _BEGINNING = re.compile(_base64(_LETTERS).encode())
-# Behind what is no letter or digit: where whole runs, or parts of them, may begin.
-_BEGINNINGS = "|".join(
-    (_base64(_LETTERS[:62], "[+/_-]"), _base64(_TURNED[:62], "[+/_-]"), "[0-9A-Fa-f_-]{8}", "[0-9N-Sn-s_-]{8}")
+_HEX, _HEX_TURNED = "ABCDEFabcdef", "NOPQRSnopqrs"
+# Where whole runs may begin, and their parts between signs.
+_WHOLE = "|".join((_base64(_LETTERS), _base64(_TURNED), _hex(_HEX), _hex(_HEX_TURNED)))
+_PART = "|".join((_base64(_LETTERS[:1]), _base64(_TURNED[:1]), "(?:[0-7][0-9]){4}"))
+_FIRST = re.compile(
+    f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/_-]{{8}})(?:(?<![+/_-])(?:{_WHOLE})|(?<=[+/_-])(?:{_PART}))".encode()
 )
-_FIRST = re.compile(f"(?<![A-Za-z0-9])(?=[A-Za-z0-9+/_-]{{8}})(?:{_BEGINNINGS})".encode())
-_ZEROS, _ZEROS_TURNED = re.compile(_zeros(_LETTERS).encode()), re.compile(_zeros(_TURNED).encode())
-_PREFIX = re.compile(b"0[xk][0-9A-Za-z]{2}")
+_ZEROS, _ZEROS_TURNED = (re.compile(_base64_zeros(alphabet).encode()) for alphabet in (_LETTERS, _TURNED))
+_HEX_ZEROS = re.compile(f"0[xk][0-9A-Za-z]{{2}}|{_hex_zeros(_HEX)}|{_hex_zeros(_HEX_TURNED)}".encode())
 _SIGN = compile_expression(
-    "|".join((rf"(?:^|[^A-Za-z0-9])(?:{_BEGINNINGS})", _zeros(_LETTERS), _zeros(_TURNED), _PREFIX.pattern.decode()))
+    rf"(?:^|[^A-Za-z0-9+/_-])(?:{_WHOLE})|[+/_-](?:{_PART})|"
+    + b"|".join((_ZEROS.pattern, _ZEROS_TURNED.pattern, _HEX_ZEROS.pattern)).decode()
 )
 _KINDS = bytes(
     ord("a") if letter.isalnum() or letter in "+/-_" else ord("\n") if letter in "\r\n" else ord(" ")
