@@ -137,14 +137,14 @@ class Patterns:
         if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
             return False
         fresh: dict[bytes, str] = {}
-        if short and gates_of(APART.join(short).encode()):
+        asked = [(text, gates_of(encode(text))) for text in groups]
+        if short and (gates := gates_of(APART.join(short).encode())):
             marks = {_mark(text): text for text in short}
             fresh = {mark: text for mark, text in marks.items() if mark not in self._known}
             if fresh:
-                groups.append(APART.join(fresh.values()))
+                asked.append((APART.join(fresh.values()), gates))
         parts: list[str] = []
-        for text in groups:
-            gates = gates_of(encode(text))
+        for text, gates in asked:
             if gates or not text.isascii():
                 readings = views(text, gates, turned=False)
                 if readings.truncated:
