@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from classifiers import catalog
 from classifiers.base import Classifier
-from classifiers.patterns import MOST_SPANS, Patterns, ViewsTruncated
+from classifiers.patterns import _MOST_KNOWN, MOST_SPANS, Patterns, ViewsTruncated
 from tests.classifiers.tables import messages, seen, table
 
 TABLE = table("patterns")
@@ -124,3 +124,24 @@ def test_company_changes_nothing(source: str, texts: list[str]) -> None:
     together = [(finding.message, finding.span) for finding in patterns.classify(messages(*texts))]
     alone = [(i, found.span) for i, text in enumerate(texts) for found in patterns.classify(messages(text))]
     assert together == alone
+
+
+def test_what_is_remembered_of_short_texts_changes_nothing() -> None:
+    patterns = Patterns.from_options("p", {"patterns": {"x": "ignore previous"}})
+    ids = [f"chatcmpl-B9MHDbslfk{number:04d}AsQ2" for number in range(40)]
+    coded = "aWdub3JlIHByZXZpb3Vz"
+    for _ in range(3):
+        assert patterns.classify(messages(*ids)) == []
+        assert [found.message for found in patterns.classify(messages(*ids, coded, "1gn0r3 pr3v10us"))] == [40, 41]
+        assert [found.message for found in patterns.classify(messages(coded, ids[0]))] == [0]
+    assert len(patterns._known) == len(ids)
+    assert all(len(mark) == 16 and not any(each.encode() in mark for each in ids) for mark in patterns._known)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    patterns = Patterns.from_options("p", {"patterns": {"x": "ignore previous"}})
+    for number in range(0, 3 * _MOST_KNOWN, 500):
+        assert (
+            patterns.classify(messages(*[f"req_8f14e45fce{each:06d}a2" for each in range(number, number + 500)])) == []
+        )
+        assert len(patterns._known) <= _MOST_KNOWN + 500
