@@ -7,6 +7,8 @@ fault, and the connection is never used again.
 from __future__ import annotations
 
 import asyncio
+import re
+import select
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol, cast
@@ -24,6 +26,9 @@ WAKE = -1
 """What a taste answers when the task that pumps must go on."""
 HIGH_WATER = 256 * 1024
 """Bytes of one answer that are kept unread before the upstream is told to wait."""
+MARGIN = 1.0
+"""Seconds by which a connection is given up before the upstream would close it."""
+_LIMIT = re.compile(rb"(?:^|[,;\s])(timeout|max)\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
 
 
 class Fault(StrEnum):
@@ -110,8 +115,9 @@ class Pool(Protocol):
 
     patience: Later
 
-    def release(self, connection: Connection, *, reuse: bool) -> None: ...
+    def release(self, connection: Connection) -> None: ...
     def forget(self, connection: Connection) -> None: ...
+    def lost(self, connection: Connection) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -121,7 +127,10 @@ class Connection(asyncio.Protocol):
         self._pool, self._loop, self._gap = pool, loop, gap
         self._transport: asyncio.Transport | None = None
         self.rested = 0.0
+        self.kept = float("inf")  # seconds that the upstream keeps it, as far as it says so
+        self.chunked = False  # the last answer
         self.usable = False
+        self._poll = select.poll()
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = 0.0
         self._reset()
@@ -133,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._informational = 0
         self._head_done = False
         self._sized = False  # the length of the body is known to the parser
+        self._chunked = False
         self._keep_alive = False
         self._body: list[bytes] = []
         self._buffered = 0
@@ -146,6 +156,12 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
 
     # -- for Upstream and Response
+
+    @property
+    def stale(self) -> bool:
+        """Whether the upstream has closed a connection that rests, or written to it: the event loop may not have seen
+        that yet. (With TLS it may be a word between the two ends: to begin a new connection is right all the same.)"""
+        return self._transport is None or bool(self._poll.poll(0))
 
     async def ask(self, data: bytes, deadline: float) -> Response:
         """Write a request and wait for the head of its answer until `deadline` (loop time)."""
@@ -219,6 +235,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._poll.register(transport.get_extra_info("socket"), select.POLLIN)
         self.usable = True
 
     def data_received(self, data: bytes) -> None:
@@ -265,8 +282,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        self._transport = None
-        self._pool.forget(self)
+        if self._transport is not None:  # not by us
+            self._transport = None
+            self._pool.lost(self)
         if self._asked and not self._complete and self._error is None:
             if self._head_done and not self._sized and exc is None:
                 self._complete = True  # a body that ends with the connection
@@ -291,16 +309,26 @@ class Connection(asyncio.Protocol):
             return
         for name, value in self._headers:
             if name == b"transfer-encoding":
-                self._sized = True
+                self._sized = self._chunked = True
                 if value.strip().lower() != b"chunked":
                     self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
                     return
             elif name == b"content-length":
                 self._sized = True
+            elif name == b"keep-alive":
+                self._limit(value)
         self._sized = self._sized or status in {204, 304}
         # Asked now: once the message is complete, the parser has forgotten it.
         self._keep_alive = self._parser.should_keep_alive()
         self._head_done = True
+
+    def _limit(self, value: bytes) -> None:
+        """What the upstream says of how long, and for how many more requests, it keeps this connection."""
+        for name, number in _LIMIT.findall(value):
+            if name.lower() == b"timeout":
+                self.kept = max(int(number) - MARGIN, int(number) / 2)
+            elif not int(number):
+                self.usable = False
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
@@ -355,6 +383,7 @@ class Connection(asyncio.Protocol):
         if not keep:
             self.abandon()
             return
+        self.chunked = self._chunked
         self._reset()
         self.rested = self._loop.time()
-        self._pool.release(self, reuse=True)
+        self._pool.release(self)

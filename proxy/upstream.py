@@ -22,6 +22,8 @@ __all__ = ["WAKE", "Fault", "Headers", "Response", "Upstream", "UpstreamError"]
 
 LOOK = 0.25
 """Seconds between two looks at who is late."""
+SETTLE = 0.05
+"""Seconds in which an upstream that closes behind its answers has done so."""
 PATIENCE = 0.5
 """Seconds that a piece of a stream may lie unread while more is gathered."""
 
@@ -30,8 +32,10 @@ class Upstream:
     """One named upstream. `url` is its base, with or without a trailing ``/v1``: the caller's path follows it.
 
     Times are in seconds. `first_byte` bounds connection and head together, `gap` the silence between two pieces of a
-    body, and `keep` the age of an idle connection (below the idle limits that servers commonly have, so that a
-    request is hardly ever written to a connection that is being closed).
+    body, and `keep` the age of an idle connection: below the idle limits that servers commonly have, and below what
+    the upstream itself says (`Keep-Alive: timeout=`), so that a request is hardly ever written to a connection that is
+    being closed. Where an upstream was seen to close behind an answer (llama.cpp does behind each stream), such a
+    connection is not used again before SETTLE.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Upstream:
         self._connect, self._first_byte, self._gap, self._keep = connect, first_byte, gap, keep
         self._max = max_connections
         self._idle: deque[Connection] = deque()
+        self._closes: set[bool] = set()  # it closed soon after its last answer that was chunked, or was not
         self._busy: set[Connection] = set()
         self._opening = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -84,14 +89,27 @@ class Upstream:
 
     def _rested(self) -> Connection | None:
         """The connection that was used last, if it may be used again."""
-        now = asyncio.get_running_loop().time()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable and now - connection.rested < self._keep:
-                self._engage(connection)
-                return connection
-            connection.abandon()
-        return None
+        idle, now = self._idle, asyncio.get_running_loop().time()
+        unsettled: list[Connection] = []
+        found = None
+        while idle and found is None:
+            connection = idle.pop()
+            age = now - connection.rested
+            if connection.stale:
+                self.lost(connection)
+                connection.abandon()
+            elif age < SETTLE and connection.chunked in self._closes:
+                unsettled.append(connection)
+            elif connection.usable and age < min(self._keep, connection.kept):
+                found = connection
+            else:
+                connection.abandon()
+        idle.extend(reversed(unsettled))
+        if found is not None:
+            if self._closes and now - found.rested >= SETTLE:
+                self._closes.discard(found.chunked)
+            self._engage(found)
+        return found
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -131,18 +149,23 @@ class Upstream:
         now = loop.time()
         for connection in list(self._busy):
             connection.look(now)
-        for connection in [c for c in self._idle if now - c.rested > self._keep]:
+        for connection in [c for c in self._idle if now - c.rested > min(self._keep, c.kept)]:
             connection.abandon()
         self._sweep = loop.call_later(LOOK, self._look) if self._busy or self._idle else None
 
-    def release(self, connection: Connection, *, reuse: bool) -> None:
-        """A connection has finished its exchange."""
+    def release(self, connection: Connection) -> None:
+        """A connection has finished its exchange, and rests."""
         self._busy.discard(connection)
-        if reuse:
-            self._idle.append(connection)
+        self._idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The upstream has closed a connection."""
+        if asyncio.get_running_loop().time() - connection.rested < SETTLE:
+            self._closes.add(connection.chunked)
+        self.forget(connection)
 
     def forget(self, connection: Connection) -> None:
-        """A connection has been lost."""
+        """A connection is not used any more."""
         self._busy.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

@@ -27,9 +27,10 @@ def model() -> Iterator[str]:
         yield url
 
 
-async def said(base: str, turns: list[dict[str, str]], retries: int = 0) -> list[tuple[str, str]]:
-    """(text, stop reason) of an answer in one piece, and of a stream; both have counted the same tokens."""
-    async with anthropic.AsyncAnthropic(base_url=base, api_key="x", max_retries=retries, timeout=120) as client:
+async def said(base: str, turns: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """(text, stop reason) of an answer in one piece, and of a stream; both have counted the same tokens. Retries are
+    the client's own: the model's server closes behind each stream, and whoever asks at that moment must ask again."""
+    async with anthropic.AsyncAnthropic(base_url=base, api_key="x", timeout=120) as client:
         whole = await client.messages.create(**ASK, messages=turns)
         async with client.messages.stream(**ASK, messages=turns) as stream:
             final = await stream.get_final_message()
@@ -41,11 +42,11 @@ async def said(base: str, turns: list[dict[str, str]], retries: int = 0) -> list
 async def test_honest_answers_are_the_models_own(stand: Make, model: str) -> None:
     turns = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
     async with stand(settings={"upstream": model}) as s:
-        # The model's own server closes kept connections as it likes; through Penstock that may not be seen.
-        direct, through = await said(model.removesuffix("/v1"), turns, retries=2), await said(s.url, turns)
+        direct, through = await said(model.removesuffix("/v1"), turns), await said(s.url, turns)
         assert direct == through
         assert direct[0][0]
-        assert {row.outcome["action"] for row in await s.rows()} == {"pass"}
+        ends = [row.outcome for row in await s.rows() if row.outcome.get("detail") != "reset"]
+        assert [end["action"] for end in ends] == ["pass"] * 3
 
 
 async def test_a_blocked_word_never_reaches_the_client(stand: Make, model: str) -> None:

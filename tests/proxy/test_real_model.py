@@ -30,7 +30,7 @@ async def test_honest_answers_are_the_models_own(stand: Make, model: str) -> Non
         for stream in (False, True):
             said = []
             for base in (model, f"{s.url}/v1"):
-                async with openai.AsyncOpenAI(base_url=base, api_key="x", max_retries=0, timeout=120) as client:
+                async with openai.AsyncOpenAI(base_url=base, api_key="x", timeout=120) as client:
                     answer = await client.chat.completions.create(**ASK, messages=turns, stream=stream)  # type: ignore[call-overload]
                     if stream:
                         text = "".join([c.choices[0].delta.content or "" async for c in answer if c.choices])
@@ -49,7 +49,7 @@ async def test_a_blocked_word_never_reaches_the_client(stand: Make, model: str) 
     ]
     async with (
         stand(settings={"upstream": model}, options="word: banana, inline: true", stages="[output]") as s,
-        openai.AsyncOpenAI(base_url=f"{s.url}/v1", api_key="x", max_retries=0, timeout=120) as client,
+        openai.AsyncOpenAI(base_url=f"{s.url}/v1", api_key="x", timeout=120) as client,
     ):
         whole = await client.chat.completions.create(**ASK, messages=turns)  # type: ignore[call-overload]
         stream = await client.chat.completions.create(**ASK, messages=turns, stream=True)  # type: ignore[call-overload]

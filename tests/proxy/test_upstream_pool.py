@@ -42,6 +42,18 @@ async def pool(reply: Any, **options: Any) -> AsyncIterator[tuple[Upstream, Simu
             await upstream.close()
 
 
+def hang_up(simulator: Simulator) -> None:
+    """The upstream closes all connections: the farewells lie in the sockets, and no event loop has seen them."""
+    for connection in simulator.open:
+        connection.shut()
+
+
+def rest(upstream: Upstream, seconds: float) -> None:
+    """All idle connections have rested so long."""
+    for connection in upstream._idle:
+        connection.rested -= seconds
+
+
 async def post(upstream: Upstream, body: bytes = b"{}") -> Response:
     return await upstream.send(upstream.head(b"POST", b"/v1/chat/completions", [(b"authorization", b"Bearer k")]), body)
 
@@ -119,6 +131,59 @@ async def test_an_idle_connection_that_is_old_is_not_used() -> None:
         await asyncio.sleep(0.05)
         await whole(upstream)
         assert simulator.connections == 2
+
+
+async def test_a_connection_whose_end_nobody_has_seen_yet_is_not_used() -> None:
+    async with pool(WHOLE) as (upstream, simulator):
+        await whole(upstream)
+        hang_up(simulator)  # nothing is awaited from here until the next request is written
+        assert await whole(upstream) == BODY
+        assert simulator.connections == 2
+
+
+LIMITS: dict[str, tuple[list[bytes], float, int]] = {
+    "no limit": ([], 50, 1),
+    "a timeout that is over": ([b"Keep-Alive: timeout=20, max=100"], 50, 2),
+    "a timeout that is nearly over": ([b"Keep-Alive: timeout=51"], 50, 2),
+    "a timeout that is not": ([b"Keep-Alive: timeout=60"], 50, 1),
+    "in any case and order": ([b'keep-alive: MAX=5 , Timeout="20"'], 50, 2),
+    "none left": ([b"Keep-Alive: timeout=60, max=0"], 0, 2),
+    "some left": ([b"Keep-Alive: timeout=60, max=1"], 0, 1),
+    "something else": ([b"Keep-Alive: minimax=0, untimeout=0, timeout=x"], 50, 1),
+}
+
+
+@pytest.mark.parametrize(("lines", "rested", "expected"), LIMITS.values(), ids=LIMITS.keys())
+async def test_the_upstream_says_how_long_it_keeps_a_connection(
+    lines: list[bytes], rested: float, expected: int
+) -> None:
+    async with pool(raw(head(b"Content-Length: 2", *lines) + b"{}"), keep=100) as (upstream, simulator):
+        await whole(upstream)
+        rest(upstream, rested)
+        await whole(upstream)
+        assert simulator.connections == expected
+
+
+async def test_an_upstream_that_closes_behind_its_streams_is_not_met_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once that was seen, a connection rests behind a stream until the farewell must have come."""
+    monkeypatch.setattr("proxy.upstream.SETTLE", 60.0)
+    async with pool(STREAM, keep=1000) as (upstream, simulator):
+        await whole(upstream)
+        hang_up(simulator)
+        await whole(upstream)
+        await whole(upstream)
+        assert simulator.connections == 3
+        rest(upstream, 61)
+        await whole(upstream)  # it has rested, and no farewell came: they are used at once again
+        await whole(upstream)
+        assert simulator.connections == 3
+        simulator.reply = WHOLE
+        await whole(upstream)
+        hang_up(simulator)
+        simulator.reply = STREAM
+        await whole(upstream)
+        await whole(upstream)
+        assert simulator.connections == 4  # what was seen behind whole answers is not held against streams
 
 
 FAULTS: dict[str, tuple[Reply, str]] = {
