@@ -6,32 +6,38 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .cases import CaseResult, Outcome, run_cases
-from .document import PolicyError, Problem
+from .document import PolicyError, Problem, read
 from .engine import PolicySet
-from .load import load
+from .lint import Grade, Notice, lint, placed
+from .load import load, sources
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """`policy` is None where there are problems; then no case was run."""
+    """`policy` is None where there are problems; then no case was run. `notices` are empty unless they were asked
+    for."""
 
     source: str
     policy: PolicySet | None
     problems: tuple[Problem, ...] = ()
     cases: tuple[CaseResult, ...] = ()
+    notices: tuple[tuple[Notice, Problem], ...] = ()
 
     @property
     def ok(self) -> bool:
-        """No problem, and no case failed. Skipped cases do not count: `skipped` says how many there were."""
-        return not self.problems and all(case.outcome is not Outcome.FAILED for case in self.cases)
+        """No problem, no notice of the grade error, and no case failed. Skipped cases do not count: `skipped` says how
+        many there were."""
+        wrong = any(notice.grade is Grade.ERROR for notice, _ in self.notices)
+        return not self.problems and not wrong and all(case.outcome is not Outcome.FAILED for case in self.cases)
 
     @property
     def skipped(self) -> int:
         return sum(case.outcome is Outcome.SKIPPED for case in self.cases)
 
     def lines(self) -> list[str]:
-        """One line for each problem and for each case that did not pass, then a summary."""
+        """One line for each problem, notice and case that did not pass, then a summary."""
         lines = [str(problem) for problem in self.problems]
+        lines += [f"{problem.place}: {each.grade}: {problem.said} [{each.id}]" for each, problem in self.notices]
         lines += [
             f"{case.place}: case '{case.name}' {case.outcome}: {case.why}"
             for case in self.cases
@@ -47,18 +53,34 @@ class CheckResult:
         policies, rules = len(self.policy.policies), len(self.policy.rules)
         told = ", ".join(f"{count[outcome]} {outcome}" for outcome in Outcome if count[outcome]) or "none"
         sizes = f"{policies} {'policy' if policies == 1 else 'policies'}, {_many(rules, 'rule')}"
-        return f"{self.source}: revision {self.policy.revision}: {sizes}, cases: {told}"
+        grades = Counter(notice.grade for notice, _ in self.notices)
+        noted = "".join(f", {_many(grades[grade], grade.value)}" for grade in Grade if grades[grade])
+        return f"{self.source}: revision {self.policy.revision}: {sizes}, cases: {told}{noted}"
 
 
-def check(path_or_pack: str, live: bool = False) -> CheckResult:
-    """Loads the set and runs its cases; `live` asks slow classifiers too. Raises nothing for what an author
-    wrote.
+def check(path_or_pack: str, live: bool = False, linted: bool = False) -> CheckResult:
+    """Loads the set and runs its cases; `live` asks slow classifiers too, `linted` looks for likely mistakes. Raises
+    nothing for what an author wrote.
     """
     try:
         policy = load(path_or_pack)
+        notices = _notices(policy, path_or_pack) if linted else ()
     except PolicyError as error:
         return CheckResult(path_or_pack, None, error.problems)
-    return CheckResult(path_or_pack, policy, (), tuple(run_cases(policy, live)))
+    return CheckResult(path_or_pack, policy, (), tuple(run_cases(policy, live)), notices)
+
+
+def _notices(policy: PolicySet, path_or_pack: str) -> tuple[tuple[Notice, Problem], ...]:
+    """Files are read a second time, for the places, only where there is something to show."""
+    notices = lint(policy)
+    if not notices:
+        return ()
+    documents = {}
+    for name, raw in sources(path_or_pack):
+        document = read(raw, name)
+        if isinstance(document.value, dict):
+            documents[str(document.value.get("id"))] = document
+    return tuple(placed(notices, documents))
 
 
 def _many(count: int, what: str) -> str:

@@ -45,9 +45,18 @@ class Problem:
     what: str
     mend: str = ""
 
+    @property
+    def place(self) -> str:
+        """file:line:column, or the file alone."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    @property
+    def said(self) -> str:
+        """What is wrong, and the mend."""
+        return self.what + (f"; {self.mend}" if self.mend else "")
+
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.place}: {self.said}"
 
 
 class PolicyError(ValueError):

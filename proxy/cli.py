@@ -12,6 +12,7 @@ from rich.console import Console
 
 from .audit_cli import app as audit_app
 from .calibrate_cli import calibrate
+from .check_cli import check
 from .config import ConfigError, Settings
 from .config import load as load_settings
 from .evaluate_cli import evaluate
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(audit_app, name="audit")
 app.command("eval")(evaluate)
+app.command()(check)
 app.command()(teach)
 app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)
@@ -66,22 +68,6 @@ def config(config: ConfigFile = None) -> None:
         value = getattr(settings, name)
         shown = f'"{value}"' if isinstance(value, Path) or value == "" else "null" if value is None else value
         out.print(f"{name}: {shown}  # {field.description or ''} [PENSTOCK_{name.upper()}]", markup=False)
-
-
-@app.command()
-def check(
-    path: Annotated[str, typer.Argument(help="A directory, a file, or a shipped pack.")],
-    mocked: Annotated[
-        bool, typer.Option("--mocked", help="Run only the cases that need no learned classifier.")
-    ] = False,
-) -> None:
-    """Validate a policy and run its cases."""
-    from policies.check import check as check_policy
-
-    result = check_policy(path, live=not mocked)
-    for line in result.lines():
-        out.print(line, markup=False)
-    raise typer.Exit(0 if result.ok else 1)
 
 
 @app.command()
