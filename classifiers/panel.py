@@ -9,6 +9,7 @@ Cost: a long text keeps the event loop busy for a moment, so texts over INLINE_L
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,6 +74,13 @@ class Panel:
         self.breakers = Breakers()
         self._working = Workers(self.workers, queue_limit, "classifier")
         self._waiting = Workers(WAITING, queue_limit, "waiting")
+
+    def apart(self) -> Panel:
+        """The same workers and breakers with counts and a memory of its own: for what must not show in the figures of
+        traffic. Only the first one is to be closed."""
+        other = copy.copy(self)
+        other.counts, other.cache = Counts(), Cache()
+        return other
 
     def close(self) -> None:
         """End the workers; those that hang are left behind."""

@@ -37,22 +37,23 @@ class Admin:
 
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
         try:
-            caller.answer(await self._pages[incoming.path]())
+            caller.answer(await self._pages[incoming.path](incoming))
         except asyncio.CancelledError:
             pass  # the client hung up, or this process ends
         finally:
             caller.over()
 
-    async def _live(self) -> Answer:
+    async def _live(self, _: Incoming) -> Answer:
         return _json(200, {"status": "alive"})
 
-    async def _ready(self) -> Answer:
+    async def _ready(self, _: Incoming) -> Answer:
         missing = await self._readiness()
         return _json(503 if missing else 200, {"status": "not ready" if missing else "ready", "checks": missing})
 
-    async def _scrape(self) -> Answer:
+    async def _scrape(self, incoming: Incoming) -> Answer:
         self._refresh()
-        kind, page = self._metrics.page()
+        accept = b",".join(value for name, value in incoming.headers if name == b"accept")
+        kind, page = self._metrics.page(accept)
         return Answer(200, [(b"content-type", kind.encode())], page)
 
 

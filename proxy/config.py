@@ -50,6 +50,9 @@ class Settings(BaseModel):
     first_byte_timeout: Annotated[Seconds, Field(description="For the head of the upstream's answer.")] = 600.0
     gap_timeout: Annotated[Seconds, Field(description="For the next piece of the upstream's answer.")] = 120.0
     drain_timeout: Annotated[Seconds, Field(description="For exchanges in flight to end after SIGTERM.")] = 30.0
+    heartbeat_interval: Annotated[
+        float, Field(ge=0, le=86_400, description="Seconds between two probes of the guard by its own cases; 0 is off.")
+    ] = 60.0
     classifier_workers: Annotated[int, Field(ge=0, description="Threads for classifiers; 0 means one a core.")] = 0
     metrics_models: Annotated[
         list[str], Field(description="Model names that are metric labels; all others count as 'other'.")

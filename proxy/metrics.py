@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from policies.model import Stage
+
 from .tally import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ FIRST_BUCKETS = (
     45,
     60,
 )
+HEARTBEAT = ("dialect", "stage", "classifier", "probe")
 
 
 class Metrics:
@@ -93,16 +96,31 @@ class Metrics:
             "1 for the policy revision that this worker enforces.",
             ("worker", "revision"),
         )
-        self.judged = Gauge(
+        self.reloads = Counter("penstock_policy_reloads", "Policies loaded again while serving.", ("result",))
+        self.judged = Counter(
             "penstock_classifier_messages",
-            "Messages for classifiers that take milliseconds, since the start: read, known from before, spared by the "
-            "classifier before, or refused by an open breaker.",
+            "Messages for classifiers that take milliseconds: read, known from before, spared by the classifier "
+            "before, or refused by an open breaker.",
             ("fate",),
         )
-        self.breakers = Gauge("penstock_breakers_opened", "How often a classifier was left alone.")
+        self.breakers = Counter("penstock_breakers_opened", "How often a classifier was left alone.")
+        self.heartbeat = Gauge(
+            "penstock_guard_heartbeat",
+            "1 where the newest probe was decided as its case in the policy says: bad ones must be found by that "
+            "classifier, good ones must pass.",
+            HEARTBEAT,
+        )
+        self.heartbeat_success = Gauge(
+            "penstock_guard_heartbeat_success_timestamp_seconds", "When such a probe last was.", HEARTBEAT
+        )
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
-        self.audit_lost = Gauge("penstock_audit_lost_records", "Records that could not be kept.")
+        self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
         self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
+        # Shown from the start: of a series that begins with 1, nobody sees the increase.
+        for stage in Stage:
+            self.fail_open.reach(0, stage)
+        for result in ("loaded", "refused"):
+            self.reloads.reach(0, result)
 
     def model(self, name: str) -> str:
         """`name` as a label: itself where the operator listed it, else other."""
@@ -113,12 +131,18 @@ class Metrics:
         self.revision.clear()
         self.revision.set(1, self._worker, revision)
 
-    def page(self) -> tuple[str, bytes]:
-        """Content type and text for a scrape."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
+    def page(self, accept: bytes = b"") -> tuple[str, bytes]:
+        """Content type and text for a scrape that takes the types of `accept`. OpenMetrics has exemplars: ids of
+        decisions, which lead to the audit."""
         if self._registry is None:
             self._registry = self._register()
+        if b"application/openmetrics-text" in accept:
+            from prometheus_client.openmetrics import exposition
+
+            page: bytes = exposition.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return exposition.CONTENT_TYPE_LATEST, page
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
     def _register(self) -> CollectorRegistry:

@@ -64,8 +64,11 @@ class Notes:
         now = time.perf_counter()
         self._times["first_token"] = now - self._began
         self._times["gate"] = now - self._head
+        example = self.id, self._at
         self._metrics.first.observe(now - self._began)
+        self._metrics.first.example(now - self._began, example)
         self._metrics.added.observe(now - self._head, "gate")
+        self._metrics.added.example(now - self._head, example, "gate")
 
     def waited(self, seconds: float) -> None:
         """For the intent to be durable."""
@@ -131,7 +134,9 @@ class Notes:
             if not seen.fired and not seen.shadow:
                 metrics.decisions.inc(self._dialect, stage, "pass", "", "", "enforce")
             for item in (*seen.fired.values(), *seen.shadow.values()):
-                metrics.decisions.inc(self._dialect, stage, item.action, item.policy, item.rule, item.mode)
+                series = self._dialect, stage, item.action, item.policy, item.rule, item.mode
+                metrics.decisions.inc(*series)
+                metrics.decisions.example((self.id, self._at), *series)
 
 
 class _Seen:

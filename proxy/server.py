@@ -21,9 +21,11 @@ from policies.check import check
 from policies.ready import PolicySet
 
 from .admin import Admin
-from .app import DataPlane
+from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
 from .config import Settings
+from .dialects.base import Dialect
+from .dialects.moderations import Moderations
 from .guard import Guard
 from .listener import Listener
 from .logs import get_logger
@@ -94,11 +96,14 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
 
         await admin_listener.start(admin_socket)
         await listener.start(data_socket)
+        beating = _beating(settings, plane, panel, metrics)
         try:
             yield Running(
                 plane, audit, metrics, data_socket.getsockname()[:2], admin_socket.getsockname()[:2], stop, stopped
             )
         finally:
+            if beating is not None:
+                beating.cancel()
             plane.draining = True
             await _drain(plane, settings.drain_timeout)
             await listener.close()
@@ -128,11 +133,13 @@ async def reload(settings: Settings, running: Running) -> bool:
     try:
         policy_set = await _policy(settings)
     except CannotServe as error:
+        running.metrics.reloads.inc("refused")
         log.error("policy not loaded, the old one stays", revision=plane.guard.policies.revision, problem=str(error))
         return False
     guard = plane.guard.of(policy_set)
     plane.guard = guard
     running.metrics.enforce(policy_set.revision)
+    running.metrics.reloads.inc("loaded")
     log.info("policy loaded", revision=policy_set.revision, source=policy_set.source)
     return True
 
@@ -198,6 +205,17 @@ async def _warm(guard: Guard, panel: Panel) -> None:
     log.debug("classifiers answer", seconds=round(time.perf_counter() - began, 3))
 
 
+def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics) -> asyncio.Task[None] | None:
+    """The heartbeat, where it is wanted."""
+    if not settings.heartbeat_interval:
+        return None
+    from .heartbeat import Heartbeat
+
+    dialects: list[Dialect | Moderations] = [*dict(DIALECTS).values(), *dict(SERVED).values()]
+    heartbeat = Heartbeat(lambda: plane.guard, panel, metrics, dialects, settings.heartbeat_interval)
+    return asyncio.create_task(heartbeat.run())
+
+
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -244,8 +262,8 @@ async def _drain(plane: DataPlane, seconds: float) -> None:
 def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel) -> None:
     metrics.in_flight.set(len(plane.in_flight))
     metrics.audit_lag.set(audit.waiting)
-    metrics.audit_lost.set(audit.lost)
+    metrics.audit_lost.reach(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)
     for fate, count in asdict(panel.counts).items():
-        metrics.judged.set(count, fate)
-    metrics.breakers.set(panel.breakers.opened)
+        metrics.judged.reach(count, fate)
+    metrics.breakers.reach(panel.breakers.opened)

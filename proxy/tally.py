@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+    from prometheus_client.samples import Exemplar
+
+
+Example = tuple[str, float]
+"""What leads from a series to one thing that it counted: the id of a decision, and when it was (unix seconds)."""
 
 
 class Counter:
@@ -22,16 +27,26 @@ class Counter:
     def __init__(self, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self._name, self._help, self._labels = name, help_text, tuple(labels)
         self._counts: dict[tuple[str, ...], float] = {}
+        self._examples: dict[tuple[str, ...], Example] = {}
 
     def inc(self, *values: str, by: float = 1) -> None:
         self._counts[values] = self._counts.get(values, 0) + by
+
+    def example(self, example: Example, *values: str) -> None:
+        """The newest of what this series counted."""
+        self._examples[values] = example
+
+    def reach(self, count: float, *values: str) -> None:
+        """What was counted elsewhere, since the start."""
+        self._counts[values] = count
 
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import CounterMetricFamily
 
         family = CounterMetricFamily(self._name, self._help, labels=self._labels)
         for values, count in list(self._counts.items()):
-            family.add_metric([str(value) for value in values], count)
+            exemplar = _exemplar(self._examples.get(values), 1.0)
+            family.add_metric([str(value) for value in values], count, exemplar=exemplar)
         if not self._labels and not self._counts:
             family.add_metric([], 0)
         yield family
@@ -66,6 +81,7 @@ class Histogram:
         self._name, self._help, self._labels, self._bounds = name, help_text, tuple(labels), tuple(bounds)
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._examples: dict[tuple[tuple[str, ...], int], tuple[float, Example]] = {}
 
     def declare(self, *labels: str) -> list[int]:
         """Show this series from now on, also while nothing was observed."""
@@ -77,14 +93,30 @@ class Histogram:
         counts[bisect_left(self._bounds, value)] += 1
         self._sums[labels] += value
 
+    def example(self, value: float, example: Example, *labels: str) -> None:
+        """The newest of what was observed in the bucket of `value`."""
+        self._examples[labels, bisect_left(self._bounds, value)] = value, example
+
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import HistogramMetricFamily
 
         family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
         for labels, counts in list(self._counts.items()):
-            below, buckets = 0, []
-            for bound, count in zip((*map(str, self._bounds), "+Inf"), counts, strict=True):
+            below = 0
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for place, (bound, count) in enumerate(zip((*map(str, self._bounds), "+Inf"), counts, strict=True)):
                 below += count
-                buckets.append((bound, float(below)))
+                value, example = self._examples.get((labels, place), (0.0, None))
+                exemplar = _exemplar(example, value)
+                buckets.append((bound, float(below), exemplar) if exemplar else (bound, float(below)))
             family.add_metric([str(value) for value in labels], buckets, self._sums[labels])
         yield family
+
+
+def _exemplar(example: Example | None, value: float) -> Exemplar | None:
+    """In the words of OpenMetrics, whose exposition shows it; the older one leaves it out."""
+    if example is None:
+        return None
+    from prometheus_client.samples import Exemplar
+
+    return Exemplar({"decision_id": example[0]}, value, round(example[1], 3))

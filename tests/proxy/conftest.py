@@ -107,7 +107,7 @@ async def standing(
     async with Upstream() as upstream:
         chosen: dict[str, Any] = {
             "upstream": upstream.url, "policy": str(path), "port": 0, "admin_port": 0, "data_dir": data,
-            "drain_timeout": 1.0, **(settings or {}),
+            "drain_timeout": 1.0, "heartbeat_interval": 0, **(settings or {}),
         }  # fmt: skip
         async with serving(load_settings(None, **chosen)) as running:
             base = "http://{}:{}".format(*running.address)

@@ -51,4 +51,4 @@ async def test_turns_that_were_judged_are_not_judged_again_for_the_same_account(
             seen.append([m.text for m in asked if m.text in {"One", "Two", "Three"}])
         metrics = (await s.client.get(s.admin_url + "/metrics")).text
     assert seen == [["One", "Two"], ["Three"], ["One", "Two"]]
-    assert 'penstock_classifier_messages{fate="known"}' in metrics
+    assert 'penstock_classifier_messages_total{fate="known"}' in metrics
