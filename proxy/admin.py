@@ -13,12 +13,17 @@ from .metrics import Metrics
 
 
 class Admin:
-    """GET /livez, /readyz and /metrics. `readiness` names what is not ready, and why; `refresh` updates the gauges."""
+    """GET /livez, /readyz and /metrics. `readiness` names what is not ready, and why; `upstreams` what became of the
+    last request to each upstream (readiness does not depend on that); `refresh` updates the gauges."""
 
     def __init__(
-        self, readiness: Callable[[], Awaitable[dict[str, str]]], metrics: Metrics, refresh: Callable[[], None]
+        self,
+        readiness: Callable[[], Awaitable[dict[str, str]]],
+        upstreams: Callable[[], dict[str, str]],
+        metrics: Metrics,
+        refresh: Callable[[], None],
     ) -> None:
-        self._readiness, self._metrics, self._refresh = readiness, metrics, refresh
+        self._readiness, self._upstreams, self._metrics, self._refresh = readiness, upstreams, metrics, refresh
         self._pages = {b"/livez": self._live, b"/readyz": self._ready, b"/metrics": self._scrape}
 
     def opened(self, incoming: Incoming) -> Answer | None:
@@ -48,7 +53,8 @@ class Admin:
 
     async def _ready(self, _: Incoming) -> Answer:
         missing = await self._readiness()
-        return _json(503 if missing else 200, {"status": "not ready" if missing else "ready", "checks": missing})
+        status = "not ready" if missing else "ready"
+        return _json(503 if missing else 200, {"status": status, "checks": missing, "upstreams": self._upstreams()})
 
     async def _scrape(self, incoming: Incoming) -> Answer:
         self._refresh()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from policies.model import Stage
+from policies.facts import ANONYMOUS, Account
 
-from .answers import Answer, forwarded, problem, relayed
+from .answers import Answer, forwarded, problem
 from .audit import Audit, Key
 from .config import Settings
-from .dialects.base import Dialect, Speaker
+from .dialects.base import Dialect, Request, Speaker
 from .dialects.chat import Chat
 from .dialects.completions import Completions
 from .dialects.embeddings import Embeddings
@@ -30,8 +30,11 @@ from .logs import get_logger
 from .metrics import Metrics
 from .moderate import Moderation
 from .record import Notes
+from .relay import MODELS, Relay
+from .routing import Backend, Routing, Way
+from .routing import family_of as speaks
 from .surface import METHODS, Family, Opened, closed, family_of
-from .upstream import Headers, Upstream, UpstreamError
+from .upstream import Headers
 
 log = get_logger("penstock.app")
 
@@ -48,7 +51,7 @@ DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
 SERVED: tuple[tuple[bytes, Moderations], ...] = ((b"/v1/moderations", Moderations()),)
 """Every path that is answered here, without the upstream."""
 
-RELAYED: tuple[bytes, ...] = (b"/v1/models",)
+RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
@@ -56,36 +59,54 @@ _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 @dataclass(slots=True)
 class _Known:
-    """What follows from a request's head alone. `head` is what the upstream gets of it. `unjudged`: the operator opened
+    """What follows from a request's head alone. `family`: an upstream must serve it. `unjudged`: the operator opened
     this route."""
 
     dialect: Dialect | Moderations | None
     unjudged: bool
     speaker: Speaker
     path: str
-    account: str
-    head: bytes
+    account: Account
+    routing: Routing
+    asked: tuple[bytes, bytes, Headers]
+    family: str
+    heads: dict[str, bytes] = field(default_factory=dict)
+
+    def lead(self, request: Request) -> tuple[Way, bytes]:
+        """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
+        way = self.routing.way(self.family, request.model)
+        return way, self.head(way.backend)
+
+    def head(self, backend: Backend, method: bytes = b"", target: bytes = b"") -> bytes:
+        """What `backend` gets of this head; of another request by the same caller, where that is told."""
+        if target:
+            return backend.upstream.head(method, target, self._headers(backend))
+        head = self.heads.get(backend.name)
+        if head is None:
+            method, target, _ = self.asked
+            head = self.heads[backend.name] = backend.upstream.head(method, target, self._headers(backend))
+        return head
+
+    def _headers(self, backend: Backend) -> Headers:
+        return forwarded(self.asked[2], backend.credentials(self.family))
 
 
 class DataPlane:
     """The application that callers talk to. `guard` may be replaced at any time: an exchange keeps its own."""
 
     def __init__(
-        self, settings: Settings, guard: Guard, upstream: Upstream, audit: Audit, key: Key, metrics: Metrics
+        self, settings: Settings, guard: Guard, routing: Routing, audit: Audit, key: Key, metrics: Metrics
     ) -> None:
-        self.guard, self.draining = guard, False
+        self.guard, self.routing, self.draining = guard, routing, False
         self.in_flight: set[asyncio.Task[None]] = set()
-        self._settings, self._upstream, self._audit, self._key = settings, upstream, audit, key
+        self._settings, self._audit, self._key = settings, audit, key
         self._metrics = metrics
-        self._shared = Shared(upstream, audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
+        self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
+        self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
         self._opened = Opened(settings.open_routes)
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
         self._shape, self._anthropic = DIALECTS[0][1], next(d for _, d in DIALECTS if d.name == "messages")
-        secret = settings.upstream_key
-        self._credentials: Headers | None = (
-            [(b"authorization", b"Bearer " + secret.get_secret_value().encode())] if secret else None
-        )
 
     def opened(self, incoming: Incoming) -> Answer | None:
         """Whether this request is on the surface: an answer where it is not."""
@@ -102,9 +123,16 @@ class DataPlane:
         if unfit is not None:
             return self._refusal(incoming, *unfit)
         target = incoming.path + b"?" + incoming.query if incoming.query else incoming.path
-        head = self._upstream.head(incoming.method, target, forwarded(incoming.headers, self._credentials))
+        speaker = self._speaker(incoming)
         incoming.memo = _Known(
-            dialect, unjudged, self._speaker(incoming), _text(incoming.path), self._account(incoming.headers), head
+            dialect,
+            unjudged,
+            speaker,
+            _text(incoming.path),
+            self._account(incoming.headers),
+            self.routing,
+            (incoming.method, target, incoming.headers),
+            speaks(speaker.name),
         )
         return None
 
@@ -130,19 +158,21 @@ class DataPlane:
             known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",
             _text(incoming.method),
             known.path,
-            known.account,
+            known.account.id,
             self.guard.policies.revision,
         )
         try:
             if known.unjudged:
-                await self._relay_unjudged(known, incoming.method, body, caller, notes)
+                await self._relay.unjudged(known, incoming.method, body, caller, notes)
             elif known.dialect is None:
-                await self._relay(known, caller, notes)
+                await self._relay.models(known, incoming.path, None, caller, notes)
             elif isinstance(known.dialect, Moderations):
                 self._stamp(caller, notes)
                 await Moderation(known.dialect, self.guard, self._audit, self._metrics, caller, notes).run(body)
             else:
-                await self._judge(known.dialect, known.head, incoming.query, body, caller, notes)
+                self._stamp(caller, notes)
+                exchange = Exchange(known.dialect, self.guard, self._shared, caller, notes)
+                await exchange.run(known.lead, incoming.query, body)
         except asyncio.CancelledError:
             # The client hung up, or this process is about to end.
             if not caller.gone and not caller.started:
@@ -157,68 +187,13 @@ class DataPlane:
             self.in_flight.discard(task)
             caller.over()
 
-    async def _judge(
-        self, dialect: Dialect, head: bytes, query: bytes, body: bytes, caller: Caller, notes: Notes
-    ) -> None:
-        self._stamp(caller, notes)
-        exchange = Exchange(dialect, self.guard, self._shared, caller, notes)
-        await exchange.run(head, query, body)
-
     def _stamp(self, caller: Caller, notes: Notes) -> None:
         if self._settings.decision_headers:
             caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
 
-    async def _relay_unjudged(self, known: _Known, method: bytes, body: bytes, caller: Caller, notes: Notes) -> None:
-        """Pass a request to a route that the operator opened, and its answer: what passes is counted and recorded."""
-        if not self._audit.healthy:
-            notes.ended("refused", "audit_unavailable")
-            caller.answer(self._problem(known.speaker, 503, "audit_unavailable", _UNRECORDED))
-            return
-        for stage in Stage:
-            self._metrics.unscanned.inc("open", stage, "route")
-        bodiless = not body and method in {b"GET", b"DELETE"}
-        try:
-            response = await self._upstream.send(known.head, None if bodiless else body)
-            notes.answered(response.status)
-            whole = await response.read(self._settings.max_answer_bytes)
-            notes.ended("relayed", "unjudged")
-            answer = Answer(response.status, relayed(response, keep_length=True), whole)
-        except UpstreamError as error:
-            self._metrics.faults.inc(error.fault)
-            notes.ended("upstream_fault", error.fault)
-            answer = problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
-        except asyncio.CancelledError:
-            notes.ended("client_gone" if caller.gone else "cancelled")
-            self._audit.append(notes.outcome())
-            raise
-        try:
-            await self._audit.durable(notes.outcome())
-        except Exception as error:
-            log.error("decision not recorded", decision=notes.id, problem=str(error))
-            answer = self._problem(known.speaker, 503, "audit_unavailable", _UNRECORDED)
-        caller.answer(answer)
-
-    async def _relay(self, known: _Known, caller: Caller, notes: Notes) -> None:
-        """Pass a GET and its answer, unjudged."""
-        try:
-            response = await self._upstream.send(known.head, None)
-            body = await response.read(self._settings.max_answer_bytes)
-            notes.ended("relayed")
-            answer = Answer(response.status, relayed(response, keep_length=True), body)
-        except UpstreamError as error:
-            self._metrics.faults.inc(error.fault)
-            notes.ended("upstream_fault", error.fault)
-            answer = problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
-        except asyncio.CancelledError:
-            notes.ended("client_gone" if caller.gone else "cancelled")
-            self._audit.append(notes.outcome())
-            raise
-        self._audit.append(notes.outcome())
-        caller.answer(answer)
-
     def _refusal(self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers) -> Answer:
         method, path, headers = (incoming.method, incoming.path, incoming.headers) if incoming else (b"", b"", [])
-        account, revision = self._account(headers), self.guard.policies.revision
+        account, revision = self._account(headers).id, self.guard.policies.revision
         notes = Notes(self._metrics, "none", _text(method), _text(path), account, revision)
         notes.ended("refused", code)
         self._metrics.refused.inc(code)
@@ -238,19 +213,18 @@ class DataPlane:
         theirs = any(name == b"anthropic-version" for name, _ in incoming.headers)
         return self._anthropic if theirs or incoming.path.startswith(b"/v1/messages/") else self._shape
 
-    def _account(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def _account(self, headers: Iterable[tuple[bytes, bytes]]) -> Account:
         """Who asks: a keyed hash of the credential, which is all that is ever kept of it."""
         for name, value in headers:
             if name in {b"authorization", b"x-api-key", b"api-key"}:
-                return self._key.keyed_hash(value)
-        return "anonymous"
+                return Account(self._key.keyed_hash(value))
+        return ANONYMOUS
 
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(speaker, status, code, message, "")
 
 
-_UNRECORDED = "Decisions cannot be recorded at the moment."
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 
 from .audit_cli import app as audit_app
 from .calibrate_cli import calibrate
 from .check_cli import check
-from .config import ConfigError, Settings
+from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
 from .evaluate_cli import evaluate
 from .teach_cli import teach
@@ -65,15 +67,28 @@ def config(config: ConfigFile = None) -> None:
     """Print every setting: its value, where it may be set, and what it is for."""
     settings = _settings(config)
     for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        shown = f'"{value}"' if isinstance(value, Path) or value == "" else "null" if value is None else value
-        out.print(f"{name}: {shown}  # {field.description or ''} [PENSTOCK_{name.upper()}]", markup=False)
+        shown = _shown(getattr(settings, name))
+        where = "" if name in FILE_ONLY else f" [PENSTOCK_{name.upper()}]"
+        out.print(f"{name}: {shown}  # {field.description or ''}{where}", markup=False)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
     out.print(installed_version("penstock"))
+
+
+def _shown(value: Any) -> Any:
+    """A value as the YAML file would have it; a key only as stars."""
+    if isinstance(value, Path) or value == "":
+        return f'"{value}"'
+    if isinstance(value, dict):
+        value = {name: each.model_dump(mode="json", exclude_none=True) for name, each in value.items()}
+    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        value = [each.model_dump(mode="json", exclude_none=True) for each in value]
+    else:
+        return "null" if value is None else value
+    return json.dumps(value)
 
 
 def _settings(file: Path | None) -> Settings:

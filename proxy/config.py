@@ -10,16 +10,88 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+
+
+FILE_ONLY = frozenset({"upstreams", "routes"})
+"""Settings that are tables: they stand in the file only."""
 
 
 class ConfigError(Exception):
     """A setting is wrong. The message is one line a problem, each with its place and the mend."""
+
+
+class UpstreamSettings(BaseModel):
+    """One named upstream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    key: SecretStr | None = None
+    key_env: str | None = None
+    key_header: Literal["auto", "bearer", "x-api-key", "api-key"] = "auto"
+    serves: Annotated[list[Literal["openai", "anthropic"]], Field(min_length=1)] = ["openai", "anthropic"]
+    ca_file: Path | None = None
+    max_connections: Annotated[int, Field(ge=1)] | None = None
+    connect_timeout: Seconds | None = None
+    first_byte_timeout: Seconds | None = None
+    gap_timeout: Seconds | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _checked_url(value)
+
+    @field_validator("key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_key(value)
+
+    @field_validator("key_env")
+    @classmethod
+    def _key_env(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not os.environ.get(value):
+                raise ValueError(f"the variable {value!r} is not set: set it, or leave key_env out")
+            _checked_key(SecretStr(os.environ[value]))
+        return value
+
+    @field_validator("ca_file")
+    @classmethod
+    def _ca_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("there is no such file: name the PEM file of the authority to trust")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> UpstreamSettings:
+        if self.key is not None and self.key_env is not None:
+            raise ValueError("has both key and key_env: leave one out")
+        return self
+
+    @property
+    def secret(self) -> str | None:
+        """The operator's key, wherever it stands."""
+        if self.key is not None:
+            return self.key.get_secret_value()
+        return os.environ[self.key_env] if self.key_env is not None else None
+
+
+class RouteSettings(BaseModel):
+    """Models, by name or pattern (`*` is any run of letters), and the upstream that serves them. `rename` is what that
+    upstream calls the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    upstream: str
+    rename: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Settings(BaseModel):
@@ -32,6 +104,20 @@ class Settings(BaseModel):
         SecretStr | None,
         Field(description="Sent upstream instead of the caller's key; unset passes the caller's through."),
     ] = None
+    upstreams: Annotated[
+        dict[Name, UpstreamSettings],
+        Field(
+            description="Several upstreams by name instead of `upstream`, each with url, key or key_env, key_header "
+            "(auto, bearer, x-api-key, api-key), serves (openai, anthropic), ca_file and limits of its own."
+        ),
+    ] = {}
+    routes: Annotated[
+        list[RouteSettings],
+        Field(description="Which upstream serves which models: the first route that matches stands."),
+    ] = []
+    default_upstream: Annotated[
+        str, Field(description="The upstream of models that no route names, and of routes that name no model.")
+    ] = ""
     policy: Annotated[str, Field(description="A directory, a file, or a shipped pack: baseline, observe.")] = "baseline"
     host: Annotated[str, Field(description="Address of the data plane.")] = "127.0.0.1"
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
@@ -70,21 +156,43 @@ class Settings(BaseModel):
     @field_validator("upstream")
     @classmethod
     def _url(cls, value: str) -> str:
-        from .upstream import Upstream
-
-        if value:
-            Upstream(value)
-        return value
+        return _checked_url(value) if value else value
 
     @field_validator("upstream_key")
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        text = value.get_secret_value() if value is not None else "unset"
-        if not text:
-            raise ValueError("is empty: leave it out to pass the caller's key through")
-        if not text.isascii() or not text.isprintable() or " " in text:
-            raise ValueError("holds a blank, a line end or a letter that no key has")
-        return value
+        return _checked_key(value)
+
+    @model_validator(mode="after")
+    def _table(self) -> Settings:
+        if not self.upstreams:
+            if self.routes or self.default_upstream:
+                raise ValueError(
+                    "`routes` and `default_upstream` lead to named upstreams: list these under `upstreams`"
+                )
+            return self
+        if self.upstream or self.upstream_key is not None:
+            raise ValueError(
+                "`upstream` and `upstreams` are both set: name them all under `upstreams`, or only the one"
+            )
+        known = ", ".join(self.upstreams)
+        for index, route in enumerate(self.routes):
+            if route.upstream not in self.upstreams:
+                raise ValueError(f"routes.{index}.upstream: there is no such upstream: name one of {known}")
+        if self.default_upstream and self.default_upstream not in self.upstreams:
+            raise ValueError(f"default_upstream: there is no such upstream: name one of {known}")
+        if len(self.upstreams) > 1 and not self.default_upstream and (not self.routes or self.open_routes):
+            raise ValueError(
+                "`default_upstream` is not set: name the one of several that takes what names no known model"
+            )
+        return self
+
+    @property
+    def all_upstreams(self) -> dict[str, UpstreamSettings]:
+        """Every upstream by its name; the one of `upstream` is called `upstream`."""
+        if self.upstreams or not self.upstream:
+            return dict(self.upstreams)
+        return {"upstream": UpstreamSettings(url=self.upstream, key=self.upstream_key)}
 
     @field_validator("open_routes")
     @classmethod
@@ -103,6 +211,22 @@ class Settings(BaseModel):
         return self.data_dir / "audit.key"
 
 
+def _checked_url(value: str) -> str:
+    from .upstream import Upstream
+
+    Upstream(value)
+    return value
+
+
+def _checked_key(value: SecretStr | None) -> SecretStr | None:
+    text = value.get_secret_value() if value is not None else "unset"
+    if not text:
+        raise ValueError("is empty: leave it out to pass the caller's key through")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("holds a blank, a line end or a letter that no key has")
+    return value
+
+
 def load(file: Path | None = None, **given: Any) -> Settings:
     """The settings that result. `given` (the command line) wins; None in it means not given. Raises ConfigError."""
     values = _from_file(file) if file else {}
@@ -116,7 +240,7 @@ def load(file: Path | None = None, **given: Any) -> Settings:
             name = ".".join(str(step) for step in item["loc"])
             problem = item["msg"].removeprefix("Value error, ")
             mend = "; `penstock config` lists the settings" if item["type"] == "extra_forbidden" else ""
-            lines.append(f"setting {name}: {problem[:1].lower() + problem[1:]}{mend}")
+            lines.append(f"setting{' ' * bool(name)}{name}: {problem[:1].lower() + problem[1:]}{mend}")
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -128,6 +252,8 @@ def _from_environment() -> dict[str, Any]:
             field = Settings.model_fields.get(key)
             if field is None:
                 raise ConfigError(f"environment {name}: no such setting; `penstock config` lists the settings")
+            if key in FILE_ONLY:
+                raise ConfigError(f"environment {name}: this setting is a table: write it into the file of settings")
             is_list = field.annotation == list[str]
             values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
     return values
@@ -158,6 +284,8 @@ def _expanded(value: Any, place: str) -> Any:
     """`value` with ${NAME} and ${NAME:-default} replaced from the environment. Raises ConfigError."""
     if isinstance(value, list):
         return [_expanded(item, place) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _expanded(item, f"{place}.{key}") for key, item in value.items()}
     if not isinstance(value, str) or "${" not in value:
         return value
     out, rest = "", value

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
@@ -34,15 +34,20 @@ from .logs import get_logger
 from .metrics import Metrics
 from .problems import UNAVAILABLE, Blocked, Unrecorded, words
 from .record import Notes
+from .routing import Way
 from .sse import Undecodable
 from .stream import Streamed
 from .strict import Malformed, parse
-from .upstream import Response, Upstream, UpstreamError
+from .upstream import Response, UpstreamError
 
 log = get_logger("penstock.exchange")
 
 INTENT_AFTER = 0.02
 """Seconds after which what was sent to the model is written down, whatever becomes of it."""
+
+
+Lead = Callable[[Request], tuple[Way, bytes]]
+"""Where a request goes, and what the upstream gets of its head. Raises NotFound."""
 
 
 class Journal(Protocol):
@@ -59,7 +64,6 @@ class Journal(Protocol):
 class Shared:
     """What all exchanges of a process share. `later` is the clock of intents, INTENT_AFTER slow."""
 
-    upstream: Upstream
     journal: Journal
     metrics: Metrics
     later: Later
@@ -72,7 +76,7 @@ class Exchange:
     def __init__(self, dialect: Dialect, guard: Guard, shared: Shared, caller: Caller, notes: Notes) -> None:
         self.dialect, self.guard, self.caller, self.notes = dialect, guard, caller, notes
         self.max_answer = shared.max_answer
-        self._upstream, self._journal, self._metrics = shared.upstream, shared.journal, shared.metrics
+        self._journal, self._metrics = shared.journal, shared.metrics
         self._later = shared.later
         self._intent: asyncio.Future[None] | None = None
         self._untold: Pending | None = None  # rings when it is time for the intent
@@ -81,18 +85,19 @@ class Exchange:
         self._recorded = False  # the outcome is on its way to the disk
         self._opaque: set[tuple[str, str]] = set()
 
-    async def run(self, head: bytes, query: bytes, body: bytes) -> None:
-        """Judge `body`, forward it, judge the answer. `head` is what the upstream gets of the request's head."""
+    async def run(self, lead: Lead, query: bytes, body: bytes) -> None:
+        """Judge `body`, forward it where `lead` says, judge the answer."""
         notes = self.notes
         try:
             request = self._read(body)
+            notes.asked(request)
+            way, head = lead(request)
         except Malformed as error:
             await self._refuse_early(400, "invalid_json", f"The body was refused: {error}.")
             return
         except BadRequest as error:
-            await self._refuse_early(400, "invalid_request", str(error), error.param)
+            await self._refuse_early(error.status, error.code, str(error), error.param)
             return
-        notes.asked(request)
         self._asked = request.messages
         if query:
             request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
@@ -111,12 +116,14 @@ class Exchange:
             return
         if decision.action is Action.MASK:
             body = _masked(body, request, decision)
+        if way.model is not None:
+            body = _renamed(body, way.model)
         if request.stream:
             self._declare()  # it needs one in any case: the disk works while the model begins
         else:
             self._untold = self._later.add(self._declare)
         try:
-            await self._forward(request, head, body)
+            await self._forward(request, way, head, body)
         except asyncio.CancelledError:
             self._cancelled()
             raise
@@ -175,11 +182,11 @@ class Exchange:
             raise Malformed("the body is empty: send a JSON object")
         return self.dialect.read_request(parse(body))
 
-    async def _forward(self, request: Request, head: bytes, body: bytes) -> None:
+    async def _forward(self, request: Request, way: Way, head: bytes, body: bytes) -> None:
         notes = self.notes
-        notes.sent()
+        notes.sent(way.backend.name)
         try:
-            response = await self._upstream.send(head, body)
+            response = await way.backend.send(head, body)
         except UpstreamError as error:
             await self._upstream_failed(error)
             return
@@ -316,7 +323,7 @@ class Exchange:
 
     def fault(self, error: Exception) -> None:
         fault = error.fault if isinstance(error, UpstreamError) else "unreadable"
-        self._metrics.faults.inc(fault)
+        self._metrics.faults.inc(self.notes.upstream, fault)
         self.notes.ended("upstream_fault", fault)
         log.warning("upstream failed", decision=self.notes.id, fault=str(fault), problem=str(error))
 
@@ -360,6 +367,13 @@ class Exchange:
         if not self.caller.started:
             text = "Decisions cannot be recorded at the moment."
             self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
+
+
+def _renamed(raw: bytes, model: str) -> bytes:
+    """`raw` with the name that the upstream knows the model by."""
+    tree = json.loads(raw)
+    tree["model"] = model
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _masked(raw: bytes, body: Body, decision: Decision) -> bytes:

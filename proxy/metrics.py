@@ -65,7 +65,7 @@ class Metrics:
             GUARD_BUCKETS,
         )
         self.upstream = Histogram(
-            "penstock_upstream_seconds", "From the request sent to the answer's head.", (), FIRST_BUCKETS
+            "penstock_upstream_seconds", "From the request sent to the answer's head.", ("upstream",), FIRST_BUCKETS
         )
         self.first = Histogram(
             "penstock_time_to_first_token_seconds",
@@ -84,7 +84,7 @@ class Metrics:
         self.fail_open = Counter(
             "penstock_fail_open", "Verdicts that let text pass although a classifier gave no answer.", ("stage",)
         )
-        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("fault",))
+        self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("upstream", "fault"))
         self.refused = Counter(
             "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",)
         )

@@ -20,6 +20,7 @@ class Notes:
         self.id = new_id()
         self.outcome_name = ""
         self.account = account
+        self.upstream = ""
         self._metrics, self._dialect = metrics, dialect
         self._at, self._began = time.time(), time.perf_counter()
         self._facts: dict[str, Any] = {
@@ -50,7 +51,9 @@ class Notes:
         if decision.findings or decision.failures:
             seen.add(decision)
 
-    def sent(self) -> None:
+    def sent(self, upstream: str) -> None:
+        """The request went to the upstream of this name."""
+        self.upstream = self._facts["upstream"] = upstream
         self._sent = time.perf_counter()
         self._times["input"] = self._sent - self._began
 
@@ -58,7 +61,7 @@ class Notes:
         self._head = time.perf_counter()
         self._facts["upstream_status"] = status
         self._times["upstream"] = self._head - self._sent
-        self._metrics.upstream.observe(self._head - self._sent)
+        self._metrics.upstream.observe(self._head - self._sent, self.upstream)
 
     def first_token(self) -> None:
         now = time.perf_counter()

@@ -71,7 +71,7 @@ def _announce(settings: Settings, running: Running) -> None:
         "serving",
         base_url=f"http://{_address(running.address)}/v1",
         admin=f"http://{_address(running.admin_address)}",
-        upstream=settings.upstream,
+        upstream=", ".join(each.url for each in settings.all_upstreams.values()),
         policy=settings.policy,
         revision=running.plane.guard.policies.revision,
         audit=str(settings.audit_path),

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from .guard import Guard
 from .listener import Listener
 from .logs import get_logger
 from .metrics import Metrics
-from .upstream import Upstream
+from .routing import Routing, routing_of
 
 log = get_logger("penstock.server")
 
@@ -59,7 +60,7 @@ class Running:
 async def serving(settings: Settings) -> AsyncIterator[Running]:
     """Penstock, serving until the block ends. Raises CannotServe."""
     check_packages()
-    if not settings.upstream:
+    if not settings.all_upstreams:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
     policy_set = await _policy(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -73,18 +74,12 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         guard = Guard(policy_set, panel, metrics)
         await _warm(guard, panel)
         metrics.enforce(policy_set.revision)
-        upstream = Upstream(
-            settings.upstream,
-            max_connections=settings.max_connections,
-            connect=settings.connect_timeout,
-            first_byte=settings.first_byte_timeout,
-            gap=settings.gap_timeout,
-        )
-        stack.push_async_callback(upstream.close)
-        plane = DataPlane(settings, guard, upstream, audit, key, metrics)
+        routing = _routing(settings)
+        stack.push_async_callback(routing.close)
+        plane = DataPlane(settings, guard, routing, audit, key, metrics)
         ready = _Readiness(plane, panel, audit)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
-        admin = Admin(ready, metrics, lambda: _refresh(metrics, audit, plane, panel))
+        admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
         admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
         listener = Listener(plane, max_body=settings.max_request_bytes, **times)
         stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -214,6 +209,13 @@ def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metric
     dialects: list[Dialect | Moderations] = [*dict(DIALECTS).values(), *dict(SERVED).values()]
     heartbeat = Heartbeat(lambda: plane.guard, panel, metrics, dialects, settings.heartbeat_interval)
     return asyncio.create_task(heartbeat.run())
+
+
+def _routing(settings: Settings) -> Routing:
+    try:
+        return routing_of(settings)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotServe(f"an upstream's ca_file holds no certificate that can be read: {error.strerror}") from None
 
 
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:

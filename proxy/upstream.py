@@ -35,7 +35,8 @@ class Upstream:
     body, and `keep` the age of an idle connection: below the idle limits that servers commonly have, and below what
     the upstream itself says (`Keep-Alive: timeout=`), so that a request is hardly ever written to a connection that is
     being closed. Where an upstream was seen to close behind an answer (llama.cpp does behind each stream), such a
-    connection is not used again before SETTLE.
+    connection is not used again before SETTLE. `ca_file` holds authorities (PEM) that are
+    trusted beside the public ones. Raises ValueError for a URL that is none, OSError and ssl.SSLError for a bad file.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Upstream:
         first_byte: float = 600.0,
         gap: float = 120.0,
         keep: float = 4.0,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._host, self._port, self._tls, self._prefix, self._authority = _address(url)
         self._connect, self._first_byte, self._gap, self._keep = connect, first_byte, gap, keep
@@ -57,7 +59,7 @@ class Upstream:
         self._opening = 0
         self._sweep: asyncio.TimerHandle | None = None
         self.patience = Later(PATIENCE)
-        self._context = _tls_context() if self._tls else None
+        self._context = _tls_context(ca_file) if self._tls else None
 
     def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """A request's head for `send`, without its end. `target` is path and query as the caller wrote them."""
@@ -192,8 +194,10 @@ def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
     return name, port, tls, prefix, host if port == default else host + b":%d" % port
 
 
-def _tls_context() -> ssl.SSLContext:
+def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -17,9 +17,21 @@ from ..strict import Malformed, parse
 class BadRequest(ValueError):
     """A request of the wrong shape. `param` names the field (dots and brackets, as the API's own errors do)."""
 
+    status, code = 400, "invalid_request"
+
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class NotFound(BadRequest):
+    """A request for something that is not there, or not for this account: nobody learns which."""
+
+    status = 404
+
+    def __init__(self, message: str, param: str | None = None, code: str = "not_found") -> None:
+        super().__init__(message, param)
+        self.code = code
 
 
 _HOLDS_TEXT = frozenset({str, dict, list})
@@ -210,6 +222,7 @@ __all__ = [
     "Dialect",
     "Kind",
     "Malformed",
+    "NotFound",
     "Part",
     "Piece",
     "Refusal",

@@ -109,6 +109,8 @@ async def standing(
             "upstream": upstream.url, "policy": str(path), "port": 0, "admin_port": 0, "data_dir": data,
             "drain_timeout": 1.0, "heartbeat_interval": 0, **(settings or {}),
         }  # fmt: skip
+        if "upstreams" in chosen:
+            del chosen["upstream"]
         async with serving(load_settings(None, **chosen)) as running:
             base = "http://{}:{}".format(*running.address)
             async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:

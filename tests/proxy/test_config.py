@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from proxy.cli import app
 from proxy.config import ConfigError, Settings, load
 
 
@@ -87,6 +90,30 @@ WRONG: dict[str, tuple[str | bytes, list[str]]] = {
     "key empty": ("upstream_key: ''", ["upstream_key", "empty"]),
     "key with a line end": ('upstream_key: "hunter2\\nx"', ["upstream_key"]),
     "key with a blank": ('upstream_key: "hunter2 x"', ["upstream_key"]),
+    "one upstream and several": (
+        "upstream: http://x\nupstreams: {a: {url: http://y}}",
+        ["`upstream` and `upstreams`", "name them all"],
+    ),
+    "an upstream without a url": ("upstreams: {a: {key: hunter2}}", ["upstreams.a.url", "required"]),
+    "an upstream's url": ("upstreams: {a: {url: x}}", ["upstreams.a.url", "https://"]),
+    "an upstream's name": ("upstreams: {A B: {url: http://x}}", ["upstreams.A B"]),
+    "an unknown key of an upstream": ("upstreams: {a: {url: http://x, ky: hunter2}}", ["upstreams.a.ky"]),
+    "a family that nobody knows": ("upstreams: {a: {url: http://x, serves: [mistral]}}", ["serves.0", "anthropic"]),
+    "a family too few": ("upstreams: {a: {url: http://x, serves: []}}", ["upstreams.a.serves"]),
+    "two keys": ("upstreams: {a: {url: http://x, key: hunter2, key_env: HOME}}", ["upstreams.a", "leave one out"]),
+    "a key's variable": ("upstreams: {a: {url: http://x, key_env: NOT_SET_ANYWHERE}}", ["key_env", "NOT_SET_ANYWHERE"]),
+    "an authority": ("upstreams: {a: {url: https://x, ca_file: /no/such.pem}}", ["upstreams.a.ca_file", "PEM"]),
+    "routes to nowhere": ("routes: [{models: [x], upstream: a}]", ["`routes`", "`upstreams`"]),
+    "a route to nowhere": (
+        "upstreams: {a: {url: http://x}, b: {url: http://y}}\nroutes: [{models: ['*'], upstream: c}]",
+        ["routes.0.upstream", "a, b"],
+    ),
+    "a route without models": (
+        "upstreams: {a: {url: http://x}}\nroutes: [{models: [], upstream: a}]",
+        ["routes.0.models"],
+    ),
+    "a default to nowhere": ("upstreams: {a: {url: http://x}}\ndefault_upstream: b", ["default_upstream", "a"]),
+    "several, and no default": ("upstreams: {a: {url: http://x}, b: {url: http://y}}", ["`default_upstream`"]),
 }
 
 
@@ -124,6 +151,25 @@ def test_a_key_is_never_shown(tmp_path: Path) -> None:
     assert settings.upstream_key is not None
     assert settings.upstream_key.get_secret_value() == "hunter2"
     assert "hunter2" not in repr(settings) + str(settings)
+    named = load(written(tmp_path, "upstreams: {a: {url: http://x, key: '${K:-hunter2}'}}"))
+    assert named.upstreams["a"].secret == "hunter2"
+    assert "hunter2" not in repr(named) + str(named)
+
+
+def test_tables_are_printed_as_the_file_has_them(tmp_path: Path) -> None:
+    file = written(tmp_path, "upstreams: {a: {url: http://x, key: hunter2}}\nroutes: [{models: [m], upstream: a}]")
+    printed = CliRunner().invoke(app, ["config", "--config", str(file)]).output
+    assert "hunter2" not in printed
+    tree = YAML(typ="safe", pure=True).load(printed)
+    assert tree["routes"] == [{"models": ["m"], "upstream": "a"}]
+    assert tree["upstreams"]["a"]["url"] == "http://x"
+    assert set(tree) == set(Settings.model_fields)
+
+
+def test_a_table_is_not_for_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UPSTREAMS", "a")
+    with pytest.raises(ConfigError, match=r"PENSTOCK_UPSTREAMS.*file"):
+        load()
 
 
 def test_every_setting_is_described() -> None:

@@ -377,7 +377,7 @@ async def test_slow_readers_hold_the_upstream_back(stand: Make) -> None:
                     break
             else:
                 pytest.fail("the upstream is never told to wait")
-            for connection in s.running.plane._upstream._busy:
+            for connection in s.running.plane.routing.backends[0].upstream._busy:
                 assert connection._buffered < 1 << 20
         assert {row["status"] for row in await settled(s)} == {"client_gone"}
 

@@ -1,0 +1,143 @@
+"""What passes unjudged: routes that an operator opened, and the names of models.
+
+INVARIANT: what passes on an open route is counted as unscanned and its record is durable before the answer leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from policies.model import Stage
+
+from .answers import Answer, ids, problem, relayed
+from .audit import Audit
+from .dialects.base import NotFound, Speaker
+from .listener import Caller
+from .logs import get_logger
+from .metrics import Metrics
+from .models import listed, renamed
+from .record import Notes
+from .routing import Backend, Routing, no_model
+from .upstream import Response, UpstreamError
+
+log = get_logger("penstock.relay")
+
+MODELS = b"/v1/models"
+UNRECORDED = "Decisions cannot be recorded at the moment."
+
+
+class Head(Protocol):
+    """What follows from a request's head (`app`): who asks, and what an upstream gets of it."""
+
+    speaker: Speaker
+    family: str
+
+    def head(self, backend: Backend, method: bytes = ..., target: bytes = ...) -> bytes: ...
+
+
+class Relay:
+    """Passes requests on. Its methods answer, whatever happens; they raise only when they are cancelled."""
+
+    def __init__(self, routing: Routing, audit: Audit, metrics: Metrics, max_answer: int) -> None:
+        self._routing, self._audit, self._metrics, self._most = routing, audit, metrics, max_answer
+
+    async def unjudged(self, known: Head, method: bytes, body: bytes, caller: Caller, notes: Notes) -> None:
+        """Pass a request to a route that the operator opened, and its answer: what passes is counted and recorded."""
+        if not self._audit.healthy:
+            notes.ended("refused", "audit_unavailable")
+            caller.answer(self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED))
+            return
+        for stage in Stage:
+            self._metrics.unscanned.inc("open", stage, "route")
+        backend = self._routing.default
+        assert backend is not None  # the settings say so where a route is open
+        bodiless = not body and method in {b"GET", b"DELETE"}
+        try:
+            response, whole = await self._ask(backend, known.head(backend), None if bodiless else body, notes)
+            notes.ended("relayed", "unjudged")
+            answer = Answer(response.status, relayed(response, keep_length=True), whole)
+        except UpstreamError as error:
+            answer = self._failed(known, error, notes)
+        except asyncio.CancelledError:
+            self._cancelled(caller, notes)
+            raise
+        try:
+            await self._audit.durable(notes.outcome())
+        except Exception as error:
+            log.error("decision not recorded", decision=notes.id, problem=str(error))
+            answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
+        caller.answer(answer)
+
+    async def models(
+        self, known: Head, path: bytes, may: Callable[[str], bool] | None, caller: Caller, notes: Notes
+    ) -> None:
+        """Answer a GET of the models, or of one. `may` says which of them the caller may use; None is all."""
+        try:
+            if path == MODELS:
+                answer = await self._list(known, may, notes)
+            else:
+                answer = await self._one(known, path.removeprefix(MODELS + b"/").decode("ascii"), may, notes)
+            notes.ended("relayed")
+        except NotFound as error:
+            notes.ended("refused", error.code)
+            self._metrics.refused.inc(error.code)
+            answer = problem(known.speaker, error.status, error.code, str(error), notes.id, param=error.param)
+        except UpstreamError as error:
+            answer = self._failed(known, error, notes)
+        except asyncio.CancelledError:
+            self._cancelled(caller, notes)
+            raise
+        self._audit.append(notes.outcome())
+        caller.answer(answer)
+
+    async def _list(self, known: Head, may: Callable[[str], bool] | None, notes: Notes) -> Answer:
+        single = self._routing.single
+        if single is not None and may is None:
+            response, body = await self._ask(single.backend, known.head(single.backend), None, notes)
+            return Answer(response.status, relayed(response, keep_length=True), body)
+
+        async def fetch(backend: Backend, target: bytes) -> tuple[int, bytes]:
+            try:
+                response, body = await self._ask(backend, known.head(backend, b"GET", target), None, notes)
+            except UpstreamError as error:
+                self._metrics.faults.inc(backend.name, error.fault)
+                raise
+            return response.status, body
+
+        page = await listed(self._routing, known.family, may or (lambda name: True), fetch)
+        if page is None:
+            text = "No upstream gave a list of its models."
+            return problem(known.speaker, 502, "upstream_error", text, notes.id)
+        return Answer(200, [(b"content-type", b"application/json"), *ids(notes.id)], page)
+
+    async def _one(self, known: Head, name: str, may: Callable[[str], bool] | None, notes: Notes) -> Answer:
+        way = self._routing.way(known.family, name)
+        if may is not None and not may(name):
+            raise no_model()
+        target = () if way.model is None else (b"GET", MODELS + b"/" + way.model.encode())
+        response, body = await self._ask(way.backend, known.head(way.backend, *target), None, notes)
+        if way.model is None or response.status != 200:
+            return Answer(response.status, relayed(response, keep_length=True), body)
+        return Answer(200, relayed(response), renamed(body, name))
+
+    async def _ask(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> tuple[Response, bytes]:
+        """An answer with its whole body. Raises UpstreamError."""
+        notes.sent(backend.name)
+        response = await backend.send(head, body)
+        notes.answered(response.status)
+        return response, await response.read(self._most)
+
+    def _failed(self, known: Head, error: UpstreamError, notes: Notes) -> Answer:
+        self._metrics.faults.inc(notes.upstream, error.fault)
+        notes.ended("upstream_fault", error.fault)
+        return problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+
+    def _cancelled(self, caller: Caller, notes: Notes) -> None:
+        notes.ended("client_gone" if caller.gone else "cancelled")
+        self._audit.append(notes.outcome())
+
+    def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
+        self._metrics.refused.inc(code)
+        return problem(speaker, status, code, message, "")

@@ -1,0 +1,328 @@
+"""Several upstreams: the model's name leads through the operator's table; nothing else of a caller leads anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from proxy.config import UpstreamSettings
+from proxy.dialects.base import NotFound
+from proxy.routing import LONGEST, REMEMBERED, Backend, Patterns, Routing, Way
+from proxy.upstream import Upstream as Pool
+from tests.proxy.conftest import Make, Stand
+from tests.upstream import End, Request, Upstream, messages, replies, shapes
+
+VERSION = {"anthropic-version": "2023-06-01"}
+BOTH = ["openai", "anthropic"]
+
+
+def backend(name: str, serves: list[str] = BOTH, **more: Any) -> Backend:
+    url = f"http://{name}.example"
+    return Backend(name, Pool(url), UpstreamSettings(url=url, serves=serves, **more))
+
+
+MATCHES = {
+    "itself": ("gpt-4o", "gpt-4o", True),
+    "a letter more": ("gpt-4o", "gpt-4o-mini", False),
+    "a letter less": ("gpt-4o", "gpt-4", False),
+    "another case": ("gpt-4o", "GPT-4o", False),
+    "a beginning": ("gpt-*", "gpt-4o", True),
+    "nothing behind it": ("gpt-*", "gpt-", True),
+    "an end": ("*-mini", "gpt-4o-mini", True),
+    "a middle": ("a*c", "abbbc", True),
+    "a middle with a line end": ("a*c", "a\nc", True),
+    "an end with a line end": ("a*c", "abc\n", False),
+    "all": ("*", "x", True),
+    "all, of nothing": ("*", "", True),
+    "a question mark is itself": ("gpt-?", "gpt-4", False),
+    "a bracket is itself": ("gpt-[4]*", "gpt-4", False),
+    "a bracket found": ("gpt-[4]*", "gpt-[4]o", True),
+    "a dot is itself": ("gpt-4.1*", "gpt-4x1", False),
+    "too long a name": ("*", "x" * (LONGEST + 1), False),
+    "many stars": ("*a*a*a*a*a*a*b", "a" * LONGEST, False),
+}
+
+
+@pytest.mark.parametrize(("pattern", "name", "matches"), MATCHES.values(), ids=MATCHES.keys())
+def test_patterns(pattern: str, name: str, matches: bool) -> None:
+    assert (name in Patterns([pattern])) is matches
+    assert (name in Patterns(["none", pattern])) is matches
+
+
+def table() -> Routing:
+    a, b, c = backend("a", ["openai"]), backend("b", ["anthropic"]), backend("c")
+    routes = [
+        (["claude-*"], Way(b)),
+        (["fast"], Way(a, "gpt-4o-mini")),
+        (["gpt-*", "claude-*"], Way(a)),
+        (["x*"], Way(c)),
+    ]
+    return Routing([a, b, c], routes)
+
+
+# family, model, (upstream, renamed), or None where it is not served
+LEADS: dict[str, tuple[str, str, tuple[str, str | None] | None]] = {
+    "first of two": ("anthropic", "claude-1", ("b", None)),
+    "an upstream of another family is passed over": ("openai", "claude-1", ("a", None)),
+    "renamed": ("openai", "fast", ("a", "gpt-4o-mini")),
+    "renamed, not for this family": ("anthropic", "fast", None),
+    "both families": ("anthropic", "xyz", ("c", None)),
+    "in no route": ("openai", "llama", None),
+    "no name": ("openai", "", None),
+    "endless": ("openai", "gpt-" + "4" * LONGEST, None),
+}
+
+
+@pytest.mark.parametrize(("family", "model", "leads"), LEADS.values(), ids=LEADS.keys())
+def test_the_table(family: str, model: str, leads: tuple[str, str | None] | None) -> None:
+    routing = table()
+    for _ in range(2):  # the second time it is remembered
+        if leads is None:
+            with pytest.raises(NotFound):
+                routing.way(family, model)
+        else:
+            way = routing.way(family, model)
+            assert (way.backend.name, way.model) == leads
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    routing = table()
+    for number in range(3 * REMEMBERED):
+        routing.way("openai", f"gpt-{number}")
+        assert len(routing._known) <= REMEMBERED
+
+
+def test_the_rest_has_a_default() -> None:
+    a, b = backend("a", ["openai"]), backend("b")
+    routing = Routing([a, b], [(["x"], Way(b))], "a")
+    assert routing.way("openai", "y").backend is a
+    with pytest.raises(NotFound):
+        routing.way("anthropic", "y")
+
+
+KEYS: dict[str, tuple[dict[str, Any], str, list[tuple[bytes, bytes]] | None]] = {
+    "none": ({}, "openai", None),
+    "auto, OpenAI": ({"key": "k"}, "openai", [(b"authorization", b"Bearer k")]),
+    "auto, Anthropic": ({"key": "k"}, "anthropic", [(b"x-api-key", b"k")]),
+    "bearer": ({"key": "k", "key_header": "bearer"}, "anthropic", [(b"authorization", b"Bearer k")]),
+    "x-api-key": ({"key": "k", "key_header": "x-api-key"}, "openai", [(b"x-api-key", b"k")]),
+    "api-key": ({"key": "k", "key_header": "api-key"}, "openai", [(b"api-key", b"k")]),
+}
+
+
+@pytest.mark.parametrize(("more", "family", "seen"), KEYS.values(), ids=KEYS.keys())
+def test_each_upstream_has_its_key(more: dict[str, Any], family: str, seen: Any) -> None:
+    assert backend("a", **more).credentials(family) == seen
+
+
+# Through a whole Penstock
+
+
+@dataclass
+class Two:
+    """A Penstock in front of two upstreams."""
+
+    stand: Stand
+    first: Upstream
+    second: Upstream
+
+    async def ask(self, model: str, path: str = "/v1/chat/completions", **more: Any) -> httpx2.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "input": "Hi"}
+        if path == "/v1/completions":
+            body["prompt"] = "Hi"
+        return await self.stand.client.post(path, json=body, **more)
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        return len(self.first.requests), len(self.second.requests)
+
+
+@contextlib.asynccontextmanager
+async def two(stand: Make, **settings: Any) -> AsyncIterator[Two]:
+    async with Upstream() as first, Upstream() as second:
+        chosen = {
+            "upstreams": {
+                "one": {"url": first.url, "key": "sk-one", "serves": ["openai"]},
+                "two": {"url": second.url, "key": "sk-two"},
+            },
+            "routes": [
+                {"models": ["fast"], "upstream": "two", "rename": "gpt-4o-mini"},
+                {"models": ["claude-*", "gpt-4o"], "upstream": "two"},
+                {"models": ["gpt-*"], "upstream": "one"},
+            ],
+            **settings,
+        }
+        async with stand(settings=chosen) as s:
+            yield Two(s, first, second)
+
+
+# model, path, calls of both upstreams, status
+GOES: dict[str, tuple[str, str, tuple[int, int], int]] = {
+    "chat": ("gpt-4.1", "/v1/chat/completions", (1, 0), 200),
+    "chat, the other": ("gpt-4o", "/v1/chat/completions", (0, 1), 200),
+    "chat with Claude": ("claude-1", "/v1/chat/completions", (0, 1), 200),
+    "messages": ("claude-1", "/v1/messages", (0, 1), 200),
+    "messages, unserved there": ("gpt-4.1", "/v1/messages", (0, 0), 404),
+    "unknown": ("llama", "/v1/chat/completions", (0, 0), 404),
+    "unknown, messages": ("llama", "/v1/messages", (0, 0), 404),
+    "unknown, responses": ("llama", "/v1/responses", (0, 0), 404),
+    "unknown, completions": ("llama", "/v1/completions", (0, 0), 404),
+    "unknown, embeddings": ("llama", "/v1/embeddings", (0, 0), 404),
+}
+
+
+@pytest.mark.parametrize(("model", "path", "calls", "status"), GOES.values(), ids=GOES.keys())
+async def test_goes_where_the_table_says(
+    stand: Make, model: str, path: str, calls: tuple[int, int], status: int
+) -> None:
+    async with two(stand) as t:
+        response = await t.ask(model, path, headers={"x-upstream": "one", "authorization": "Bearer caller"})
+        assert (response.status_code, t.calls) == (status, calls)
+        (row,) = await t.stand.rows()
+        if status == 404:
+            error = response.json()["error"]
+            assert (
+                "not_found_error" in response.text if path.endswith("messages") else error["code"] == "model_not_found"
+            )
+            assert model not in response.text
+            assert (row["status"], row["detail"]) == ("refused", "model_not_found")
+            return
+        asked = (t.first.requests + t.second.requests)[0]
+        assert "caller" not in repr(asked.headers)
+        name = "one" if calls[0] else "two"
+        assert (row["status"], row["upstream"]) == ("released", name)
+        assert f"sk-{name}" in repr(asked.headers)
+        assert asked.json()["model"] == model
+
+
+async def test_a_caller_leads_nowhere(stand: Make) -> None:
+    """T16, law 5: fields and headers that steer other proxies steer nothing here."""
+    steering = {"api_base": "http://evil.example", "base_url": "x", "custom_llm_provider": "two", "upstream": "two"}
+    async with two(stand) as t:
+        for more in (steering, {"extra_body": steering}, {"metadata": {"upstream": "two", "guardrails": "off"}}):
+            body = {"model": "gpt-4.1", "messages": [], **more}
+            headers = {"host": "two", "x-penstock-upstream": "two", "x-litellm-api-base": "http://evil.example"}
+            response = await t.stand.client.post("/v1/chat/completions?upstream=two", json=body, headers=headers)
+            assert response.status_code == 200
+        assert t.calls == (3, 0)
+        host = t.first.url.removeprefix("http://")
+        assert {request.header("host") for request in t.first.requests} == {host}
+
+
+async def test_a_model_is_renamed(stand: Make) -> None:
+    async with two(stand) as t:
+        big = 2**70
+        body = {"model": "fast", "messages": [{"role": "user", "content": "the SECRET é"}], "seed": big}
+        response = await t.stand.client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200
+        sent = t.second.requests[0].json()
+        assert (sent["model"], sent["messages"][0]["content"]) == ("gpt-4o-mini", "the [VEILED] é")
+        assert str(big).encode() in t.second.requests[0].body
+        (row,) = await t.stand.rows()
+        assert row["model"] == "fast"
+
+
+async def test_faults_name_the_upstream(stand: Make) -> None:
+    async with two(stand) as t:
+        t.second.reply = [End.RESET]
+        assert (await t.ask("claude-1", "/v1/messages")).status_code == 502
+        assert (await t.ask("gpt-4.1")).status_code == 200
+        metrics = (await t.stand.client.get(t.stand.admin_url + "/metrics")).text
+        assert 'penstock_upstream_faults_total{fault="reset",upstream="two"} 1.0' in metrics
+        assert 'penstock_upstream_seconds_count{upstream="one"} 1.0' in metrics
+        ready = (await t.stand.client.get(t.stand.admin_url + "/readyz")).json()
+        assert ready["upstreams"] == {"one": "answers", "two": "reset"}
+        assert ready["status"] == "ready"
+        for page in (metrics, str(ready)):
+            assert str(t.second.port) not in page
+            assert "sk-" not in page
+
+
+async def test_open_routes_go_to_the_default(stand: Make) -> None:
+    async with two(stand, default_upstream="one", open_routes=["/v1/files"]) as t:
+        t.first.reply = replies.json({"id": "file-1"})
+        response = await t.stand.client.post("/v1/files", content=b"x", headers=VERSION)
+        assert (response.status_code, t.calls) == (200, (1, 0))
+        assert t.first.requests[0].header("x-api-key") == "sk-one"
+
+
+# Lists of models
+
+
+async def names(t: Two, headers: dict[str, str] | None = None) -> list[str]:
+    response = await t.stand.client.get("/v1/models", headers=headers or {})
+    assert response.status_code == 200
+    return [card["id"] for card in response.json()["data"]]
+
+
+def cards(*ids: str) -> Any:
+    return replies.json({"object": "list", "data": [shapes.model_card(name) for name in ids]})
+
+
+async def test_lists_are_merged(stand: Make) -> None:
+    async with two(stand) as t:
+        t.first.reply = cards("gpt-4.1", "gpt-4o", "llama", "gpt-4o-mini")
+        t.second.reply = cards("claude-1", "gpt-4o", "gpt-4o-mini", "gpt-4.1")
+        assert await names(t) == ["claude-1", "fast", "gpt-4.1", "gpt-4o", "gpt-4o-mini"]
+        for request, key in ((t.first.requests[0], "sk-one"), (t.second.requests[0], "sk-two")):
+            assert request.header("authorization") == f"Bearer {key}"
+        response = await t.stand.client.get("/v1/models", headers={"authorization": "Bearer caller"})
+        assert response.json()["object"] == "list"
+        assert "caller" not in repr([r.headers for r in t.first.requests + t.second.requests])
+        t.second.reply = [End.RESET]
+        assert await names(t) == ["fast", "gpt-4.1", "gpt-4o", "gpt-4o-mini"]
+        for row in await t.stand.rows():
+            assert row["status"] == "relayed"
+
+
+async def test_lists_for_anthropic(stand: Make) -> None:
+    pages = {
+        "": {"data": [{"type": "model", "id": "claude-1"}], "has_more": True, "last_id": "claude-1"},
+        "claude-1": {"data": [{"type": "model", "id": "claude-2"}], "has_more": False, "last_id": "claude-2"},
+    }
+
+    def reply(request: Request) -> Any:
+        after = request.target.partition(b"after_id=")[2].decode()
+        return replies.json(pages[after])
+
+    async with two(stand) as t:
+        t.second.reply = reply
+        assert await names(t, VERSION) == ["claude-1", "claude-2", "fast", "gpt-4o"]
+        assert t.calls == (0, 2)
+        assert t.second.requests[0].header("x-api-key") == "sk-two"
+
+
+async def test_one_model(stand: Make) -> None:
+    async with two(stand) as t:
+        found = await t.stand.client.get("/v1/models/fast")
+        assert (found.status_code, found.json()["id"]) == (200, "fast")
+        assert t.second.requests[-1].target == b"/v1/models/gpt-4o-mini"
+        t.first.reply = cards("gpt-4.1")
+        assert (await t.stand.client.get("/v1/models/gpt-4.1")).status_code == 200
+        assert t.calls == (1, 1)
+        missing = await t.stand.client.get("/v1/models/llama")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+        assert t.calls == (1, 1)
+
+
+async def test_no_list_at_all(stand: Make) -> None:
+    async with two(stand, routes=[], default_upstream="one") as t:
+        t.first.reply = t.second.reply = replies.error(500, "SECRET")
+        response = await t.stand.client.get("/v1/models")
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+        assert "SECRET" not in response.text
+
+
+async def test_messages_through_the_second(stand: Make) -> None:
+    """A stream keeps its bytes, whichever way it came."""
+    async with two(stand) as t:
+        events = messages.stream(messages.text("Hello!"), model="claude-1")
+        t.second.reply = replies.sse(events)
+        body = {"model": "claude-1", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": True}
+        response = await t.stand.client.post("/v1/messages", json=body)
+        assert response.content == b"".join(events)
