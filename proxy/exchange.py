@@ -156,7 +156,7 @@ class Exchange:
             decision = await self.guard.check(
                 stage, self.dialect.name, messages, unscannable, self._before or "", scope
             )
-            self.notes.decided(decision)
+            self.notes.decided(decision, messages, unscannable)
         return decision
 
     def decide_now(
@@ -165,7 +165,7 @@ class Exchange:
         """As `decide`, where nobody must be waited for; else None."""
         decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable)
         if decision is not None:
-            self.notes.decided(decision)
+            self.notes.decided(decision, messages, unscannable)
         return decision
 
     def _declare(self) -> None:

@@ -95,12 +95,12 @@ class Moderation:
         out: list[Decision] = []
         for start in range(0, len(request.inputs), TOGETHER):
             out += await asyncio.gather(*map(self._check, request.inputs[start : start + TOGETHER]))
-        for decision in out:
-            self._notes.decided(decision)
+        for decision, said in zip(out, request.inputs, strict=True):
+            self._notes.decided(decision, said.messages, _places(said))
         return out
 
     async def _check(self, said: Body) -> Decision:
-        places = [(Message(Role.USER, "", origin), kind) for origin, kind in said.unscannable]
+        places = _places(said)
         name = self._dialect.name
         decision = self._guard.check_now(Stage.INPUT, name, said.messages, places)
         return decision or await self._guard.check(Stage.INPUT, name, said.messages, places)
@@ -109,6 +109,10 @@ class Moderation:
         self._metrics.refused.inc(code)
         self._notes.ended("refused", code)
         return problem(self._dialect, status, code, message, self._notes.id, param=param)
+
+
+def _places(said: Body) -> list[tuple[Message, str]]:
+    return [(Message(Role.USER, "", origin), kind) for origin, kind in said.unscannable]
 
 
 def tellers(policies: PolicySet) -> dict[str, frozenset[str]]:

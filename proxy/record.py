@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from classifiers.base import Message, Role
 from policies.engine import Decision, Fired
 from policies.model import Action, Stage
 
@@ -43,13 +45,16 @@ class Notes:
         self._model, self._stream = request.model, request.stream
         self._facts.update(model=request.model[:200], stream=request.stream)
 
-    def decided(self, decision: Decision) -> None:
-        """A decision fell. A stream has many on its output: they add up."""
+    def decided(
+        self, decision: Decision, messages: Sequence[Message], places: Sequence[tuple[Message, str]] = ()
+    ) -> None:
+        """A decision on `messages` and, after them, unscannable `places` fell. A stream has many on its output: they
+        add up."""
         seen = self._stages.get(decision.stage)
         if seen is None:
             seen = self._stages[decision.stage] = _Seen()
         if decision.findings or decision.failures:
-            seen.add(decision)
+            seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
 
     def sent(self, upstream: str) -> None:
         """The request went to the upstream of this name."""
@@ -143,29 +148,48 @@ class Notes:
 
 
 class _Seen:
-    """What was seen at one stage: the rules that fired, the highest score of each label, the failures."""
+    """What was seen at one stage: the rules that fired, the highest score of each label for each role, the failures.
 
-    __slots__ = ("failures", "fired", "scores", "shadow")
+    It is enough to decide again by other rules (`policies.backtest`): `unplaced` has the highest scores of findings in
+    derived texts, which a mask rule blocks instead, and `present` the roles that a failed classifier left unread.
+    """
+
+    __slots__ = ("failures", "fired", "present", "scores", "shadow", "unplaced")
 
     def __init__(self) -> None:
         self.fired: dict[str, Fired] = {}
         self.shadow: dict[str, Fired] = {}
-        self.scores: dict[str, float] = {}
+        self.scores: dict[Role, dict[str, float]] = {}
+        self.unplaced: dict[Role, dict[str, float]] = {}
         self.failures: dict[str, str] = {}
+        self.present: set[Role] = set()
 
-    def add(self, decision: Decision) -> None:
+    def add(self, decision: Decision, messages: Sequence[Message]) -> None:
         for item in decision.fired:
             known = self.fired.get(item.rule)
             if known is None or item.action.severity > known.action.severity:
                 self.fired[item.rule] = item
         for item in decision.shadow:
             self.shadow.setdefault(item.rule, item)
+        role, scores = None, dict[str, float]()
         for finding in decision.findings:
+            message, exact = messages[finding.message], finding.score
+            if message.role is not role:  # hardly ever: an enumeration's hash is dear
+                role = message.role
+                scores = self.scores.setdefault(role, {})
             name = f"{finding.classifier}.{finding.label}"
-            if finding.score > self.scores.get(name, -1.0):
-                self.scores[name] = round(finding.score, 4)
-        for failure in decision.failures:
-            self.failures[failure.classifier] = str(failure.reason)
+            # Six decimals, cut and not rounded: the score is at no threshold of six decimals that it was not at. What
+            # is no number counts as the highest, as it does in `decide`.
+            score = int(exact * 1e6 + 1e-6) / 1e6 if exact <= 1.0 else 1.0
+            if score > scores.get(name, -1.0):
+                scores[name] = score
+            if finding.span is None and "#" in message.origin:
+                unplaced = self.unplaced.setdefault(message.role, {})
+                unplaced[name] = max(score, unplaced.get(name, 0.0))
+        if decision.failures:
+            self.present.update([message.role for message in messages])
+            for failure in decision.failures:
+                self.failures[failure.classifier] = str(failure.reason)
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -173,8 +197,18 @@ class _Seen:
             facts["rules"] = {name: str(item.action) for name, item in self.fired.items()}
         if self.shadow:
             facts["shadow"] = {name: str(item.action) for name, item in self.shadow.items()}
-        if self.scores:
-            facts["scores"] = self.scores
+        if len(self.scores) == 1:
+            ((role, scores),) = self.scores.items()
+            facts["scores"], facts["role"] = scores, str(role)
+        elif self.scores:
+            highest: dict[str, float] = {}
+            for scores in self.scores.values():
+                for name, score in scores.items():
+                    highest[name] = max(score, highest.get(name, 0.0))
+            facts.update(scores=highest, by_role={str(role): scores for role, scores in self.scores.items()})
+        if self.unplaced:
+            facts["unplaced"] = {str(role): scores for role, scores in self.unplaced.items()}
         if self.failures:
             facts["failures"] = self.failures
+            facts["present"] = sorted(map(str, self.present))
         return facts
