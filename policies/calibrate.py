@@ -25,7 +25,8 @@ from classifiers.panel import Panel, asked_of
 from classifiers.statistics import clopper_pearson, upper_bound
 
 from .document import Document, read
-from .model import Action, Mode, Policy, Rule, Seen, Stage
+from .forms import Mode
+from .model import Action, Policy, Rule, Seen, Stage
 from .plan import plan
 from .ready import PolicySet
 from .texts import Text
@@ -295,7 +296,7 @@ def together(policies: PolicySet, judged: Judged, outcomes: Sequence[Outcome] | 
         {} if outcomes is None else {each.rule.id: [part.then for part in each.parts] for each in outcomes if each.well}
     )
     for rule in policies.rules:
-        if rule.mode is Mode.ENFORCE and rule.action in (Action.BLOCK, Action.MASK):
+        if rule.acts and rule.action in (Action.BLOCK, Action.MASK):
             parts, every = rule.conditions
             at_least = new.get(rule.id, [part.at_least for part in parts])
             read_by = [text.role in rule.roles and stage_of(text.role) in rule.stages for text in judged.texts]

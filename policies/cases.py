@@ -10,7 +10,7 @@ from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from classifiers.cascade import doubtful
 
 from .engine import Decision, PolicySet, decide
-from .model import Action, Case, Mode, Stage
+from .model import Action, Case, Stage
 from .plan import Reading, plan
 
 
@@ -52,13 +52,15 @@ def run_cases(policy: PolicySet, live: bool = False) -> list[CaseResult]:
 
 def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool) -> CaseResult:
     """One case of the policy called `owner`."""
+    facts = case.facts
+    policy = policy.for_case(owner, None if case.request is None else facts)
     messages = _messages(case)
     slow: set[str] = set()
     if case.scores is None and not live:
         asked = {reading.classifier for reading in plan(policy, case.stage)} - set(case.failed)
         slow = {name for name in asked if not policy.classifiers[name].inline}
     report = _mocked(case, messages) if case.scores is not None else _ask(policy, case, messages, slow)
-    decision = decide(policy, case.stage, messages, report)
+    decision = decide(policy, case.stage, messages, report, facts)
     why = _difference(case, decision)
     if not _certain(policy, case, decision, slow):
         skipped = f"needs {', '.join(sorted(slow))}: run with --live, or give 'scores'"
@@ -73,7 +75,7 @@ def _certain(policy: PolicySet, case: Case, decision: Decision, slow: set[str]) 
     asks a slow classifier could make it keeps its action.
     """
     dependents = policy.tables[case.stage].dependents
-    rules = [ready.rule for name in slow for ready in dependents.get(name, ()) if ready.rule.mode is Mode.ENFORCE]
+    rules = [ready.rule for name in slow for ready in dependents.get(name, ()) if ready.rule.acts]
     # A mask that finds no place in the text becomes a block.
     ceiling = max(
         (Action.BLOCK.severity if rule.action is Action.MASK else rule.action.severity for rule in rules), default=0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from classifiers.base import Failure, Finding
 
-from .model import Action, Mode, OnBlock, Stage
+from .forms import Mode
+from .model import Action, OnBlock, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class Fired:
     """A rule that fired and what it asks for. `action` is the rule's own, or its `on_error` if
     `not_evaluated`.
 
-    `message` is the refusal's template. `note` says, for people, why the action is not the rule's own.
+    `mode` is how it took part: enforce, canary (it acts on this conversation) or shadow. `message` is the refusal's
+    template. `note` says, for people, why the action is not the rule's own.
     """
 
     policy: str

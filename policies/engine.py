@@ -7,7 +7,8 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
    make a decision milder, and a condition that is false whatever the silent one would have said does not
    fire. Both can happen to one rule: part of an answer may be missing.
 3. The most severe action among the fired rules is the decision's: block > mask > log > pass.
-4. Shadow rules are evaluated the same and never change the action or the masks.
+4. Shadow rules are evaluated the same and never change the action or the masks. A canary is enforced for the
+   conversations that are drawn and a shadow for the others; whether one is drawn never changes.
 5. What is to be masked and cannot be located is blocked instead.
 """
 
@@ -19,14 +20,19 @@ from dataclasses import dataclass, field
 from classifiers.base import Failure, Finding, Message, Report
 
 from .decision import Decision, Fired, Mask
-from .model import Action, Mode, Rule, Stage
+from .facts import Facts
+from .forms import Canary, Mode
+from .model import Action, Rule, Stage
 from .ready import PolicySet, Ready, Table, Test
 
 __all__ = ["Action", "Decision", "Fired", "Mask", "PolicySet", "Stage", "decide"]
 
 
-def decide(policy: PolicySet, stage: Stage, messages: Sequence[Message], report: Report) -> Decision:
-    """What to do about `messages`, given what the panel saw. Pure; raises nothing for odd findings.
+def decide(
+    policy: PolicySet, stage: Stage, messages: Sequence[Message], report: Report, facts: Facts | None = None
+) -> Decision:
+    """What to do about `messages`, given what the panel saw and what is known of the request. Pure; raises nothing for
+    odd findings. Every policy of the set is applied: `PolicySet.facing` leaves those that are for the request.
 
     A score that is no number counts as the highest, a finding on a message that is not there counts for every
     role. A failure of a classifier that no rule of the stage needs changes nothing and is listed.
@@ -49,7 +55,7 @@ def decide(policy: PolicySet, stage: Stage, messages: Sequence[Message], report:
     silent = _silent(table, messages, report.failures) if report.failures else {}
     if not met and not silent:
         return Decision(Action.PASS, findings=findings, failures=report.failures, stage=stage, revision=policy.revision)
-    return _conclude(policy, stage, messages, report, met, silent)
+    return _conclude(policy, stage, messages, report, facts, met, silent)
 
 
 @dataclass(slots=True)
@@ -95,6 +101,7 @@ def _conclude(
     stage: Stage,
     messages: Sequence[Message],
     report: Report,
+    facts: Facts | None,
     met: dict[int, _Met],
     silent: dict[int, tuple[Ready, int]],
 ) -> Decision:
@@ -102,13 +109,13 @@ def _conclude(
     masks: list[tuple[Mask, int]] = []
     for order, known in met.items():
         if known.ready.holds(known.parts):
-            every.append((order, _fire(known, messages, masks)))
+            every.append((order, _fire(known, messages, facts, masks)))
     for order, (ready, open_parts) in silent.items():
         seen = met[order].parts if order in met else 0
         if ready.holds(seen | open_parts):
-            every.append((order, _fire_silent(ready)))
+            every.append((order, _fire_silent(ready, facts)))
     every.sort(key=lambda item: (-item[1].action.severity, item[1].not_evaluated, item[0]))
-    fired = tuple(item for _, item in every if item.mode is Mode.ENFORCE)
+    fired = tuple(item for _, item in every if item.mode is not Mode.SHADOW)
     shadow = tuple(item for _, item in every if item.mode is Mode.SHADOW)
     action = fired[0].action if fired else Action.PASS
     return Decision(
@@ -123,13 +130,25 @@ def _conclude(
     )
 
 
-def _fired(ready: Ready, action: Action, findings: tuple[Finding, ...], not_evaluated: bool, note: str) -> Fired:
+def _mode(ready: Ready, facts: Facts | None) -> Mode:
+    """How the rule takes part: what a canary does to this conversation is drawn, once and for all."""
+    if 0 < ready.share < 1:
+        drawn = facts is None or facts.drawn(ready.rule.id, ready.share)
+        return Mode.CANARY if drawn else Mode.SHADOW
+    if ready.share:
+        return Mode.CANARY if isinstance(ready.rule.mode, Canary) else Mode.ENFORCE
+    return Mode.SHADOW
+
+
+def _fired(
+    ready: Ready, mode: Mode, action: Action, findings: tuple[Finding, ...], not_evaluated: bool, note: str
+) -> Fired:
     rule, policy = ready.rule, ready.policy
     return Fired(
         policy.id,
         rule.id,
         action,
-        rule.mode,
+        mode,
         rule.reason,
         ready.message,
         policy.on_block,
@@ -140,21 +159,24 @@ def _fired(ready: Ready, action: Action, findings: tuple[Finding, ...], not_eval
     )
 
 
-def _fire(known: _Met, messages: Sequence[Message], masks: list[tuple[Mask, int]]) -> Fired:
-    """The rule with its own action; the spans of an enforcing mask rule are added to `masks`."""
+def _fire(known: _Met, messages: Sequence[Message], facts: Facts | None, masks: list[tuple[Mask, int]]) -> Fired:
+    """The rule with its own action; the spans of a mask rule that acts are added to `masks`."""
     ready, action, note = known.ready, known.ready.rule.action, ""
+    mode = _mode(ready, facts)
     if action is Action.MASK:
         if all(_located(finding, messages) for finding in known.findings):
-            if ready.rule.mode is Mode.ENFORCE:
+            if mode is not Mode.SHADOW:
                 masks.extend((_mask(ready.rule, finding), ready.order) for finding in known.findings)
         else:
             action, note = Action.BLOCK, "blocked: a finding without a place in the text cannot be masked"
-    return _fired(ready, action, tuple(known.findings), False, note)
+    return _fired(ready, mode, action, tuple(known.findings), False, note)
 
 
-def _fire_silent(ready: Ready) -> Fired:
+def _fire_silent(ready: Ready, facts: Facts | None) -> Fired:
     silence = ready.rule.silence
-    return _fired(ready, Action(silence.value), (), True, f"not evaluated: on_error is {silence.value}")
+    return _fired(
+        ready, _mode(ready, facts), Action(silence.value), (), True, f"not evaluated: on_error is {silence.value}"
+    )
 
 
 def _located(finding: Finding, messages: Sequence[Message]) -> bool:

@@ -46,6 +46,7 @@ def load(path_or_pack: str) -> PolicySet:
     _unique(known)
     if not any(policy.rules for _, policy in known):
         raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
+    _for_all(known)
     specs = _specs(known)
     classifiers = _create(specs)
     _names(known, specs, classifiers)
@@ -110,6 +111,15 @@ def _unique(known: list[_Read]) -> None:
             if first[:2] != (document.file, path):
                 used = f"'{name}' is used already at {first[0]}:{first[2]}"
                 document.problems.append(document.problem(path, used, "choose another"))
+
+
+def _for_all(known: list[_Read]) -> None:
+    """Some policy must be for every request: what no policy is for would pass unjudged."""
+    if all(policy.applies_to is not None for _, policy in known):
+        document = known[0][0]
+        what = "no policy here is for every request: what none of them is for would pass unjudged"
+        mend = "remove one 'applies_to', or add a policy without it"
+        document.problems.append(document.problem(("applies_to",), what, mend, True))
 
 
 def _specs(known: list[_Read]) -> dict[str, tuple[Document, ClassifierSpec]]:

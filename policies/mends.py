@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import model
+from . import forms, model
 from .document import Document, Path
 
 # The model whose keys are allowed below the last named part of a path.
@@ -19,7 +20,15 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "when": (model.Seen, model.AnyOf, model.AllOf),
     "any": (model.Seen,),
     "all": (model.Seen,),
-    "stream": (model.HoldBack,),
+    "stream": (forms.HoldBack,),
+    "mode": (forms.Canary,),
+    "applies_to": (forms.AppliesTo,),
+    "n": (forms.Range,),
+    "max_tokens": (forms.Range,),
+    "request": (model.CaseRequest,),
+    "account": (model.CaseAccount,),
+    "before": (model.CaseTurn,),
+    "calls": (model.CaseCall,),
     "cases": (model.Case,),
     "messages": (model.CaseMessage,),
     "expect": (model.Expectation,),
@@ -53,6 +62,16 @@ _KNOWN_AS = {
     "range": "band",
     "between": "band",
     "gate": "classifier",
+    "routes": "dialects",
+    "apis": "dialects",
+    "model": "models",
+    "reasoning_effort": "effort",
+    "streaming": "stream",
+    "min": "at_least",
+    "max": "at_most",
+    "share": "canary",
+    "only_for": "applies_to",
+    "scope": "applies_to",
 }
 
 _TYPES = {
@@ -65,6 +84,11 @@ _TYPES = {
     "model_type": ("must be a mapping", "write 'key: value' on the lines below it"),
     "model_attributes_type": ("must be a mapping", "write 'key: value' on the lines below it"),
 }
+
+_SPOKEN = {"mode": ["canary 5%"]}
+"""What may be written in place of the words of a closed list."""
+
+_MEND_OF = {"share": "write 'canary 5%'", "characters": "write a number of characters, or '50 tokens'"}
 
 _PATTERNS = {
     "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
@@ -151,7 +175,7 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
     elif kind == "missing":
         _add(document, path[:-1], f"'{name}' is missing{_in(path[:-1])}", f"add '{name}: ...'")
     elif kind in ("enum", "literal_error"):
-        words = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
+        words = re.findall(r"'([^']*)'", str(context["expected"])) + _SPOKEN.get(holder, [])
         _add(document, path, f"'{holder}' cannot be {_shown(value)}", did_you_mean(str(value), words))
     elif kind in _TYPES:
         what, mend = _TYPES[kind]
@@ -174,7 +198,7 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         whole = not path or (isinstance(path[-1], int) and not isinstance(value, str))
         _add(document, path, str(context["error"]) if whole else f"'{holder}': {context['error']}")
     else:
-        _add(document, path, f"'{holder}': {detail['msg']}")
+        _add(document, path, f"'{holder}': {detail['msg']}", _MEND_OF.get(kind, ""))
 
 
 def _holder(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
+
+from .facts import Account, Api, Call, Facts, Settings, Turn
+from .forms import AppliesTo, Canary, Mode, Staging, Stream, Strict, no_doubles
 
 DEFAULT_MESSAGE = (
     "I'm sorry, but I can't help with that request: it was blocked by policy '{policy}'. Reference: {decision_id}."
@@ -57,14 +60,6 @@ class Action(StrEnum):
 _SEVERITY = {action: place for place, action in enumerate(Action)}
 
 
-class Mode(StrEnum):
-    """Whether a rule acts. A shadow rule is evaluated and recorded and never acts."""
-
-    OFF = "off"
-    SHADOW = "shadow"
-    ENFORCE = "enforce"
-
-
 class OnBlock(StrEnum):
     """How a caller is told of a block: an HTTP error, or a normal answer that holds the message."""
 
@@ -92,13 +87,6 @@ def _only_fields(fields: frozenset[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _unique(values: list[Any]) -> list[Any]:
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise ValueError(f"'{value}' is there twice")
-    return values
-
-
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -114,8 +102,8 @@ Message = Annotated[str, Field(min_length=1, max_length=2000), _only_fields(MESS
 Replacement = Annotated[str, Field(max_length=200), _only_fields(MASK_FIELDS)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class _Strict(Strict, BaseModel):
+    """The same; named here so that ruff sees a model."""
 
 
 def _band(values: list[float]) -> list[float]:
@@ -131,7 +119,7 @@ class AfterSpec(_Strict):
 
     classifier: Annotated[ClassifierName, Field(description="The one that is asked before.")]
     labels: Annotated[
-        list[Label], Field(min_length=1, description="Its labels that can leave doubt."), AfterValidator(_unique)
+        list[Label], Field(min_length=1, description="Its labels that can leave doubt."), AfterValidator(no_doubles)
     ]
     band: Annotated[
         list[Score],
@@ -169,7 +157,7 @@ class Seen(_Strict):
         list[FindingName],
         Field(min_length=1, description="classifier.label or classifier.*; a list means any of them."),
         BeforeValidator(_one_or_many, json_schema_input_type=FindingName | list[FindingName]),
-        AfterValidator(_unique),
+        AfterValidator(no_doubles),
     ]
     at_least: Annotated[Threshold, Field(description="The lowest score that counts, above 0 and up to 1.")]
 
@@ -199,22 +187,6 @@ Condition = Annotated[
 ]
 
 
-class HoldBack(_Strict):
-    """The last `hold_back` characters of a streamed answer wait while what comes before them is released."""
-
-    hold_back: Annotated[int, Field(ge=1, le=100_000, description="Characters that wait.")]
-
-
-def _stream_form(value: Any) -> str:
-    return "<hold>" if isinstance(value, dict | HoldBack) else "<whole>"
-
-
-Stream = Annotated[
-    Annotated[Literal["whole"], Tag("<whole>")] | Annotated[HoldBack, Tag("<hold>")],
-    Discriminator(_stream_form),
-]
-
-
 class Rule(_Strict):
     """One rule: where it looks, when it fires, what it then asks for."""
 
@@ -223,16 +195,21 @@ class Rule(_Strict):
     stages: Annotated[
         list[Stage],
         Field(min_length=1, description="Where it looks: input, output or both."),
-        AfterValidator(_unique),
+        AfterValidator(no_doubles),
     ]
     roles: Annotated[
         list[Role],
         Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
-        AfterValidator(_unique),
+        AfterValidator(no_doubles),
     ] = list(Role)
     when: Annotated[Condition, Field(description="The condition.")]
     action: Annotated[Action, Field(description="What to do: pass, log, mask or block.")]
-    mode: Annotated[Mode, Field(description="off, shadow (recorded, never acts) or enforce.")] = Mode.ENFORCE
+    mode: Annotated[
+        Staging,
+        Field(
+            description="off, shadow (recorded, never acts), canary 5% (acts on a share of conversations) or enforce."
+        ),
+    ] = Mode.ENFORCE
     on_error: Annotated[
         OnError | None,
         Field(description="When a classifier gave no answer. Default: block for block and mask rules, else log."),
@@ -245,7 +222,7 @@ class Rule(_Strict):
         Stream, Field(description="For streamed output: whole (the default), or hold_back: N characters.")
     ] = "whole"
     mask_with: Annotated[Replacement, Field(description="What stands in place of masked text.")] = "[{LABEL}]"
-    tags: Annotated[list[Id], AfterValidator(_unique)] = []
+    tags: Annotated[list[Id], AfterValidator(no_doubles)] = []
 
     @model_validator(mode="after")
     def _no_idle_keys(self) -> Rule:
@@ -255,6 +232,11 @@ class Rule(_Strict):
         if "mask_with" in self.model_fields_set and self.action is not Action.MASK:
             raise PydanticCustomError("idle_key", "'mask_with' is for rules with the action mask", {"key": "mask_with"})
         return self
+
+    @property
+    def acts(self) -> bool:
+        """Whether it can stop or change anything: it is enforced, at least as a canary."""
+        return self.mode is Mode.ENFORCE or isinstance(self.mode, Canary)
 
     @property
     def silence(self) -> OnError:
@@ -285,6 +267,46 @@ class CaseMessage(_Strict):
 
     role: Role
     text: str
+    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
+
+
+class CaseTurn(_Strict):
+    """A step of the conversation before the case."""
+
+    role: Role
+    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
+
+
+class CaseCall(_Strict):
+    """A call of a tool that the answer makes."""
+
+    name: str
+    arguments: Annotated[Any, Field(description="As they are once their JSON is read.")] = None
+
+
+class CaseAccount(_Strict):
+    """Who asks, in a case."""
+
+    id: str = "anonymous"
+    tier: str = ""
+    grants: list[str] = []
+    flags: list[str] = []
+    history: dict[str, int] = {}
+
+
+class CaseRequest(_Strict):
+    """The request of a case, but for its messages."""
+
+    dialect: Api = Api.CHAT
+    model: str = ""
+    effort: str = ""
+    n: Annotated[int, Field(ge=1)] = 1
+    stream: bool = False
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: float = 1.0
+    tools: Annotated[list[str], Field(description="Names of the tools on offer.")] = []
+    account: CaseAccount = CaseAccount()
+    before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
 
 
 class Expectation(_Strict):
@@ -310,10 +332,15 @@ class Case(_Strict):
         dict[FindingName, Score] | None,
         Field(description="What these classifiers are to have seen in each message; they are not asked."),
     ] = None
+    request: Annotated[
+        CaseRequest | None,
+        Field(description="What applies_to and conditions read. Without it, the policy of the case applies."),
+    ] = None
+    calls: Annotated[list[CaseCall], Field(description="The tools that the answer calls, at the output stage.")] = []
     failed: Annotated[
         list[ClassifierName],
         Field(description="Classifiers that are to have given no answer."),
-        AfterValidator(_unique),
+        AfterValidator(no_doubles),
     ] = []
     expect: Expectation
 
@@ -321,7 +348,26 @@ class Case(_Strict):
     def _one_text(self) -> Case:
         if (self.text is None) == (self.messages is None):
             raise ValueError("a case has either 'text' or 'messages'")
+        if self.calls and self.stage is not Stage.OUTPUT:
+            raise PydanticCustomError("idle_key", "'calls' is for cases of the stage output", {"key": "calls"})
         return self
+
+    @property
+    def facts(self) -> Facts:
+        """What the case says about its request and, at the output stage, about the calls of the answer."""
+        asked = self.request or CaseRequest()
+        account = asked.account
+        said = [(each.role, each.name) for each in asked.before]
+        said += [(each.role, each.name) for each in self.messages or () if each.role is not Role.SETTING]
+        facts = Facts(
+            asked.dialect,
+            asked.model,
+            Settings(asked.effort, asked.n, asked.stream, asked.max_tokens, asked.temperature),
+            tuple(asked.tools),
+            Account(account.id, "", account.tier, frozenset(account.grants), frozenset(account.flags), account.history),
+            tuple(Turn(role, name) for role, name in said),
+        )
+        return facts.answered(tuple(Call(each.name, each.arguments) for each in self.calls)) if self.calls else facts
 
 
 class Policy(_Strict):
@@ -331,6 +377,9 @@ class Policy(_Strict):
     version: Annotated[int, Field(ge=1)]
     owner: Annotated[str, Field(min_length=1, max_length=200, description="Who answers for it.")]
     description: Prose
+    applies_to: Annotated[
+        AppliesTo | None, Field(description="Which requests it is for; all of them when left out.")
+    ] = None
     on_block: Annotated[OnBlock, Field(description="How a caller is told: error (400) or message (200).")] = (
         OnBlock.ERROR
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .model import Action, HoldBack, Mode, OnError, Stage
+from .forms import HoldBack
+from .model import Action, OnError, Stage
 from .ready import PolicySet, Reading
 
 __all__ = ["Hold", "Reading", "StreamMode", "plan", "stream_mode"]
@@ -43,7 +44,7 @@ def stream_mode(policy: PolicySet) -> StreamMode:
     mode = StreamMode(Hold.NONE)
     for rule in policy.rules:
         stops = rule.action in (Action.BLOCK, Action.MASK) or rule.silence is OnError.BLOCK
-        if rule.mode is not Mode.ENFORCE or Stage.OUTPUT not in rule.stages or not stops:
+        if not rule.acts or Stage.OUTPUT not in rule.stages or not stops:
             continue
         if not isinstance(rule.stream, HoldBack):
             return StreamMode(Hold.WHOLE)

@@ -7,18 +7,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 from classifiers.base import Classifier, Role
 from classifiers.cascade import After
 
 from .decision import Decision
-from .model import Action, ClassifierSpec, Mode, Policy, Rule, Stage
+from .facts import Facts
+from .forms import Canary, Mode
+from .model import Action, ClassifierSpec, Policy, Rule, Stage
 
 # Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
 BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
 
+
+MOST_FACES = 1000
+"""Choices of policies that are kept ready; more are made anew for each request."""
 
 # Scores below this are not told by a classifier, unless its option `min_score` says otherwise.
 UNTOLD = 0.01
@@ -46,6 +51,8 @@ class Ready:
     needs: tuple[frozenset[str], ...]
     message: str
     tags: tuple[str, ...]
+    share: float
+    """Of the conversations on which it acts: 1 for an enforced rule, 0 for a shadow, between them for a canary."""
 
     def holds(self, parts: int) -> bool:
         """Whether the condition is true when the parts whose bits are set are."""
@@ -80,7 +87,8 @@ class PolicySet:
     """Policies made ready to decide, with the classifiers that they name.
 
     `digest` (sha256, hex) covers the normalised policies and the classifiers' digests: equal digests decide
-    equally. `revision` is its first twelve digits. `source` says for people where it came from.
+    equally. `revision` is its first twelve digits. `source` says for people where it came from. `specs` are the
+    classifiers by name, as written.
     """
 
     policies: tuple[Policy, ...]
@@ -89,6 +97,39 @@ class PolicySet:
     tables: Mapping[Stage, Table]
     source: str = ""
     places: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    specs: Mapping[str, ClassifierSpec] = field(default_factory=dict)
+    _faces: dict[tuple[str, ...], PolicySet] = field(default_factory=dict)
+
+    @property
+    def selective(self) -> bool:
+        """Whether some policy is not for every request."""
+        return any(policy.applies_to is not None for policy in self.policies)
+
+    def facing(self, facts: Facts | None) -> PolicySet:
+        """The policies of this set that apply to a request with these facts, under the same revision. Without facts
+        all apply."""
+        if facts is None or not self.selective:
+            return self
+        return self._face(
+            tuple(each.id for each in self.policies if each.applies_to is None or each.applies_to.covers(facts))
+        )
+
+    def for_case(self, owner: str, facts: Facts | None) -> PolicySet:
+        """The policies that decide a case of the policy `owner`: those that apply to its request, or without one the
+        owner beside those that are for everything."""
+        if facts is not None or not self.selective:
+            return self.facing(facts)
+        return self._face(tuple(each.id for each in self.policies if each.applies_to is None or each.id == owner))
+
+    def _face(self, ids: tuple[str, ...]) -> PolicySet:
+        known = self._faces.get(ids)
+        if known is None:
+            policies = tuple(policy for policy in self.policies if policy.id in ids)
+            tables = {stage: _table(policies, self.specs, stage, self.revision) for stage in Stage}
+            known = replace(self, policies=policies, tables=tables, _faces={})
+            if len(self._faces) < MOST_FACES:
+                self._faces[ids] = known
+        return known
 
     @property
     def revision(self) -> str:
@@ -114,11 +155,13 @@ class PolicySet:
             "classifiers": {name: classifiers[name].digest for name in sorted(classifiers)},
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        tables = {stage: _table(ordered, stage, digest[:12]) for stage in Stage}
-        return cls(ordered, dict(classifiers), digest, tables, source, places or {})
+        # Two files may define one classifier only in equal words, so whichever comes last says the same.
+        specs = {name: spec for policy in ordered for name, spec in policy.classifiers.items()}
+        tables = {stage: _table(ordered, specs, stage, digest[:12]) for stage in Stage}
+        return cls(ordered, dict(classifiers), digest, tables, source, places or {}, specs)
 
 
-def _table(policies: Sequence[Policy], stage: Stage, revision: str) -> Table:
+def _table(policies: Sequence[Policy], specs: Mapping[str, ClassifierSpec], stage: Stage, revision: str) -> Table:
     tests: dict[str, dict[str, list[Test]]] = {}
     dependents: dict[str, list[Ready]] = {}
     pairs = [(policy, rule) for policy in policies for rule in policy.rules]
@@ -129,7 +172,8 @@ def _table(policies: Sequence[Policy], stage: Stage, revision: str) -> Table:
         names = [[name.partition(".") for name in part.finding] for part in parts]
         needs = tuple(frozenset(classifier for classifier, _, _ in part) for part in names)
         message = rule.message if rule.message is not None else policy.message
-        ready = Ready(order, policy, rule, frozenset(rule.roles), every, needs, message, tuple(rule.tags))
+        share = rule.mode.canary if isinstance(rule.mode, Canary) else float(rule.mode is Mode.ENFORCE)
+        ready = Ready(order, policy, rule, frozenset(rule.roles), every, needs, message, tuple(rule.tags), share)
         for place, (part, split) in enumerate(zip(parts, names, strict=True)):
             for classifier, _, label in split:
                 row = tests.setdefault(classifier, {}).setdefault(label, [])
@@ -139,7 +183,7 @@ def _table(policies: Sequence[Policy], stage: Stage, revision: str) -> Table:
     return Table(
         {classifier: _rows(labels) for classifier, labels in tests.items()},
         {classifier: tuple(rules) for classifier, rules in dependents.items()},
-        _readings(policies, dependents),
+        _readings(specs, dependents),
         Decision(Action.PASS, stage=stage, revision=revision),
     )
 
@@ -153,9 +197,7 @@ def _rows(labels: dict[str, list[Test]]) -> dict[str, tuple[float, tuple[Test, .
     return rows
 
 
-def _readings(policies: Sequence[Policy], dependents: Mapping[str, Sequence[Ready]]) -> tuple[Reading, ...]:
-    # Two files may define one classifier only in equal words, so whichever comes last says the same.
-    specs = {name: spec for policy in policies for name, spec in policy.classifiers.items()}
+def _readings(specs: Mapping[str, ClassifierSpec], dependents: Mapping[str, Sequence[Ready]]) -> tuple[Reading, ...]:
     roles = {
         name: frozenset[Role]().union(*(ready.roles for ready in rules))
         for name, rules in dependents.items()

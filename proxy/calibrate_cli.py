@@ -140,7 +140,7 @@ def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, A
             "policy": each.policy,
             "rule": each.rule.id,
             "action": each.rule.action.value,
-            "mode": each.rule.mode.value,
+            "mode": str(each.rule.mode),
             "budget": each.budget,
             "well": each.well,
             "note": each.note,

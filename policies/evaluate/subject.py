@@ -18,7 +18,7 @@ from classifiers.panel import Asked, asked_of
 
 from ..decision import Decision
 from ..engine import decide
-from ..model import Action, Mode, Stage
+from ..model import Action, Stage
 from ..plan import plan
 from ..ready import PolicySet
 from .dataset import Row
@@ -175,7 +175,7 @@ class PolicySubject:
             self._edges[stage] = [
                 _edges(rule.action, frozenset(rule.roles), rule.conditions)
                 for rule in self.policies.rules
-                if rule.mode is Mode.ENFORCE and stage in rule.stages and rule.action is not Action.PASS
+                if rule.acts and stage in rule.stages and rule.action is not Action.PASS
             ]
 
     @property
@@ -237,7 +237,7 @@ class PolicySubject:
             "revision": self.policies.revision,
             "actions": list(self.actions),
             "rules": [
-                {"rule": rule.id, "action": rule.action.value, "mode": rule.mode.value, "roles": sorted(rule.roles)}
+                {"rule": rule.id, "action": rule.action.value, "mode": str(rule.mode), "roles": sorted(rule.roles)}
                 for rule in self.policies.rules
             ],
             "classifiers": {name: each.digest for name, each in sorted(self.policies.classifiers.items())},

@@ -5,10 +5,13 @@ Slow and obvious on purpose: it looks at every rule and every finding, and masks
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from classifiers.base import Finding, Message, Report
+from policies.facts import Facts
+from policies.forms import Canary
 from policies.model import AllOf, AnyOf, Policy, Rule, Seen
 
 ORDER = ["pass", "log", "mask", "block"]
@@ -36,13 +39,25 @@ def holds(rule: Rule, truths: list[bool]) -> bool:
     return all(truths) if isinstance(rule.when, AllOf) else any(truths)
 
 
-def evaluate(policies: Sequence[Policy], stage: str, messages: Sequence[Message], report: Report) -> Expected:
+def acting(rule: Rule, facts: Facts | None) -> bool:
+    """Whether it acts on this conversation, where a canary is drawn by lot."""
+    if not isinstance(rule.mode, Canary):
+        return str(rule.mode) == "enforce"
+    if facts is None or facts.lot == b"":
+        return True
+    drawn = hashlib.blake2b(rule.id.encode(), digest_size=8, key=facts.lot).hexdigest()
+    return int(drawn, 16) / 16**16 < rule.mode.canary
+
+
+def evaluate(
+    policies: Sequence[Policy], stage: str, messages: Sequence[Message], report: Report, facts: Facts | None = None
+) -> Expected:
     failed = [failure.classifier for failure in report.failures]
     results: list[tuple[Rule, str, bool]] = []
     masked: set[tuple[int, int]] = set()
     for policy in sorted(policies, key=lambda each: each.id):
         for rule in policy.rules:
-            if rule.mode == "off" or stage not in rule.stages:
+            if str(rule.mode) == "off" or stage not in rule.stages:
                 continue
             when = rule.when
             parts = when.all if isinstance(when, AllOf) else when.any if isinstance(when, AnyOf) else [when]
@@ -58,7 +73,7 @@ def evaluate(policies: Sequence[Policy], stage: str, messages: Sequence[Message]
                         if start < 0 or end > size or start >= end:
                             action = "block"
                         letters |= {(finding.message, letter) for letter in range(start, end)}
-                    if action == "mask" and rule.mode == "enforce":
+                    if action == "mask" and acting(rule, facts):
                         masked |= letters
                 results.append((rule, action, False))
             asks = any(message.role in rule.roles for message in messages)
@@ -67,7 +82,7 @@ def evaluate(policies: Sequence[Policy], stage: str, messages: Sequence[Message]
                 silence = rule.on_error or ("block" if rule.action in ("block", "mask") else "log")
                 results.append((rule, str(silence), True))
     ranked = sorted(results, key=lambda result: (-ORDER.index(result[1]), result[2]))
-    fired = [(rule.id, action, unsure) for rule, action, unsure in ranked if rule.mode == "enforce"]
-    shadow = [(rule.id, action, unsure) for rule, action, unsure in ranked if rule.mode == "shadow"]
+    fired = [(rule.id, action, unsure) for rule, action, unsure in ranked if acting(rule, facts)]
+    shadow = [(rule.id, action, unsure) for rule, action, unsure in ranked if not acting(rule, facts)]
     action = fired[0][1] if fired else "pass"
     return Expected(action, fired, shadow, masked if action == "mask" else set())

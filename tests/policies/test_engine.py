@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from policies.engine import Action, Decision, Mask, PolicySet, Stage, decide, merge_masks
+from policies.facts import Facts
 from policies.model import Policy
 
 from .reference import evaluate
@@ -49,7 +50,7 @@ rules = st.fixed_dictionaries(
         "roles": st.lists(st.sampled_from(ROLES), min_size=1, unique=True),
         "when": st.one_of(seen, st.fixed_dictionaries({"any": parts}), st.fixed_dictionaries({"all": parts})),
         "action": st.sampled_from(["pass", "log", "mask", "mask", "block"]),
-        "mode": st.sampled_from(["off", "shadow", "enforce", "enforce"]),
+        "mode": st.sampled_from(["off", "shadow", "canary 50%", "enforce", "enforce"]),
         "on_error": st.sampled_from([None, "block", "log", "pass"]),
     }
 )
@@ -87,10 +88,13 @@ def policies_of(groups: list[list[dict[str, Any]]]) -> list[Policy]:
     st.sampled_from(Stage),
     messages,
     reports,
+    st.sampled_from([None, Facts(), Facts(lot=b"one"), Facts(lot=b"two"), Facts(lot=b"three")]),
 )
-def test_reference(policies: list[Policy], stage: Stage, texts: list[Message], report: Report) -> None:
-    decision = decide(built(*policies), stage, texts, report)
-    expected = evaluate(policies, stage, texts, report)
+def test_reference(
+    policies: list[Policy], stage: Stage, texts: list[Message], report: Report, facts: Facts | None
+) -> None:
+    decision = decide(built(*policies), stage, texts, report, facts)
+    expected = evaluate(policies, stage, texts, report, facts)
     assert decision.action.value == expected.action
     assert [(each.rule, each.action.value, each.not_evaluated) for each in decision.fired] == expected.fired
     assert [(each.rule, each.action.value, each.not_evaluated) for each in decision.shadow] == expected.shadow

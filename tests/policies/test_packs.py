@@ -11,8 +11,9 @@ from classifiers.embedded import Embedded
 from policies.cases import Outcome
 from policies.check import CheckResult, check
 from policies.engine import PolicySet, decide
+from policies.forms import Mode
 from policies.load import packs
-from policies.model import Action, Mode, OnError, Policy, Stage
+from policies.model import Action, OnError, Policy, Stage
 from policies.plan import Hold, plan, stream_mode
 
 
