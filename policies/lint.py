@@ -14,8 +14,9 @@ from enum import StrEnum
 from classifiers.base import Role
 
 from .document import Document, Path, Problem
+from .forms import HoldBack, Mode
 from .lint_patterns import Source, expressions, flaws, widest
-from .model import Action, AllOf, AnyOf, ClassifierSpec, HoldBack, Mode, OnError, Policy, Rule, Seen, Stage
+from .model import Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
 from .ready import BUILT_IN, UNTOLD, PolicySet
 
 __all__ = ["LINTS", "Grade", "Notice", "lint", "placed"]
@@ -146,7 +147,9 @@ def shadowed(policies: PolicySet) -> Iterator[Notice]:
     """Rules beside which another one, no milder and no narrower, always fires."""
     rules = list(_rules(policies))
     for place, (policy, at, rule) in enumerate(rules):
-        for other_place, (_, _, other) in enumerate(rules):
+        for other_place, (owner, _, other) in enumerate(rules):
+            if owner.applies_to not in (None, policy.applies_to):
+                continue
             if other is not rule and _covers(other, rule) and _comes_first(other, rule, other_place < place):
                 what = f"rule '{rule.id}' ({rule.action}) decides nothing: '{other.id}' ({other.action}) fires with it"
                 mend = "remove it, or narrow the other one"
@@ -165,7 +168,7 @@ def _comes_first(wide: Rule, narrow: Rule, earlier: bool) -> bool:
 def _covers(wide: Rule, narrow: Rule) -> bool:
     """Whether `wide` fires wherever `narrow` does, on the same findings, and asks for no less."""
     return (
-        wide.mode is narrow.mode
+        wide.mode == narrow.mode
         and wide.action.severity >= narrow.action.severity
         and Action(wide.silence.value).severity >= Action(narrow.silence.value).severity
         and set(wide.stages) >= set(narrow.stages)
