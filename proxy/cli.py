@@ -17,6 +17,7 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
+from .doctor_cli import doctor
 from .evaluate_cli import evaluate
 from .teach_cli import teach
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(audit_app, name="audit")
 app.command("eval")(evaluate)
 app.command()(check)
+app.command()(doctor)
 app.command()(teach)
 app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +40,20 @@ def main(arguments: Sequence[str]) -> int:
     configure_logs(settings.log_level, human=human)
     import uvloop
 
+    _open_more_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, lambda running: _announce(settings, running)))
     except CannotServe as error:
         return told(error)
     return 0
+
+
+def _open_more_files() -> None:
+    """As many as this process may: shells and service managers give fewer for the sake of programs that use select."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def told(error: Exception) -> int:

@@ -1,0 +1,297 @@
+"""`penstock doctor`: each part of the world broken in turn, and what it says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from classifiers import encoder
+from proxy import doctor_cli
+from proxy.cli import app
+from proxy.config import load
+from proxy.doctor import checks, disk
+from proxy.doctor.base import Finding, Place, State
+from tests.proxy.conftest import DEFAULTS, RULES, Make
+from tests.proxy.test_heartbeat import CASES
+from tests.upstream import Reply, Upstream, replies
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Any]:
+    """Settings that are well."""
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS) + CASES)
+    return {"policy": str(tmp_path / "policy.yaml"), "data_dir": tmp_path / "data", "port": 0, "admin_port": 0}
+
+
+def looked(given: dict[str, Any], *only: str) -> list[Finding]:
+    place = Place(load(None, **given), (time.time(), time.monotonic()))
+    return list(doctor_cli.look(place, only))
+
+
+def worst(found: list[Finding]) -> Finding:
+    severity = [State.WELL, State.SKIPPED, State.WARNING, State.WRONG]
+    return max(found, key=lambda finding: severity.index(finding.state))
+
+
+def test_all_is_well(given: dict[str, Any]) -> None:
+    found = looked(given, *(set(checks.CHECKS) - {"upstream"}))
+    unwell = [each for each in found if each.state is not State.WELL and "lies on" not in each.detail]
+    assert [each for each in unwell if "sync" not in each.detail and "free" not in each.detail] == []
+    assert {each.check for each in found} == set(checks.CHECKS) - {"upstream"}
+
+
+def test_it_leaves_nothing_behind(given: dict[str, Any], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    looked(given, "audit", "policy", "ports")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# The command
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = RUN.invoke(
+        app, ["doctor", *arguments], env={"PENSTOCK_PORT": "0", "PENSTOCK_ADMIN_PORT": "0", **environment}
+    )
+    return done.exit_code, done.output
+
+
+def test_what_is_wrong_has_a_mend_and_an_exit_code() -> None:
+    code, said = run("--only", "upstream", "--only", "ports")
+    assert code == 1
+    assert "wrong    upstream  no upstream is set" in said
+    assert "-> add --upstream" in said
+    assert said.splitlines()[-1] == "doctor: 2 well, 1 wrong"
+
+
+def test_json_is_for_programs() -> None:
+    code, said = run("--only", "upstream", "--output", "json")
+    told = json.loads(said)
+    assert (code, told["ok"]) == (1, False)
+    (finding,) = told["findings"]
+    assert finding["check"] == "upstream"
+    assert finding["state"] == "wrong"
+    assert "--upstream" in finding["mend"]
+    assert json.loads(run("--only", "files", "--output", "json")[1])["ok"] is True
+
+
+def test_wrong_usage() -> None:
+    code, said = run("--only", "nothing")
+    assert code == 2
+    assert "packages" in said
+
+
+def test_settings_that_cannot_be_read() -> None:
+    assert run(PENSTOCK_SEND_TIMEOUT="soon")[0] == 1
+    for injected in ({"PENSTOCK_SERVICE_HOST": "10.0.0.1"}, {"PENSTOCK_PORT": "tcp://10.0.0.1:8700"}):
+        code, said = run(**injected)
+        assert code == 1
+        assert "enableServiceLinks: false" in said
+
+
+def test_a_check_that_fails_is_a_finding(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(place: Place) -> Iterator[Finding]:
+        raise KeyError("secret text")
+
+    monkeypatch.setitem(checks.CHECKS, "clock", (broken,))
+    (found,) = looked(given, "clock")
+    assert found.state is State.WRONG
+    assert "KeyError" in found.detail
+    assert "secret text" not in found.detail
+
+
+# Packages, policy, models
+
+
+def test_a_stranger_of_the_same_name(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "packages_distributions", lambda: {"proxy": ["penstock", "proxy.py"]})
+    (found,) = looked(given, "packages")
+    assert found.state is State.WRONG
+    assert "proxy.py" in found.detail
+
+
+def test_a_policy_with_an_error(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS) + "rool: 1\n")
+    found = worst(looked(given, "policy"))
+    assert found.state is State.WRONG
+    assert "rool" in found.detail
+
+
+def test_a_case_that_fails(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS) + CASES.replace("See the MARK.", "See nothing."))
+    found = worst(looked(given, "policy"))
+    assert found.state is State.WRONG
+    assert "the mark is stopped" in found.detail
+
+
+def test_a_classifier_that_the_heartbeat_cannot_probe(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS))
+    found = worst(looked(given, "policy"))
+    assert found.state is State.WARNING
+    assert "canary, veil" in found.detail
+
+
+def test_an_altered_model(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "models" / "minilm-heads"
+    there.mkdir(parents=True)
+    for file in (encoder.MODELS / "minilm-heads").iterdir():
+        (there / file.name).write_bytes(file.read_bytes())
+    (there / "tokenizer.json").write_bytes(b"{}")
+    monkeypatch.setattr(encoder, "MODELS", tmp_path / "models")
+    found = worst(looked(given, "models"))
+    assert found.state is State.WRONG
+    assert "tokenizer.json was altered" in found.detail
+
+
+# The upstream
+
+MODELS = {"object": "list", "data": [{"id": "a"}, {"id": "b"}]}
+ANSWERS: dict[str, tuple[Reply, dict[str, Any], State, str]] = {
+    "well": (replies.json(MODELS), {}, State.WELL, "names 2 models"),
+    "asks for a key": (replies.json({"error": {}}, status=401), {}, State.WELL, "callers bring their own"),
+    "refuses our key": (replies.json({"error": {}}, status=401), {"upstream_key": "sk-x"}, State.WRONG, "our key"),
+    "no list": (replies.json({"error": {}}, status=404), {}, State.WARNING, "404"),
+    "failing": (replies.json({"error": {}}, status=503), {}, State.WRONG, "503"),
+    "a web page": (replies.content(b"<html>", content_type="text/html"), {}, State.WRONG, "no list of models"),
+    "a redirect": (replies.redirect("http://127.0.0.1:1/"), {}, State.WRONG, "redirects"),
+    "another protocol": ([b"SSH-2.0-OpenSSH\r\n"], {}, State.WRONG, "upstream"),
+}
+
+
+@pytest.mark.parametrize(("reply", "more", "state", "words"), ANSWERS.values(), ids=ANSWERS.keys())
+async def test_what_the_upstream_says(
+    given: dict[str, Any], reply: Reply, more: dict[str, Any], state: State, words: str
+) -> None:
+    async with Upstream() as upstream:
+        upstream.reply = reply
+        (found,) = await asyncio.to_thread(looked, {**given, **more, "upstream": upstream.url}, "upstream")
+        assert found.state is state, found
+        assert words in found.detail
+        assert bool(found.mend) is (state is not State.WELL)
+        assert "sk-x" not in f"{found}"
+        assert [request.path for request in upstream.requests] == ["/v1/models"]
+
+
+def test_nobody_is_there(given: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    (found,) = looked({**given, "upstream": f"http://127.0.0.1:{port}/v1"}, "upstream")
+    assert found.state is State.WRONG
+    assert "refused" in found.detail
+
+
+# The audit
+
+
+def test_a_folder_where_nobody_can_write(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/none")):
+        found = worst(looked({**given, "data_dir": place}, "audit"))
+        assert found.state is State.WRONG
+        assert "--data-dir" in found.mend
+
+
+async def test_a_log_that_was_edited(stand: Make, given: dict[str, Any]) -> None:
+    async with stand() as s:
+        await s.chat("Hello.")
+        await s.chat("Hello again.")
+    well = await asyncio.to_thread(looked, {**given, "data_dir": s.data}, "audit")
+    assert any("is whole" in each.detail for each in well)
+    with contextlib.closing(sqlite3.connect(s.data / "audit.db")) as db, db:
+        db.execute("UPDATE records SET body = replace(body, 'chat', 'chit') WHERE seq = 2")
+    found = worst(await asyncio.to_thread(looked, {**given, "data_dir": s.data}, "audit"))
+    assert found.state is State.WRONG
+    assert "broken at row 2" in found.detail
+
+
+def test_a_slow_disk(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(2 * disk.SLOW)
+        real(file)
+
+    monkeypatch.setattr("proxy.doctor.disk.os.fsync", slow)
+    found = worst(looked(given, "audit"))
+    assert found.state in {State.WARNING, State.WRONG}
+    assert any("sync" in each.detail and each.state is not State.WELL for each in looked(given, "audit"))
+
+
+@pytest.mark.parametrize(("limit", "state"), [("LITTLE", State.WARNING), ("TOO_LITTLE", State.WRONG)])
+def test_a_full_disk(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, limit: str, state: State) -> None:
+    monkeypatch.setattr(disk, limit, 1 << 60)
+    assert any("GiB free" in each.detail and each.state is state for each in looked(given, "audit"))
+
+
+def test_the_kind_of_the_file_system() -> None:
+    mounts = "overlay / overlay rw 0 0\ntmpfs /run tmpfs rw 0 0\nserver:/x /mnt/my\\040logs nfs4 rw 0 0\n"
+    kinds = {"/srv": "overlay", "/run": "tmpfs", "/run/x": "tmpfs", "/runs": "overlay", "/mnt/my logs/a": "nfs4"}
+    assert {place: disk.filesystem(Path(place), mounts) for place in kinds} == kinds
+    assert disk.filesystem(Path("/srv"), "") == ""
+
+
+# Ports, files, clock
+
+
+def test_a_taken_port(given: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = worst(looked({**given, "admin_port": port}, "ports"))
+    assert found.state is State.WRONG
+    assert f"127.0.0.1:{port} is taken" in found.detail
+    assert "--admin-port" in found.mend
+
+
+async def test_a_penstock_that_serves_already(stand: Make, given: dict[str, Any]) -> None:
+    async with stand() as s:
+        there = {**given, "port": s.running.address[1], "admin_port": s.running.admin_address[1]}
+        found = await asyncio.to_thread(looked, there, "ports")
+    assert [each.state for each in found] == [State.WARNING, State.WARNING]
+
+
+def test_an_address_that_is_not_ours(given: dict[str, Any]) -> None:
+    assert worst(looked({**given, "host": "192.0.2.1", "port": 8700}, "ports")).state is State.WRONG
+
+
+def test_few_files(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
+    (found,) = looked(given, "files")
+    assert found.state is State.WARNING
+    assert "8320" in found.detail
+    (found,) = looked({**given, "max_in_flight": 1000}, "files")
+    assert found.state is State.WELL
+
+
+def test_a_clock_that_jumps(given: dict[str, Any]) -> None:
+    settings = load(None, **given)
+    (found,) = checks.check_clock(Place(settings, (time.time() - 3600, time.monotonic())))
+    assert found.state is State.WARNING
+    assert "+3600" in found.detail
+
+
+@pytest.mark.parametrize(("skew", "state"), [(1.0, State.WELL), (-30.0, State.WARNING), (4000.0, State.WRONG)])
+def test_a_clock_that_differs(given: dict[str, Any], skew: float, state: State) -> None:
+    place = Place(load(None, **given), (time.time(), time.monotonic()), skews=[("https://x/v1", skew)])
+    (found,) = checks.check_clock(place)
+    assert found.state is state
+
+
+def test_a_clock_that_was_never_set(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.doctor.checks.time.time", lambda: 100.0)
+    (found,) = checks.check_clock(Place(load(None, **given), (100.0, time.monotonic())))
+    assert found.state is State.WRONG
+    assert "1970" in found.detail
