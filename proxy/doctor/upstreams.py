@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 
 import orjson
 
-from ..config import Settings
-from ..upstream import Fault, Headers, Response, Upstream, UpstreamError
+from ..routing import Backend, routing_of
+from ..upstream import Fault, Headers, Response, UpstreamError
 from .base import Finding, Place, State
 
 NAME = "upstream"
@@ -25,34 +25,41 @@ MENDS = {
 
 def check_upstreams(place: Place) -> Iterator[Finding]:
     settings = place.settings
-    if not settings.upstream:
+    if not settings.all_upstreams:
         yield Finding(NAME, State.WRONG, "no upstream is set", "add --upstream https://... or PENSTOCK_UPSTREAM")
         return
-    yield asyncio.run(_asked(place, settings.upstream, settings))
+    try:
+        routing = routing_of(settings)
+    except OSError as error:
+        yield Finding(NAME, State.WRONG, f"a ca_file cannot be used: {error}", "name a PEM file of certificates")
+        return
+    for backend in routing.backends:
+        own = settings.all_upstreams[backend.name]
+        yield asyncio.run(_asked(place, own.url, backend, own.secret is not None))
 
 
-async def _asked(place: Place, url: str, settings: Settings) -> Finding:
-    secret = settings.upstream_key
-    key = secret.get_secret_value() if secret is not None else None
-    upstream = Upstream(
-        url, connect=min(PATIENCE, settings.connect_timeout), first_byte=PATIENCE, gap=PATIENCE, max_connections=1
-    )
+async def _asked(place: Place, url: str, backend: Backend, keyed: bool) -> Finding:
+    family = "openai" if "openai" in backend.serves else "anthropic"
     headers: Headers = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
-    if key is not None:
-        headers.append((b"authorization", b"Bearer " + key.encode()))
+    headers += backend.credentials(family) or []
+    if family == "anthropic":
+        headers.append((b"anthropic-version", b"2023-06-01"))
     began = time.perf_counter()
     try:
-        response = await upstream.send(upstream.head(b"GET", b"/v1/models", headers), None)
-        took = time.perf_counter() - began
-        skew = _skew(response)
-        if skew is not None:
-            place.skews.append((url, skew))
-        return await _read(url, response, took, key is not None)
+        async with asyncio.timeout(PATIENCE):
+            response = await backend.send(backend.upstream.head(b"GET", b"/v1/models", headers), None)
+            took = time.perf_counter() - began
+            skew = _skew(response)
+            if skew is not None:
+                place.skews.append((url, skew))
+            return await _read(url, response, took, keyed)
+    except TimeoutError:
+        return Finding(NAME, State.WRONG, f"{url}: no answer within {PATIENCE:.0f} s", MENDS[Fault.TIMEOUT])
     except UpstreamError as error:
         mend = MENDS.get(error.fault, "look at the upstream's own log")
         return Finding(NAME, State.WRONG, f"{url}: {error}", mend)
     finally:
-        await upstream.close()
+        await backend.upstream.close()
 
 
 async def _read(url: str, response: Response, took: float, keyed: bool) -> Finding:

@@ -295,3 +295,18 @@ def test_a_clock_that_was_never_set(given: dict[str, Any], monkeypatch: pytest.M
     (found,) = checks.check_clock(Place(load(None, **given), (100.0, time.monotonic())))
     assert found.state is State.WRONG
     assert "1970" in found.detail
+
+
+async def test_each_of_several_upstreams(given: dict[str, Any]) -> None:
+    async with Upstream() as first, Upstream() as second:
+        first.reply, second.reply = replies.json(MODELS), replies.json({"error": {}}, status=401)
+        several = {
+            "ours": {"url": first.url},
+            "theirs": {"url": second.url, "key": "sk-x", "serves": ["anthropic"]},
+        }
+        more = {**given, "upstreams": several, "default_upstream": "ours"}
+        found = await asyncio.to_thread(looked, more, "upstream")
+        assert [each.state for each in found] == [State.WELL, State.WRONG]
+        (asked,) = second.requests
+        assert asked.header("x-api-key") == "sk-x"
+        assert first.requests[0].header("x-api-key") is None
