@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from policies.facts import ANONYMOUS, Account
 
@@ -36,6 +37,9 @@ from .routing import family_of as speaks
 from .surface import METHODS, Family, Opened, closed, family_of
 from .upstream import Headers
 
+if TYPE_CHECKING:
+    from .batches.routes import Batches, Found
+
 log = get_logger("penstock.app")
 
 DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
@@ -60,7 +64,7 @@ _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 @dataclass(slots=True)
 class _Known:
     """What follows from a request's head alone. `family`: an upstream must serve it. `unjudged`: the operator opened
-    this route."""
+    this route. `exchange` is the way that it goes where it is judged."""
 
     dialect: Dialect | Moderations | None
     unjudged: bool
@@ -70,6 +74,7 @@ class _Known:
     routing: Routing
     asked: tuple[bytes, bytes, Headers]
     family: str
+    exchange: type[Exchange] = Exchange
     heads: dict[str, bytes] = field(default_factory=dict)
 
     def lead(self, request: Request) -> tuple[Way, bytes]:
@@ -105,6 +110,7 @@ class DataPlane:
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
         self._opened = Opened(settings.open_routes)
+        self._batches = _batches(settings)
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
         self._shape, self._anthropic = DIALECTS[0][1], next(d for _, d in DIALECTS if d.name == "messages")
 
@@ -112,6 +118,10 @@ class DataPlane:
         """Whether this request is on the surface: an answer where it is not."""
         if incoming.memo is not None:
             return None
+        if self._batches is not None:
+            found = self._batches.find(incoming, self._voice(incoming))
+            if found is not None:
+                return self._found(incoming, found)
         dialect = self._judged.get(incoming.path)
         allowed = b"POST" if dialect is not None else b"GET" if _relays(incoming.path) else b""
         unjudged = incoming.method != allowed
@@ -119,10 +129,9 @@ class DataPlane:
             dialect, family = None, family_of(incoming.path)
             if family is None or family not in self._opened or incoming.method not in METHODS:
                 return self._refusal(incoming, *_unserved(incoming, family, self._opened, allowed))
-        unfit = _unfit(incoming, dialect)
+        unfit = _unfit(incoming, judged=dialect is not None, json=dialect is not None)
         if unfit is not None:
             return self._refusal(incoming, *unfit)
-        target = incoming.path + b"?" + incoming.query if incoming.query else incoming.path
         speaker = self._speaker(incoming)
         incoming.memo = _Known(
             dialect,
@@ -131,8 +140,28 @@ class DataPlane:
             _text(incoming.path),
             self._account(incoming.headers),
             self.routing,
-            (incoming.method, target, incoming.headers),
+            (incoming.method, _target(incoming), incoming.headers),
             speaks(speaker.name),
+        )
+        return None
+
+    def _found(self, incoming: Incoming, found: Found) -> Answer | None:
+        """As `opened`, for a request about batches."""
+        unfit = _unfit(incoming, judged=True, json=found.json)
+        if unfit is None and not found.fit:
+            unfit = 415, "unsupported_media_type", "Send the file as multipart/form-data with a plain boundary.", []
+        if unfit is not None:
+            return self._refusal(incoming, *unfit)
+        incoming.memo = _Known(
+            found.dialect,
+            False,
+            found.dialect,
+            _text(incoming.path),
+            self._account(incoming.headers),
+            self.routing,
+            (incoming.method, _target(incoming), found.headers),
+            speaks(self._voice(incoming).name),
+            found.exchange,
         )
         return None
 
@@ -171,8 +200,9 @@ class DataPlane:
                 await Moderation(known.dialect, self.guard, self._audit, self._metrics, caller, notes).run(body)
             else:
                 self._stamp(caller, notes)
-                exchange = Exchange(known.dialect, self.guard, self._shared, caller, notes)
-                await exchange.run(known.lead, incoming.query, body)
+                exchange = known.exchange(known.dialect, self.guard, self._shared, caller, notes)
+                bodiless = not body and incoming.method in _BODILESS
+                await exchange.run(known.lead, incoming.query, None if bodiless else body)
         except asyncio.CancelledError:
             # The client hung up, or this process is about to end.
             if not caller.gone and not caller.started:
@@ -207,9 +237,10 @@ class DataPlane:
         """Who says an error as this caller reads errors."""
         if incoming is None:
             return self._shape
-        known = self._judged.get(incoming.path)
-        if known is not None:
-            return known
+        return self._judged.get(incoming.path) or self._voice(incoming)
+
+    def _voice(self, incoming: Incoming) -> Dialect:
+        """Whose words a caller reads where the path alone does not tell."""
         theirs = any(name == b"anthropic-version" for name, _ in incoming.headers)
         return self._anthropic if theirs or incoming.path.startswith(b"/v1/messages/") else self._shape
 
@@ -225,6 +256,7 @@ class DataPlane:
         return problem(speaker, status, code, message, "")
 
 
+_BODILESS = frozenset({b"GET", b"DELETE"})
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
 
 
@@ -245,19 +277,30 @@ def _unserved(
     return 404, "unknown_url", "Penstock does not serve this path: it is not on the list of judged endpoints.", []
 
 
-def _unfit(incoming: Incoming, dialect: Dialect | Moderations | None) -> tuple[int, str, str, Headers] | None:
-    """Why the head of a request to a served path is refused, or None where it is not."""
+def _target(incoming: Incoming) -> bytes:
+    return incoming.path + b"?" + incoming.query if incoming.query else incoming.path
+
+
+def _batches(settings: Settings) -> Batches | None:
+    if not settings.judge_batches:
+        return None
+    from .batches.routes import Batches
+
+    return Batches(DIALECTS, settings.max_batch_rows)
+
+
+def _unfit(incoming: Incoming, *, judged: bool, json: bool) -> tuple[int, str, str, Headers] | None:
+    """Why the head of a request to a served path is refused, or None where it is not. `judged`: its body is read;
+    `json`: as JSON."""
     seen: dict[bytes, bytes] = {}
     for name, value in incoming.headers:
         if name in _SINGLE and name in seen:
             return 400, "duplicate_header", f"The header {name.decode()} is there twice.", []
         seen[name] = value
-    if dialect is not None:
-        if not _is_json(seen.get(b"content-type", b"")):
-            return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
-        if seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
-            text = "Send the body uncompressed: a compressed body cannot be judged."
-            return 415, "unsupported_encoding", text, []
+    if json and not _is_json(seen.get(b"content-type", b"")):
+        return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
+    if judged and seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
+        return 415, "unsupported_encoding", "Send the body uncompressed: a compressed body cannot be judged.", []
     return None
 
 

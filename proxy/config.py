@@ -148,6 +148,10 @@ class Settings(BaseModel):
         list[str],
         Field(description="Paths that are relayed unjudged with all below them, like /v1/files; see proxy/SURFACE.md."),
     ] = []
+    judge_batches: Annotated[
+        bool, Field(description="Open files of requests, batches and their results, each judged row by row.")
+    ] = False
+    max_batch_rows: Annotated[int, Field(ge=1, description="Uploads of more rows are refused (400).")] = 50_000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
         "auto"
@@ -181,7 +185,8 @@ class Settings(BaseModel):
                 raise ValueError(f"routes.{index}.upstream: there is no such upstream: name one of {known}")
         if self.default_upstream and self.default_upstream not in self.upstreams:
             raise ValueError(f"default_upstream: there is no such upstream: name one of {known}")
-        if len(self.upstreams) > 1 and not self.default_upstream and (not self.routes or self.open_routes):
+        nameless = not self.routes or self.open_routes or self.judge_batches
+        if len(self.upstreams) > 1 and not self.default_upstream and nameless:
             raise ValueError(
                 "`default_upstream` is not set: name the one of several that takes what names no known model"
             )

@@ -85,11 +85,11 @@ class Exchange:
         self._recorded = False  # the outcome is on its way to the disk
         self._opaque: set[tuple[str, str]] = set()
 
-    async def run(self, lead: Lead, query: bytes, body: bytes) -> None:
-        """Judge `body`, forward it where `lead` says, judge the answer."""
+    async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
+        """Judge `body` (None: there is none), forward it where `lead` says, judge the answer."""
         notes = self.notes
         try:
-            request = self._read(body)
+            request = self.read(body)
             notes.asked(request)
             way, head = lead(request)
         except Malformed as error:
@@ -104,20 +104,20 @@ class Exchange:
         if not self._journal.healthy:
             await self._refuse_early(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
             return
-        places = [(Message(Role.USER, "", origin), kind) for origin, kind in request.unscannable]
         try:
-            decision = await self.decide(Stage.INPUT, request.messages, places)
+            decision = await self.judge(request)
         except asyncio.CancelledError:
             self._cancelled()
             self._journal.append(notes.outcome())
             raise
+        except BadRequest as error:
+            await self._refuse_early(error.status, error.code, str(error), error.param)
+            return
         if decision.action is Action.BLOCK:
             await self._refuse_input(decision, request)
             return
-        if decision.action is Action.MASK:
-            body = _masked(body, request, decision)
-        if way.model is not None:
-            body = _renamed(body, way.model)
+        if body is not None and (decision.action is Action.MASK or way.model is not None):
+            body = _changed(body, request, decision, way.model)
         if request.stream:
             self._declare()  # it needs one in any case: the disk works while the model begins
         else:
@@ -177,12 +177,18 @@ class Exchange:
             self._intent = asyncio.get_running_loop().create_future()
             self._intent.set_exception(error)
 
-    def _read(self, body: bytes) -> Request:
+    def read(self, body: bytes | None) -> Request:
+        """What is asked. Raises Malformed and BadRequest."""
         if not body:
             raise Malformed("the body is empty: send a JSON object")
         return self.dialect.read_request(parse(body))
 
-    async def _forward(self, request: Request, way: Way, head: bytes, body: bytes) -> None:
+    async def judge(self, request: Request) -> Decision:
+        """The decision on what is asked. Raises BadRequest where it cannot be read to its end."""
+        places = [(Message(Role.USER, "", origin), kind) for origin, kind in request.unscannable]
+        return await self.decide(Stage.INPUT, request.messages, places)
+
+    async def _forward(self, request: Request, way: Way, head: bytes, body: bytes | None) -> None:
         notes = self.notes
         notes.sent(way.backend.name)
         try:
@@ -192,7 +198,7 @@ class Exchange:
             return
         notes.answered(response.status)
         try:
-            await self._answer(request, response)
+            await self.answer(request, response)
         except UpstreamError as error:
             await self._upstream_failed(error)
         except Blocked as block:
@@ -211,7 +217,8 @@ class Exchange:
     def _cancelled(self) -> None:
         self.notes.ended("client_gone" if self.caller.gone else "cancelled")
 
-    async def _answer(self, request: Request, response: Response) -> None:
+    async def answer(self, request: Request, response: Response) -> None:
+        """Judge and relay an answer whose head is here. Raises what `_forward` tells the caller of."""
         kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
         coding = (response.header(b"content-encoding") or b"identity").strip().lower()
         if 300 <= response.status < 400:
@@ -221,7 +228,7 @@ class Exchange:
         if kind == b"text/event-stream" and response.status == 200:
             await Streamed(self, request, response).run()
         elif kind == b"application/json":
-            await self._whole(request, response)
+            await self.whole(request, response)
         elif response.status >= 400:
             # A gateway's HTML page, say. Its status says enough; its text was not meant for this client.
             response.abort()
@@ -233,18 +240,23 @@ class Exchange:
         else:
             raise Malformed(f"its content type is {kind.decode('ascii', 'replace') or 'missing'}, not JSON or SSE")
 
-    async def _whole(self, request: Request, response: Response) -> None:
+    async def whole(self, request: Request, response: Response) -> None:
         """A JSON answer, of whatever status."""
         raw = await response.read(self.max_answer)
-        tree = parse(raw)
+        await self.release(response, raw, parse(raw))
+
+    async def release(self, response: Response, raw: bytes, tree: Any, *, changed: bool = False) -> None:
+        """Judge `tree`, and send `raw`, which spells it. `changed`: it is not what the upstream wrote."""
         body = self.dialect.read_response(tree)
         if response.status >= 400:
             body.messages = [Message(Role.ERROR, m.text, m.origin) for m in body.messages]
         self.notes.usage(tree)
         decision = await self._check_output(body)
-        headers = relayed(response, keep_length=decision.action is not Action.MASK)
+        changed = changed or decision.action is Action.MASK
+        headers = relayed(response, keep_length=not changed)
         if decision.action is Action.MASK:
-            raw = _masked(raw, body, decision)
+            raw = masked(raw, body, decision)
+        if changed:
             headers.append((b"content-length", b"%d" % len(raw)))
         self.notes.ended("released" if response.status < 400 else "upstream_error")
         await self.send(Answer(response.status, headers, raw))
@@ -369,14 +381,18 @@ class Exchange:
             self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
 
 
-def _renamed(raw: bytes, model: str) -> bytes:
-    """`raw` with the name that the upstream knows the model by."""
+def _changed(raw: bytes, request: Request, decision: Decision, model: str | None) -> bytes:
+    """`raw` with the decision's masks applied, and with the name that the upstream knows the model by."""
+    if decision.action is Action.MASK:
+        raw = masked(raw, request, decision)
+    if model is None:
+        return raw
     tree = json.loads(raw)
     tree["model"] = model
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _masked(raw: bytes, body: Body, decision: Decision) -> bytes:
+def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
     """`raw` with the decision's masks applied. Whole numbers of any size survive; the rest means the same."""
     tree = json.loads(raw)
     texts: dict[int, list[str]] = {}

@@ -126,12 +126,22 @@ def closed(family: Family) -> str:
     )
 
 
-def table(judged: Iterable[tuple[str, str]], served: Iterable[tuple[str, str]], passed: Iterable[str]) -> str:
-    """The whole surface in Markdown. `judged` and `served` hold (path, dialect)."""
+def table(
+    judged: Iterable[tuple[str, str]],
+    served: Iterable[tuple[str, str]],
+    passed: Iterable[str],
+    batches: Iterable[tuple[str, str, str]],
+) -> str:
+    """The whole surface in Markdown. `judged` and `served` hold (path, dialect), `batches` (method, path, what
+    passes)."""
     lines = ["| path | method | posture | what passes |", "| --- | --- | --- | --- |"]
     lines += [f"| `{path}` | POST | judged | {name}: requests and answers |" for path, name in judged]
     lines += [f"| `{path}` | POST | served here | {name}: the upstream is never asked |" for path, name in served]
     lines += [f"| `{path}`, `{path}/{{name}}` | GET | passed | names of models |" for path in passed]
+    lines += [
+        f"| `{path}` | {method} | judged with `judge_batches`, else as below | {what} |"
+        for method, path, what in batches
+    ]
     for family in FAMILIES:
         posture = "closed; opened by its own name only" if family.alone else "closed"
         lines.append(f"| `{family.path}` and below | all others | {posture} | {family.holds} |")

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from proxy.app import DIALECTS, RELAYED, SERVED
+from proxy.batches.routes import TABLE
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
 from proxy.surface import FAMILIES, METHODS, Opened, family_of, table
@@ -53,6 +54,27 @@ user's message:
 - Images are not judged: rules on `surface.unscannable` decide about them. They never appear among the applied types.
 - Where a classifier that is needed is silent the answer is 503 with `x-should-retry: false`.
 
+## Batches
+
+With `judge_batches: true` files of requests, batches and their results are judged, whatever is opened beside them:
+
+- An upload (`POST /v1/files` with `purpose` batch, `POST /v1/messages/batches`) is read row by row; each row is judged
+  as a request to its `url`. A row that a rule would block **or mask**, and one that cannot be read, refuses the whole
+  upload: 400 in the caller's dialect, with the row's number and none of its text. A silent classifier refuses as its
+  rule says (503). What is forwarded is what was judged, byte for byte. `max_batch_rows` and `max_request_bytes` bound
+  an upload; other purposes than batch are refused.
+- The form has one file, plain headers and a boundary that stands nowhere else. No `filename*`, no transfer encoding.
+- A batch can be made for judged paths only. The provider may hold files that never came through Penstock: who must
+  not use those needs a key of an account without them.
+- Results (`GET /v1/files/{id}/content`, `GET /v1/messages/batches/{id}/results`) are judged row by row as answers while
+  they arrive. A blocked row leaves as an error of its API (`invalid_prompt`, or `errored`), a masked one masked, all
+  others byte for byte. A file that is no JSONL cannot be fetched (400). `Range` is not forwarded.
+- `results_url` in Anthropic's answers is made relative: as the provider writes it, it leads past Penstock.
+- Files and batches are the upstream's that takes what names no model; a row whose model leads elsewhere, or is renamed
+  on its way, refuses the upload.
+- Judging a row takes what judging a request takes, a few rows at a time: give clients a timeout to match. Large files
+  in parts (`/v1/uploads`) stay closed, and must stay so for this to hold.
+
 ## The table
 
 """
@@ -65,7 +87,7 @@ CALL = re.compile(
 def page() -> str:
     judged = sorted((path.decode(), dialect.name) for path, dialect in DIALECTS)
     served = [(path.decode(), dialect.name) for path, dialect in SERVED]
-    return HEAD + table(judged, served, [path.decode() for path in RELAYED])
+    return HEAD + table(judged, served, [path.decode() for path in RELAYED], TABLE)
 
 
 def known_to_clients() -> Iterator[tuple[str, str]]:
@@ -91,12 +113,17 @@ def census() -> list[tuple[str, str]]:
     return sorted({*((method, path) for path in paths for method in methods), *known_to_clients()})
 
 
-def posture(method: str, path: str, opened: Opened) -> str:
+def _shape(path: str) -> str:
+    return path.replace("{id}", "[A-Za-z0-9_-]+")
+
+
+def posture(method: str, path: str, opened: Opened, batches: bool = False) -> str:
     """What the table says, told without the router."""
-    if method == "POST" and path in {known.decode() for known, _ in DIALECTS}:
-        return "judged"
-    if method == "POST" and path in {known.decode() for known, _ in SERVED}:
-        return "served"
+    if batches and any(method == row[0] and re.fullmatch(_shape(row[1]), path) for row in TABLE):
+        return "batch"
+    known = {path.decode(): "judged" for path, _ in DIALECTS} | {path.decode(): "served" for path, _ in SERVED}
+    if method == "POST" and path in known:
+        return known[path]
     models = re.fullmatch(r"/v1/models(/[\w.:@-]+)?", path)
     if method == "GET" and models:
         return "passed"
@@ -108,7 +135,7 @@ def posture(method: str, path: str, opened: Opened) -> str:
     )
     if family and family in opened:
         return "relayed" if method.encode() in METHODS else "method"
-    if models or path in {known.decode() for known, _ in (*DIALECTS, *SERVED)}:
+    if models or path in known:
         return "method"
     return "closed" if family else "unknown"
 
@@ -122,21 +149,28 @@ async def drive(s: Stand, method: str, path: str) -> httpx2.Response:
     return await s.client.request(method, "/", json=body, extensions={"target": path.encode()})
 
 
-@pytest.mark.parametrize("opened", [[], ["/v1"]], ids=["closed", "opened"])
-async def test_each_path_has_its_posture(stand: Make, opened: list[str]) -> None:  # noqa: F811
-    async with stand(settings={"open_routes": opened}) as s:
+@pytest.mark.parametrize(
+    ("opened", "batches"), [([], False), (["/v1"], False), (["/v1"], True)], ids=["closed", "opened", "batches"]
+)
+async def test_each_path_has_its_posture(stand: Make, opened: list[str], batches: bool) -> None:  # noqa: F811
+    async with stand(settings={"open_routes": opened, "judge_batches": batches}) as s:
         s.upstream.reply = replies.json({"said": "MARK"})
         seen: set[str] = set()
-        cases = census()
+        cases = [case for case in census() if not batches or "batch" in case[1] or "/files" in case[1]]
         for method, path in cases:
             s.upstream.requests.clear()
-            kind = posture(method, path, Opened(opened))
+            kind = posture(method, path, Opened(opened), batches)
             response = await drive(s, method, path)
             place = f"{method} {path}: {kind}"
             if kind in ANSWERS:
                 status, code = ANSWERS[kind]
                 assert response.status_code == status, place
                 assert code in response.text or path.startswith("/v1/messages"), place
+            elif kind == "batch":  # no form, no JSONL, MARK in the body or in the answer
+                assert response.status_code in {200, 400, 415}, place
+                assert "MARK" not in response.text, place
+                assert method == "GET" or s.upstream.requests == [], place
+                s.upstream.requests.clear()
             elif kind == "judged":
                 assert response.status_code == 400, place
                 assert "MARK" not in response.text, place
@@ -145,11 +179,11 @@ async def test_each_path_has_its_posture(stand: Make, opened: list[str]) -> None
             calls = 1 if kind in {"relayed", "passed"} else 0
             assert len(s.upstream.requests) == calls, place
             seen.add(kind)
-        assert seen == {"judged", "served", "passed", "unknown", "method", "closed"} | (
-            {"relayed"} if opened else set()
-        )
+        wanted_kinds = {"judged", "served", "passed", "unknown", "method", "closed"}
+        assert seen == ({"batch", "relayed", "unknown", "method"} if batches else wanted_kinds | seen & {"relayed"})
+        assert ("relayed" in seen) is bool(opened)
         metrics = (await s.client.get(s.admin_url + "/metrics")).text
-        relayed = sum(posture(*case, Opened(opened)) == "relayed" for case in cases)
+        relayed = sum(posture(*case, Opened(opened), batches) == "relayed" for case in cases)
         wanted = f'penstock_unscanned_parts_total{{dialect="open",kind="route",stage="input"}} {float(relayed)}'
         assert (wanted in metrics) is bool(opened)
 
