@@ -19,7 +19,7 @@ from .lint_patterns import Source, expressions, flaws, widest
 from .model import Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
 from .ready import BUILT_IN, UNTOLD, PolicySet
 
-__all__ = ["LINTS", "Grade", "Notice", "lint", "placed"]
+__all__ = ["LINTS", "Grade", "Notice", "implies", "lint", "placed"]
 
 
 class Grade(StrEnum):
@@ -173,11 +173,11 @@ def _covers(wide: Rule, narrow: Rule) -> bool:
         and Action(wide.silence.value).severity >= Action(narrow.silence.value).severity
         and set(wide.stages) >= set(narrow.stages)
         and set(wide.roles) >= set(narrow.roles)
-        and _implies(narrow, wide)
+        and implies(narrow, wide)
     )
 
 
-def _implies(narrow: Rule, wide: Rule) -> bool:
+def implies(narrow: Rule, wide: Rule) -> bool:
     """Whether the condition of `narrow` is never true without that of `wide`."""
     given, asked = [part for _, part in _parts(narrow)], [part for _, part in _parts(wide)]
     if not given or not asked:

@@ -18,6 +18,7 @@ from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
 from .doctor_cli import doctor
+from .diff_cli import diff
 from .evaluate_cli import evaluate
 from .teach_cli import teach
 
@@ -31,6 +32,7 @@ app.add_typer(audit_app, name="audit")
 app.command("eval")(evaluate)
 app.command()(check)
 app.command()(doctor)
+app.command()(diff)
 app.command()(teach)
 app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)
