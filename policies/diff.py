@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from .forms import Canary, Mode
 from .lint import implies
-from .model import Action, AllOf, AnyOf, Case, Mode, OnError, Policy, Rule, Seen
+from .model import Action, AllOf, AnyOf, Case, OnError, Policy, Rule, Seen
 from .ready import PolicySet
 
 
@@ -133,7 +134,7 @@ def _doing(rule: Rule) -> str:
 
 def _whole(rule: Rule, effect: Effect) -> Effect:
     """Of a rule that came or went: one that never acts, or only writes, makes nothing stricter."""
-    return effect if rule.mode is Mode.ENFORCE and rule.action.severity > Action.LOG.severity else Effect.OTHER
+    return effect if _share(rule) > 0 and rule.action.severity > Action.LOG.severity else Effect.OTHER
 
 
 def _rule(old: Rule, new: Rule) -> Iterator[Change]:
@@ -141,7 +142,8 @@ def _rule(old: Rule, new: Rule) -> Iterator[Change]:
         yield from _condition(old, new)
     for key, was, is_ in _fields(old, new, {"when"}):
         what = "its words for people" if key == "description" else key
-        yield Change("rule", new.id, what, was, is_, _effect(key, old, new))
+        before, after = (str(old.mode), str(new.mode)) if key == "mode" else (was, is_)
+        yield Change("rule", new.id, what, before, after, _effect(key, old, new))
 
 
 def _condition(old: Rule, new: Rule) -> Iterator[Change]:
@@ -176,29 +178,27 @@ def _said(rule: Rule) -> str:
     return (" and " if isinstance(rule.when, AllOf) else ", or ").join(parts) if parts else str(rule.when)
 
 
-_ORDERS: dict[str, tuple[str, ...]] = {
-    "action": tuple(Action),
-    "mode": tuple(Mode),
-    "on_error": tuple(OnError)[::-1],
-}
-"""Fields whose values rise from lax to strict."""
+_LAX = tuple(OnError)[::-1]
 
 
 def _effect(key: str, old: Rule, new: Rule) -> Effect:
     if key == "on_error":
-        was, is_ = old.silence, new.silence
-        return _rising(_ORDERS[key].index(was), _ORDERS[key].index(is_))
-    if key in _ORDERS:
-        was_at, is_at = (_place(key, getattr(rule, key)) for rule in (old, new))
-        return Effect.OTHER if None in (was_at, is_at) else _rising(was_at, is_at)
+        return _rising(_LAX.index(old.silence), _LAX.index(new.silence))
+    if key == "action":
+        return _rising(old.action.severity, new.action.severity)
+    if key == "mode":
+        return _rising(_share(old), _share(new))
     if key in ("roles", "stages"):
         before, after = set(getattr(old, key)), set(getattr(new, key))
         return Effect.STRICTER if before < after else Effect.LOOSER if after < before else Effect.OTHER
     return Effect.OTHER
 
 
-def _place(key: str, value: Any) -> int | None:
-    return _ORDERS[key].index(value) if value in _ORDERS[key] else None
+def _share(rule: Rule) -> float:
+    """Of the conversations on which a rule acts; below 0 where it is not even evaluated."""
+    if isinstance(rule.mode, Canary):
+        return rule.mode.canary
+    return {Mode.OFF: -1.0, Mode.SHADOW: 0.0}.get(rule.mode, 1.0)
 
 
 def _rising(was: Any, is_: Any) -> Effect:

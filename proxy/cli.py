@@ -17,8 +17,8 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
-from .doctor_cli import doctor
 from .diff_cli import diff
+from .doctor_cli import doctor
 from .evaluate_cli import evaluate
 from .teach_cli import teach
 

@@ -62,6 +62,7 @@ TABLE: list[tuple[str, str, list[str]]] = [
     ("action: block\n", "action: log\n", ["rule first: action block -> log: looser"]),
     ("mode: shadow", "mode: enforce", ["rule second: mode shadow -> enforce: stricter"]),
     ("mode: shadow", "mode: off", ["rule second: mode shadow -> off: looser"]),
+    ("mode: shadow", "mode: canary 5%", ["rule second: mode shadow -> canary 5%: stricter"]),
     ("[user, tool_result]", "[user]", ["rule first: roles [user, tool_result] -> [user]: looser"]),
     ("[user, tool_result]", "[system]", ["rule first: roles [user, tool_result] -> [system]"]),
     ("hold_back: 64", "hold_back: 32", ['rule second: stream {"hold_back": 64} -> {"hold_back": 32}']),
