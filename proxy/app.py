@@ -7,12 +7,14 @@ everything else is refused in the caller's error shape, and never redirected (`s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policies.facts import ANONYMOUS, Account
 
+from .accounts.claims import claim, claims
+from .accounts.identity import Denied, Identities, Identity
 from .answers import Answer, forwarded, problem
 from .audit import Audit, Key
 from .config import Settings
@@ -32,7 +34,7 @@ from .metrics import Metrics
 from .moderate import Moderation
 from .record import Notes
 from .relay import MODELS, Relay
-from .routing import Backend, Routing, Way
+from .routing import Backend, Routing, Way, no_model
 from .routing import family_of as speaks
 from .surface import METHODS, Family, Opened, closed, family_of
 from .upstream import Headers
@@ -70,15 +72,20 @@ class _Known:
     unjudged: bool
     speaker: Speaker
     path: str
-    account: Account
+    identity: Identity
     routing: Routing
     asked: tuple[bytes, bytes, Headers]
     family: str
+    claimed: str
+    key: Key
     exchange: type[Exchange] = Exchange
     heads: dict[str, bytes] = field(default_factory=dict)
 
     def lead(self, request: Request) -> tuple[Way, bytes]:
         """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
+        models = self.identity.models
+        if models is not None and request.model not in models:
+            raise no_model()
         way = self.routing.way(self.family, request.model)
         return way, self.head(way.backend)
 
@@ -92,20 +99,36 @@ class _Known:
             head = self.heads[backend.name] = backend.upstream.head(method, target, self._headers(backend))
         return head
 
+    def claims(self, tree: Any) -> dict[str, str]:
+        """What this request says about its end user."""
+        found = claims(tree, self.identity.account.id, self.key.keyed_hash)
+        if self.claimed:
+            found["header"] = self.claimed
+        return found
+
     def _headers(self, backend: Backend) -> Headers:
         return forwarded(self.asked[2], backend.credentials(self.family))
 
 
 class DataPlane:
-    """The application that callers talk to. `guard` may be replaced at any time: an exchange keeps its own."""
+    """The application that callers talk to. `guards` are by the names of their policies, the default's is empty; they
+    may be replaced at any time (`enforce`): an exchange keeps its own."""
 
     def __init__(
-        self, settings: Settings, guard: Guard, routing: Routing, audit: Audit, key: Key, metrics: Metrics
+        self,
+        settings: Settings,
+        guards: Mapping[str, Guard],
+        routing: Routing,
+        audit: Audit,
+        key: Key,
+        identities: Identities,
+        metrics: Metrics,
     ) -> None:
-        self.guard, self.routing, self.draining = guard, routing, False
+        self.guards, self.routing, self.draining = dict(guards), routing, False
         self.in_flight: set[asyncio.Task[None]] = set()
-        self._settings, self._audit, self._key = settings, audit, key
+        self._settings, self._audit, self._key, self._identities = settings, audit, key, identities
         self._metrics = metrics
+        self._end_user = settings.end_user_header.encode()
         self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
@@ -114,60 +137,97 @@ class DataPlane:
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
         self._shape, self._anthropic = DIALECTS[0][1], next(d for _, d in DIALECTS if d.name == "messages")
 
+    @property
+    def guard(self) -> Guard:
+        """The guard of the default policy."""
+        return self.guards[""]
+
     def opened(self, incoming: Incoming) -> Answer | None:
-        """Whether this request is on the surface: an answer where it is not."""
-        if incoming.memo is not None:
+        """Whether this request is on the surface, and by somebody who may: an answer where it is not."""
+        known = incoming.memo
+        if type(known) is _Known and self._identities.holds(known.identity):
             return None
+        try:
+            identity = self._identities.of(incoming.headers)
+        except Denied as error:
+            extra = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
+            return self._refusal(incoming, error.status, error.code, str(error), extra, ANONYMOUS)
         if self._batches is not None:
             found = self._batches.find(incoming, self._voice(incoming))
             if found is not None:
-                return self._found(incoming, found)
+                return self._found(incoming, found, identity)
         dialect = self._judged.get(incoming.path)
         allowed = b"POST" if dialect is not None else b"GET" if _relays(incoming.path) else b""
         unjudged = incoming.method != allowed
         if unjudged:
             dialect, family = None, family_of(incoming.path)
             if family is None or family not in self._opened or incoming.method not in METHODS:
-                return self._refusal(incoming, *_unserved(incoming, family, self._opened, allowed))
-        unfit = _unfit(incoming, judged=dialect is not None, json=dialect is not None)
+                unserved = _unserved(incoming, family, self._opened, allowed)
+                return self._refusal(incoming, *unserved, identity.account)
+        scope = "open" if unjudged else "models" if dialect is None else dialect.name
+        unfit = _unfit(incoming, judged=dialect is not None, json=dialect is not None) or self._barred(identity, scope)
         if unfit is not None:
-            return self._refusal(incoming, *unfit)
+            return self._refusal(incoming, *unfit, identity.account)
         speaker = self._speaker(incoming)
         incoming.memo = _Known(
             dialect,
             unjudged,
             speaker,
             _text(incoming.path),
-            self._account(incoming.headers),
+            identity,
             self.routing,
             (incoming.method, _target(incoming), incoming.headers),
             speaks(speaker.name),
+            self._claimed(incoming, identity),
+            self._key,
         )
         return None
 
-    def _found(self, incoming: Incoming, found: Found) -> Answer | None:
+    def _found(self, incoming: Incoming, found: Found, identity: Identity) -> Answer | None:
         """As `opened`, for a request about batches."""
         unfit = _unfit(incoming, judged=True, json=found.json)
         if unfit is None and not found.fit:
             unfit = 415, "unsupported_media_type", "Send the file as multipart/form-data with a plain boundary.", []
+        unfit = unfit or self._barred(identity, "batches")
         if unfit is not None:
-            return self._refusal(incoming, *unfit)
+            return self._refusal(incoming, *unfit, identity.account)
         incoming.memo = _Known(
             found.dialect,
             False,
             found.dialect,
             _text(incoming.path),
-            self._account(incoming.headers),
+            identity,
             self.routing,
             (incoming.method, _target(incoming), found.headers),
             speaks(self._voice(incoming).name),
+            self._claimed(incoming, identity),
+            self._key,
             found.exchange,
         )
         return None
 
+    def _barred(self, identity: Identity, scope: str) -> tuple[int, str, str, Headers] | None:
+        """Why this account may not use what it asks for, or None where it may."""
+        # Nobody looks for models in the rows of a batch.
+        rows = scope == "batches" and identity.models is not None
+        if rows or not identity.may("messages" if scope == "count_tokens" else scope):
+            return 403, "permission_denied", "Your API key may not use this endpoint: ask the operator.", []
+        if identity.policy not in self.guards:
+            log.error("a key names a policy that is not configured", key=identity.key, policy=identity.policy)
+            return 503, "policy_unavailable", "The policy for your API key is not there: tell the operator.", []
+        return None
+
+    def _claimed(self, incoming: Incoming, identity: Identity) -> str:
+        """What the operator's header says about the end user, as it is recorded."""
+        if self._end_user:
+            for name, value in incoming.headers:
+                if name == self._end_user and value:
+                    return claim(identity.account.id, value.decode("latin-1"), self._key.keyed_hash)
+        return ""
+
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         """An answer to what broke a rule of HTTP or a limit."""
-        return self._refusal(incoming, status, code, message, [])
+        return self._refusal(incoming, status, code, message, [], self._account(incoming))
 
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
         """Answer a request that `opened` let in."""
@@ -182,25 +242,29 @@ class DataPlane:
             caller.over()
             return
         self.in_flight.add(task)
+        identity = known.identity
+        guard = self.guards[identity.policy]
         notes = Notes(
             self._metrics,
             known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",
             _text(incoming.method),
             known.path,
-            known.account.id,
-            self.guard.policies.revision,
+            identity.account.id,
+            guard.policies.revision,
+            identity.key,
+            known.claims,
         )
         try:
             if known.unjudged:
                 await self._relay.unjudged(known, incoming.method, body, caller, notes)
             elif known.dialect is None:
-                await self._relay.models(known, incoming.path, None, caller, notes)
+                await self._relay.models(known, incoming.path, identity.models, caller, notes)
             elif isinstance(known.dialect, Moderations):
                 self._stamp(caller, notes)
-                await Moderation(known.dialect, self.guard, self._audit, self._metrics, caller, notes).run(body)
+                await Moderation(known.dialect, guard, self._audit, self._metrics, caller, notes).run(body)
             else:
                 self._stamp(caller, notes)
-                exchange = known.exchange(known.dialect, self.guard, self._shared, caller, notes)
+                exchange = known.exchange(known.dialect, guard, self._shared, caller, notes)
                 bodiless = not body and incoming.method in _BODILESS
                 await exchange.run(known.lead, incoming.query, None if bodiless else body)
         except asyncio.CancelledError:
@@ -221,10 +285,12 @@ class DataPlane:
         if self._settings.decision_headers:
             caller.stamp.append((b"x-penstock-decision", notes.id.encode()))
 
-    def _refusal(self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers) -> Answer:
-        method, path, headers = (incoming.method, incoming.path, incoming.headers) if incoming else (b"", b"", [])
-        account, revision = self._account(headers).id, self.guard.policies.revision
-        notes = Notes(self._metrics, "none", _text(method), _text(path), account, revision)
+    def _refusal(
+        self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers, account: Account
+    ) -> Answer:
+        method, path = (incoming.method, incoming.path) if incoming else (b"", b"")
+        revision = self.guard.policies.revision
+        notes = Notes(self._metrics, "none", _text(method), _text(path), account.id, revision)
         notes.ended("refused", code)
         self._metrics.refused.inc(code)
         self._audit.append(notes.outcome())
@@ -244,12 +310,12 @@ class DataPlane:
         theirs = any(name == b"anthropic-version" for name, _ in incoming.headers)
         return self._anthropic if theirs or incoming.path.startswith(b"/v1/messages/") else self._shape
 
-    def _account(self, headers: Iterable[tuple[bytes, bytes]]) -> Account:
-        """Who asks: a keyed hash of the credential, which is all that is ever kept of it."""
-        for name, value in headers:
-            if name in {b"authorization", b"x-api-key", b"api-key"}:
-                return Account(self._key.keyed_hash(value))
-        return ANONYMOUS
+    def _account(self, incoming: Incoming | None) -> Account:
+        """Who asks, where that can be said."""
+        try:
+            return self._identities.of(incoming.headers).account if incoming is not None else ANONYMOUS
+        except Denied:
+            return ANONYMOUS
 
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)

@@ -20,6 +20,7 @@ from .config import load as load_settings
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
+from .keys_cli import app as keys_app
 from .teach_cli import teach
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
 app.command("eval")(evaluate)
 app.command()(check)
 app.command()(doctor)
@@ -87,12 +89,14 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Path) or value == "":
         return f'"{value}"'
     if isinstance(value, dict):
-        value = {name: each.model_dump(mode="json", exclude_none=True) for name, each in value.items()}
-    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
-        value = [each.model_dump(mode="json", exclude_none=True) for each in value]
-    else:
-        return "null" if value is None else value
-    return json.dumps(value)
+        return json.dumps({name: _plain(each) for name, each in value.items()})
+    if isinstance(value, list):
+        return json.dumps([_plain(each) for each in value])
+    return "null" if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
 
 
 def _settings(file: Path | None) -> Settings:

@@ -19,7 +19,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 
-FILE_ONLY = frozenset({"upstreams", "routes"})
+FILE_ONLY = frozenset({"upstreams", "routes", "policies"})
 """Settings that are tables: they stand in the file only."""
 
 
@@ -118,7 +118,20 @@ class Settings(BaseModel):
     default_upstream: Annotated[
         str, Field(description="The upstream of models that no route names, and of routes that name no model.")
     ] = ""
+    credentials: Annotated[
+        Literal["pass_through", "keys"],
+        Field(
+            description="Who callers are: pass_through hands their credential to the upstream; with keys each needs a "
+            "Penstock key (`penstock keys`), and the upstream gets the operator's."
+        ),
+    ] = "pass_through"
+    end_user_header: Annotated[
+        str, Field(description="A header that names the end user: recorded as a claim of the account, never believed.")
+    ] = ""
     policy: Annotated[str, Field(description="A directory, a file, or a shipped pack: baseline, observe.")] = "baseline"
+    policies: Annotated[
+        dict[Name, str], Field(description="More policies by name, each as `policy` has it: a key may be under one.")
+    ] = {}
     host: Annotated[str, Field(description="Address of the data plane.")] = "127.0.0.1"
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
     admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"
@@ -199,6 +212,13 @@ class Settings(BaseModel):
             return dict(self.upstreams)
         return {"upstream": UpstreamSettings(url=self.upstream, key=self.upstream_key)}
 
+    @field_validator("end_user_header")
+    @classmethod
+    def _header(cls, value: str) -> str:
+        if value and not (value.isascii() and value.replace("-", "").isalnum()):
+            raise ValueError("is no name of a header: write it like X-End-User")
+        return value.lower()
+
     @field_validator("open_routes")
     @classmethod
     def _routes(cls, value: list[str]) -> list[str]:
@@ -214,6 +234,10 @@ class Settings(BaseModel):
     @property
     def key_path(self) -> Path:
         return self.data_dir / "audit.key"
+
+    @property
+    def keys_path(self) -> Path:
+        return self.data_dir / "keys.json"
 
 
 def _checked_url(value: str) -> str:

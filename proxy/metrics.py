@@ -126,10 +126,11 @@ class Metrics:
         """`name` as a label: itself where the operator listed it, else other."""
         return name if name in self._models else "other"
 
-    def enforce(self, revision: str) -> None:
-        """This worker enforces `revision` from now on."""
+    def enforce(self, *revisions: str) -> None:
+        """This worker enforces `revisions` from now on, one for each policy."""
         self.revision.clear()
-        self.revision.set(1, self._worker, revision)
+        for revision in revisions:
+            self.revision.set(1, self._worker, revision)
 
     def page(self, accept: bytes = b"") -> tuple[str, bytes]:
         """Content type and text for a scrape that takes the types of `accept`. OpenMetrics has exemplars: ids of

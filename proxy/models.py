@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from .logs import get_logger
-from .routing import Backend, Routing
+from .routing import Backend, Patterns, Routing
 from .strict import Malformed, parse
 from .upstream import UpstreamError
 
@@ -29,8 +29,8 @@ Fetch = Callable[[Backend, bytes], Awaitable[tuple[int, bytes]]]
 """GET a target from an upstream, as this caller: its status and body. Raises UpstreamError."""
 
 
-async def listed(routing: Routing, family: str, may: Callable[[str], bool], fetch: Fetch) -> bytes | None:
-    """The list for a caller of `family` who may use the models that `may` says. None where no upstream gave one."""
+async def listed(routing: Routing, family: str, may: Patterns | None, fetch: Fetch) -> bytes | None:
+    """The list for a caller of `family` who may use the models in `may` (None: all); None: no upstream gave one."""
     asked = [backend for backend in routing.backends if family in backend.serves]
     lists = await asyncio.gather(*(_cards(backend, family, fetch) for backend in asked))
     found = {backend.name: cards for backend, cards in zip(asked, lists, strict=True) if cards is not None}
@@ -38,10 +38,15 @@ async def listed(routing: Routing, family: str, may: Callable[[str], bool], fetc
     for backend in asked:
         for name, card in found.get(backend.name, {}).items():
             way = routing.find(family, name)
-            if way is not None and way.backend is backend and way.model in {None, name} and may(name):
+            if (
+                way is not None
+                and way.backend is backend
+                and way.model in {None, name}
+                and (may is None or name in may)
+            ):
                 cards.setdefault(name, card)
     for name, way in routing.names(family).items():
-        if may(name):
+        if may is None or name in may:
             known = found.get(way.backend.name, {}).get(way.model or name)
             cards[name] = {**(known or _plain(family, way.backend)), "id": name}
     if not cards and not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from classifiers.base import Message, Role
@@ -18,7 +18,18 @@ from .metrics import Metrics
 class Notes:
     """Facts of one exchange, as they become known. Times are seconds since `began` (time.perf_counter)."""
 
-    def __init__(self, metrics: Metrics, dialect: str, method: str, path: str, account: str, revision: str) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        dialect: str,
+        method: str,
+        path: str,
+        account: str,
+        revision: str,
+        key: str = "",
+        claims: Callable[[Any], dict[str, str]] | None = None,
+    ) -> None:
+        """`key` is the id of the account's key, `claims` what a request says about its end user."""
         self.id = new_id()
         self.outcome_name = ""
         self.account = account
@@ -33,6 +44,9 @@ class Notes:
             "policy": None,
             "revision": revision,
         }
+        if key:
+            self._facts["key"] = key
+        self._claims = claims
         self._model = ""
         self._stages: dict[Stage, _Seen] = {}
         self._times: dict[str, float] = {}
@@ -44,6 +58,8 @@ class Notes:
         """The request was read."""
         self._model, self._stream = request.model, request.stream
         self._facts.update(model=request.model[:200], stream=request.stream)
+        if self._claims is not None and (claims := self._claims(request.tree)):
+            self._facts["claims"] = claims
 
     def decided(
         self, decision: Decision, messages: Sequence[Message], places: Sequence[tuple[Message, str]] = ()

@@ -6,7 +6,6 @@ INVARIANT: what passes on an open route is counted as unscanned and its record i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from policies.model import Stage
@@ -19,7 +18,7 @@ from .logs import get_logger
 from .metrics import Metrics
 from .models import listed, renamed
 from .record import Notes
-from .routing import Backend, Routing, no_model
+from .routing import Backend, Patterns, Routing, no_model
 from .upstream import Response, UpstreamError
 
 log = get_logger("penstock.relay")
@@ -70,10 +69,8 @@ class Relay:
             answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
         caller.answer(answer)
 
-    async def models(
-        self, known: Head, path: bytes, may: Callable[[str], bool] | None, caller: Caller, notes: Notes
-    ) -> None:
-        """Answer a GET of the models, or of one. `may` says which of them the caller may use; None is all."""
+    async def models(self, known: Head, path: bytes, may: Patterns | None, caller: Caller, notes: Notes) -> None:
+        """Answer a GET of the models, or of one. `may` are those that the caller may use; None is all."""
         try:
             if path == MODELS:
                 answer = await self._list(known, may, notes)
@@ -92,7 +89,7 @@ class Relay:
         self._audit.append(notes.outcome())
         caller.answer(answer)
 
-    async def _list(self, known: Head, may: Callable[[str], bool] | None, notes: Notes) -> Answer:
+    async def _list(self, known: Head, may: Patterns | None, notes: Notes) -> Answer:
         single = self._routing.single
         if single is not None and may is None:
             response, body = await self._ask(single.backend, known.head(single.backend), None, notes)
@@ -106,15 +103,15 @@ class Relay:
                 raise
             return response.status, body
 
-        page = await listed(self._routing, known.family, may or (lambda name: True), fetch)
+        page = await listed(self._routing, known.family, may, fetch)
         if page is None:
             text = "No upstream gave a list of its models."
             return problem(known.speaker, 502, "upstream_error", text, notes.id)
         return Answer(200, [(b"content-type", b"application/json"), *ids(notes.id)], page)
 
-    async def _one(self, known: Head, name: str, may: Callable[[str], bool] | None, notes: Notes) -> Answer:
+    async def _one(self, known: Head, name: str, may: Patterns | None, notes: Notes) -> Answer:
         way = self._routing.way(known.family, name)
-        if may is not None and not may(name):
+        if may is not None and name not in may:
             raise no_model()
         target = () if way.model is None else (b"GET", MODELS + b"/" + way.model.encode())
         response, body = await self._ask(way.backend, known.head(way.backend, *target), None, notes)

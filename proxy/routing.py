@@ -47,9 +47,10 @@ def _regex(pattern: str) -> str:
 
 
 class Backend:
-    """One upstream under the operator's name for it. `state` says what became of the last request."""
+    """One upstream under the operator's name for it. `pass_through`: where it has no key, it gets the caller's; else it
+    gets none. `state` says what became of the last request."""
 
-    def __init__(self, name: str, upstream: Upstream, settings: UpstreamSettings, *, pass_through: bool = True) -> None:
+    def __init__(self, name: str, upstream: Upstream, settings: UpstreamSettings, *, pass_through: bool) -> None:
         self.name, self.upstream = name, upstream
         self.serves = frozenset[str](settings.serves)
         self.state = "not asked yet"
@@ -161,7 +162,11 @@ def no_model() -> NotFound:
 
 def routing_of(settings: Settings) -> Routing:
     """The table that the settings describe. Raises OSError and ssl.SSLError for a CA file that cannot be used."""
-    backends = {name: Backend(name, _upstream(settings, each), each) for name, each in settings.all_upstreams.items()}
+    pass_through = settings.credentials == "pass_through"
+    backends = {
+        name: Backend(name, _upstream(settings, each), each, pass_through=pass_through)
+        for name, each in settings.all_upstreams.items()
+    }
     routes = [(route.models, Way(backends[route.upstream], route.rename)) for route in settings.routes]
     return Routing(list(backends.values()), routes, settings.default_upstream)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import classifiers
 import policies
@@ -21,6 +22,7 @@ from classifiers.panel import Asked, Panel
 from policies.check import check
 from policies.ready import PolicySet
 
+from .accounts.identity import Identities
 from .admin import Admin
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
@@ -32,6 +34,9 @@ from .listener import Listener
 from .logs import get_logger
 from .metrics import Metrics
 from .routing import Routing, routing_of
+
+if TYPE_CHECKING:
+    from .accounts.keys import Keys
 
 log = get_logger("penstock.server")
 
@@ -62,7 +67,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     check_packages()
     if not settings.all_upstreams:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
-    policy_set = await _policy(settings)
+    sets = {name: await _policy(path) for name, path in _sources(settings).items()}
     async with contextlib.AsyncExitStack() as stack:
         data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
         admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
@@ -71,13 +76,18 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         metrics = Metrics(settings.metrics_models)
         panel = Panel(settings.classifier_workers or None)
         stack.callback(panel.close)
-        guard = Guard(policy_set, panel, metrics)
-        await _warm(guard, panel)
-        metrics.enforce(policy_set.revision)
+        guards = {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
+        for guard in guards.values():
+            await _warm(guard, panel)
+        metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
+        keys = _keys(settings, key)
+        if keys is not None:
+            keys.watch()
+            stack.callback(keys.close)
         routing = _routing(settings)
         stack.push_async_callback(routing.close)
-        plane = DataPlane(settings, guard, routing, audit, key, metrics)
-        ready = _Readiness(plane, panel, audit)
+        plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics)
+        ready = _Readiness(plane, panel, audit, keys)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
         admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
         admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
@@ -123,28 +133,53 @@ async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
 
 
 async def reload(settings: Settings, running: Running) -> bool:
-    """Load the policy again; where it has an error, the old one stays in force."""
-    plane = running.plane
-    try:
-        policy_set = await _policy(settings)
-    except CannotServe as error:
-        running.metrics.reloads.inc("refused")
-        log.error("policy not loaded, the old one stays", revision=plane.guard.policies.revision, problem=str(error))
-        return False
-    guard = plane.guard.of(policy_set)
-    plane.guard = guard
-    running.metrics.enforce(policy_set.revision)
-    running.metrics.reloads.inc("loaded")
-    log.info("policy loaded", revision=policy_set.revision, source=policy_set.source)
-    return True
+    """Load every policy again; where one has an error, its old one stays in force."""
+    plane, whole = running.plane, True
+    for name, path in _sources(settings).items():
+        told = {"policy": name} if name else {}
+        guard = plane.guards[name]
+        try:
+            policy_set = await _policy(path)
+        except CannotServe as error:
+            running.metrics.reloads.inc("refused")
+            revision = guard.policies.revision
+            log.error("policy not loaded, the old one stays", revision=revision, problem=str(error), **told)
+            whole = False
+            continue
+        plane.guards[name] = guard.of(policy_set)
+        running.metrics.enforce(*(each.policies.revision for each in plane.guards.values()))
+        running.metrics.reloads.inc("loaded")
+        log.info("policy loaded", revision=policy_set.revision, source=policy_set.source, **told)
+    return whole
 
 
-async def _policy(settings: Settings) -> PolicySet:
-    """The policy that the settings name, once its own cases have passed. Raises CannotServe."""
-    result = await asyncio.to_thread(check, settings.policy, live=True)
+def _sources(settings: Settings) -> dict[str, str]:
+    """Where each policy lies, by its name; the default has none."""
+    return {"": settings.policy, **settings.policies}
+
+
+async def _policy(path: str) -> PolicySet:
+    """The policy there, once its own cases have passed. Raises CannotServe."""
+    result = await asyncio.to_thread(check, path, live=True)
     if result.policy is None or not result.ok:
         raise CannotServe("\n".join(result.lines()[:-1]))
     return result.policy
+
+
+def _keys(settings: Settings, key: Key) -> Keys | None:
+    """The callers' keys, where callers need one. Raises CannotServe."""
+    if settings.credentials != "keys":
+        return None
+    from .accounts.file import KeyFile, KeysUnavailable
+    from .accounts.keys import Keys
+
+    try:
+        keys = Keys(KeyFile(settings.keys_path), key.caller_hash)
+    except KeysUnavailable as error:
+        raise CannotServe(f"the keys cannot be read: {error}") from None
+    if not len(keys):
+        log.warning("no key yet: nobody can ask", mend="penstock keys create NAME")
+    return keys
 
 
 def check_packages() -> None:
@@ -160,15 +195,18 @@ def check_packages() -> None:
 class _Readiness:
     """What is not ready, and why: nothing when all is well."""
 
-    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit) -> None:
-        self._plane, self._panel, self._audit = plane, panel, audit
+    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, keys: Keys | None) -> None:
+        self._plane, self._panel, self._audit, self._keys = plane, panel, audit, keys
 
     async def __call__(self) -> dict[str, str]:
         missing: dict[str, str] = {}
         if self._plane.draining:
             missing["drain"] = "this process is about to end"
-        for failure in await _silent(self._plane.guard, self._panel):
-            missing[f"classifier {failure[0]}"] = failure[1]
+        if self._keys is not None and self._keys.fault:
+            missing["keys"] = self._keys.fault
+        for guard in list(self._plane.guards.values()):
+            for failure in await _silent(guard, self._panel):
+                missing[f"classifier {failure[0]}"] = failure[1]
         try:
             async with asyncio.timeout(2):
                 await self._audit.probe()

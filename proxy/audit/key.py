@@ -21,12 +21,17 @@ class Key:
         if len(secret) < 32:
             raise ValueError("a key needs at least 32 bytes")
         self._values = hmac.digest(secret, b"penstock keyed values 1", "sha256")
+        self._callers = hmac.digest(secret, b"penstock caller keys 1", "sha256")
         self.seal = Sealer(hmac.digest(secret, b"penstock audit chain 1", "sha256"), hashlib.sha256)
 
     def keyed_hash(self, value: str | bytes) -> str:
         """32 hex digits that stand for a value (an account, a content) and that only the key's holder can recompute."""
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         return hmac.digest(self._values, data, "sha256")[:16].hex()
+
+    def caller_hash(self, key: bytes) -> str:
+        """64 hex digits, which are all that is kept of a caller's key."""
+        return hmac.digest(self._callers, key, "sha256").hex()
 
     @classmethod
     def load(cls, path: str | Path, *, create: bool = True) -> Key:

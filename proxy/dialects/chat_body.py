@@ -249,7 +249,7 @@ def spelled(logprobs: Any) -> tuple[str, str]:
 
 
 def error_of(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:
-    kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(status)
+    kind = {403: "permission_error", 429: "rate_limit_error"}.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
     return {"message": message, "type": kind, "param": param, "code": code}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from proxy.audit import Reader
 from proxy.config import load as load_settings
 from proxy.server import Running, serving
 from tests.proxy import kinds
+from tests.proxy.keyring import give
 from tests.upstream import Upstream
 
 RULES = """
@@ -58,12 +59,13 @@ DEFAULTS = {
 
 @dataclass
 class Stand:
-    """Penstock, its upstream, and a client that speaks to it."""
+    """Penstock, its upstream, and a client that speaks to it; the Penstock keys that were made for it, by name."""
 
     running: Running
     upstream: Upstream
     client: httpx2.AsyncClient
     data: Path
+    keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -98,9 +100,14 @@ Make = Callable[..., contextlib.AbstractAsyncContextManager[Stand]]
 
 @contextlib.asynccontextmanager
 async def standing(
-    folder: Path, policy: str | None = None, settings: dict[str, Any] | None = None, **rule: str
+    folder: Path,
+    policy: str | None = None,
+    settings: dict[str, Any] | None = None,
+    keys: dict[str, dict[str, Any]] | None = None,
+    **rule: str,
 ) -> AsyncIterator[Stand]:
-    """A stand whose files lie in `folder`: the test policy, changed where told, or another."""
+    """A stand whose files lie in `folder`: the test policy, changed where told, or another. `keys` are the keys
+    that callers need, by name, each with what its record is to say."""
     path = folder / "policy.yaml"
     path.write_text(policy or RULES.format(**{**DEFAULTS, **rule}))
     data = folder / "data"
@@ -111,10 +118,13 @@ async def standing(
         }  # fmt: skip
         if "upstreams" in chosen:
             del chosen["upstream"]
+        if keys:
+            chosen["credentials"] = "keys"
+        made = {name: give(data, name, **more) for name, more in (keys or {}).items()}
         async with serving(load_settings(None, **chosen)) as running:
             base = "http://{}:{}".format(*running.address)
             async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
-                yield Stand(running, upstream, client, data)
+                yield Stand(running, upstream, client, data, made)
 
 
 @pytest.fixture

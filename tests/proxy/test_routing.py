@@ -23,7 +23,7 @@ BOTH = ["openai", "anthropic"]
 
 def backend(name: str, serves: list[str] = BOTH, **more: Any) -> Backend:
     url = f"http://{name}.example"
-    return Backend(name, Pool(url), UpstreamSettings(url=url, serves=serves, **more))
+    return Backend(name, Pool(url), UpstreamSettings(url=url, serves=serves, **more), pass_through=True)
 
 
 MATCHES = {

@@ -1,0 +1,247 @@
+"""`penstock keys`: make, list, show and revoke the keys that callers ask with.
+
+A server that runs sees every change within a second. Exit codes: 0 done, 1 no such key, or the file or the audit cannot
+be used, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import getpass
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from .accounts.file import KeyFile, KeysUnavailable
+from .accounts.record import SCOPES, KeyRecord, new_id
+from .accounts.secret import mint
+from .audit import Audit, AuditUnavailable, Key, Record
+from .audit import new_id as new_decision
+from .config import ConfigError, Settings, load
+
+app = typer.Typer(help="The keys that callers ask with.", no_args_is_help=True)
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", envvar="PENSTOCK_CONFIG", help="A YAML file of settings.", show_default=False)
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the keys lie; else as the settings say.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+Which = Annotated[str, typer.Argument(help="The key's id, or its name where only one has it.")]
+
+
+@app.command()
+def create(  # noqa: PLR0913, PLR0917 - one parameter an option
+    name: Annotated[str, typer.Argument(help="What people call it, like ci or alice-laptop.")],
+    account: Annotated[str | None, typer.Option(help="Whose it is; the records say so. Its name if not told.")] = None,
+    expires: Annotated[str | None, typer.Option(help="90d, 12h, or 2027-01-31; never if not told.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(SCOPES)}; all but the last two if not told.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use; `*` is any run of letters.")] = None,
+    policy: Annotated[str, typer.Option(help="One of `policies` in the settings; the default if not told.")] = "",
+    tier: Annotated[str, typer.Option(help="A tier of trust that policies may ask for.")] = "",
+    grant: Annotated[
+        list[str] | None, typer.Option(help="Trusted access that policies may ask for: NAME, or NAME=30d.")
+    ] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key. It is printed on standard output this once: what is kept cannot be turned back into it."""
+    with _operator():
+        settings = _settings(config, data_dir)
+        if policy and policy not in settings.policies:
+            known = ", ".join(settings.policies) or "none is configured"
+            raise KeysUnavailable(f"there is no policy {policy!r} in the settings ({known})")
+        now, secret = time.time(), mint()
+        key = _hashing(settings)
+        record = _record(
+            id=new_id(),
+            digest=key.caller_hash(secret.encode()),
+            name=name,
+            account=account or name,
+            created=now,
+            expires=_until(expires, now) if expires else None,
+            scopes=scope or (),
+            models=model or (),
+            policy=policy,
+            tier=tier,
+            grants=dict(_grant(text, now) for text in grant or ()),
+        )
+        # A key that nobody can account for must not work: it is recorded first.
+        _tell(settings, key, record, "key_created")
+        KeyFile(settings.keys_path).change(lambda known: [*known, record])
+    if as_json:
+        typer.echo(json.dumps({**_shown(record), "key": secret}))
+        return
+    typer.echo(secret)
+    typer.echo(f"{record.id} for account {record.account}; this is the only time that the key is shown", err=True)
+
+
+@app.command("list")
+def list_(
+    everything: Annotated[bool, typer.Option("--all", help="Also what is revoked or expired.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The keys that work now."""
+    with _operator():
+        records = KeyFile(_settings(config, data_dir).keys_path).read()
+    now = time.time()
+    chosen = [record for record in records if everything or record.state(now) == "active"]
+    if as_json:
+        typer.echo(json.dumps([_shown(record) for record in chosen]))
+        return
+    rows = [("id", "name", "account", "state", "expires", "policy", "tier", "scopes", "models")]
+    for record in chosen:
+        expires = _date(record.expires) if record.expires is not None else "never"
+        told = (
+            record.policy or "-",
+            record.tier or "-",
+            ",".join(record.scopes) or "*",
+            ",".join(record.models) or "*",
+        )
+        rows.append((record.id, record.name, record.account, record.state(now), expires, *told))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def show(which: Which, config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """All that is kept of a key, as JSON."""
+    with _operator():
+        record = _one(KeyFile(_settings(config, data_dir).keys_path).read(), which)
+    typer.echo(json.dumps(_shown(record), indent=1))
+
+
+@app.command()
+def revoke(which: Which, config: ConfigFile = None, data_dir: DataDir = None) -> None:
+    """End a key for good: running servers refuse it within a second."""
+    with _operator():
+        settings = _settings(config, data_dir)
+        revoked: list[KeyRecord] = []
+
+        def edit(known: Any) -> list[KeyRecord]:
+            found = _one(known, which)
+            if found.revoked is None:
+                revoked.append(found.model_copy(update={"revoked": time.time()}))
+            return [revoked[0] if revoked and record.id == found.id else record for record in known]
+
+        KeyFile(settings.keys_path).change(edit)
+        if not revoked:
+            typer.echo("it was revoked before", err=True)
+            return
+        typer.echo(f"{revoked[0].id} is revoked", err=True)
+        # Last: where nothing can be recorded a key must end all the same.
+        _tell(settings, _hashing(settings), revoked[0], "key_revoked")
+
+
+def _settings(file: Path | None, data_dir: Path | None) -> Settings:
+    return load(file, data_dir=data_dir)
+
+
+def _hashing(settings: Settings) -> Key:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KeysUnavailable(f"the data directory {settings.data_dir} cannot be made: {error.strerror}") from None
+    return Key.load(settings.key_path)
+
+
+def _record(**values: Any) -> KeyRecord:
+    try:
+        return KeyRecord(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).removesuffix("s") if first["loc"][0] in {"scopes", "models", "grants"} else None
+        raise typer.BadParameter(first["msg"], param_hint=f"--{option}" if option else str(first["loc"][0])) from None
+
+
+def _tell(settings: Settings, key: Key, record: KeyRecord, status: str) -> None:
+    """Write it into the audit. Raises AuditUnavailable."""
+    kept = record.model_dump(mode="json", exclude={"digest", "id"})
+    body = {"account": record.account, "status": status, "key": record.id, "by": _user(), "record": kept}
+
+    async def write() -> None:
+        audit = await Audit.open(settings.audit_path, key=key)
+        try:
+            await audit.durable(Record(new_decision(), "outcome", time.time(), body))
+        finally:
+            await audit.close()
+
+    asyncio.run(write())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return str(os.getuid())
+
+
+def _one(records: Any, which: str) -> KeyRecord:
+    by_id = [record for record in records if record.id == which]
+    named = by_id or [record for record in records if record.name == which]
+    if not named:
+        raise KeysUnavailable("there is no such key (`penstock keys list --all` shows them)")
+    if len(named) > 1:
+        raise KeysUnavailable(
+            f"{len(named)} keys have this name: name one by its id ({', '.join(r.id for r in named)})"
+        )
+    found: KeyRecord = named[0]
+    return found
+
+
+def _shown(record: KeyRecord) -> dict[str, Any]:
+    """What is known of a key, for people and programs: all but the hash, times in words."""
+    tree = record.model_dump(mode="json", exclude={"digest"})
+    for name in ("created", "expires", "revoked"):
+        tree[name] = None if tree[name] is None else _date(tree[name])
+    tree["grants"] = {name: None if until is None else _date(until) for name, until in record.grants.items()}
+    tree["scopes"] = sorted(record.allowed)
+    return {**tree, "state": record.state(time.time())}
+
+
+def _date(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+
+
+def _grant(text: str, now: float) -> tuple[str, float | None]:
+    name, given, until = text.partition("=")
+    return name, _until(until, now) if given else None
+
+
+def _until(text: str, now: float) -> float:
+    if found := re.fullmatch(r"(\d{1,6})([smhdwy])", text.strip()):
+        return now + int(found[1]) * _UNITS[found[2]]
+    try:
+        at = datetime.datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("write 90d, 12h or 2027-01-31", param_hint="a time") from None
+    if at <= now:
+        raise typer.BadParameter("this time has passed already", param_hint="a time")
+    return at
+
+
+@contextlib.contextmanager
+def _operator() -> Iterator[None]:
+    try:
+        yield
+    except (AuditUnavailable, ConfigError, KeysUnavailable) as error:
+        for line in str(error).splitlines():
+            print(f"penstock: {line}", file=sys.stderr)
+        raise typer.Exit(1) from None
