@@ -19,7 +19,7 @@ from typing import Literal
 from classifiers.panel import Panel
 from policies.cases import Outcome, run_case
 from policies.engine import Decision, PolicySet
-from policies.model import Action, Case, Stage
+from policies.model import Action, Case, Policy, Stage
 
 from . import probes
 from .dialects.base import Body, Dialect
@@ -68,6 +68,7 @@ class Heartbeat:
         self._mine: Guard | None = None
         self._probes: tuple[Probe, ...] = ()
         self._well: dict[tuple[str, str, str, str], bool] = {}
+        self._success: dict[tuple[str, str, str, str], float] = {}
 
     async def run(self) -> None:
         while True:
@@ -98,6 +99,10 @@ class Heartbeat:
         self._revision = policies.digest
         self._metrics.heartbeat.clear()
         self._metrics.heartbeat_success.clear()
+        kept = {probe.labels for probe in self._probes} & self._success.keys()
+        self._success = {labels: self._success[labels] for labels in kept}
+        for labels, when in self._success.items():
+            self._metrics.heartbeat_success.set(when, *labels)
         self._well.clear()
         if missing := uncovered(policies, caught):
             log.warning(
@@ -109,7 +114,8 @@ class Heartbeat:
         labels, well = probe.labels, not trouble
         self._metrics.heartbeat.set(1 if well else 0, *labels)
         if well:
-            self._metrics.heartbeat_success.set(time.time(), *labels)
+            self._success[labels] = now = time.time()
+            self._metrics.heartbeat_success.set(now, *labels)
         if self._well.get(labels, True) is not well:
             told = dict(zip(("dialect", "stage", "classifier", "probe"), labels, strict=True))
             if well:
@@ -154,17 +160,23 @@ def _finders(decision: Decision, rule: str | None) -> set[str]:
 
 
 def caught_by(policies: PolicySet) -> list[tuple[Case, frozenset[str]]]:
-    """The cases that ask real classifiers and hold, each with those that find what makes a rule fire. Blocks while they
-    work."""
+    """The cases that ask real classifiers, each with those that find what makes a rule fire; of one that does not hold at
+    this moment, those that its rule asks. Blocks while they work."""
     found = []
     for policy in policies.policies:
         for case in policy.cases:
             if case.scores is not None or case.failed or case.request is not None or case.calls:
                 continue
             result = run_case(policies, case, policy.id, policy.id, live=True)
-            if result.outcome is Outcome.PASSED and result.decision is not None:
-                found.append((case, frozenset(_finders(result.decision, case.expect.rule))))
+            if result.decision is not None:
+                holds, rule = result.outcome is Outcome.PASSED, case.expect.rule
+                found.append((case, frozenset(_finders(result.decision, rule) if holds else _needed(policy, rule))))
     return found
+
+
+def _needed(policy: Policy, rule: str | None) -> set[str]:
+    parts = [part for each in policy.rules if each.id == rule for part in each.conditions[0]]
+    return {name.partition(".")[0] for part in parts for name in part.finding}
 
 
 def chosen(

@@ -114,6 +114,28 @@ async def test_the_time_of_the_last_success_stays(beating: Beating, monkeypatch:
     assert min(times()) > max(first)
 
 
+async def test_a_reload_hides_nothing(beating: Beating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that went blind before a reload is still probed, and its last success is still known."""
+
+    def times() -> dict[tuple[str, ...], float]:
+        (family,) = beating.metrics.heartbeat_success.collect()
+        return {tuple(sample.labels.values()): sample.value for sample in family.samples}
+
+    seen = await beating.beat()
+    before = times()
+    assert before
+    monkeypatch.setattr("tests.proxy.kinds.Canary.classify", lambda self, messages: [])
+    (tmp_path / "policy.yaml").write_text(POLICY.replace("version: 1", "version: 2"))
+    changed = check(str(tmp_path / "policy.yaml")).policy
+    assert changed is not None
+    beating.guard = beating.guard.of(changed)
+    after = await beating.beat()
+    assert after.keys() == seen.keys()
+    assert after["chat", "input", "canary", "bad"] == 0
+    for labels, when in times().items():
+        assert (when == before[labels]) is ("bad" in labels), labels
+
+
 async def test_nothing_of_it_shows_in_the_figures_of_traffic(beating: Beating) -> None:
     before = beating.traffic.page()
     await beating.beat()
