@@ -160,8 +160,8 @@ def _finders(decision: Decision, rule: str | None) -> set[str]:
 
 
 def caught_by(policies: PolicySet) -> list[tuple[Case, frozenset[str]]]:
-    """The cases that ask real classifiers, each with those that find what makes a rule fire; of one that does not hold at
-    this moment, those that its rule asks. Blocks while they work."""
+    """The cases that ask real classifiers, each with those that find what makes a rule fire; of a case that does not
+    hold at this moment, those that its rule asks. Blocks while they work."""
     found = []
     for policy in policies.policies:
         for case in policy.cases:
