@@ -13,7 +13,7 @@ INVARIANT 3: the parts of a tool call leave after the whole call was judged, or 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -57,13 +57,23 @@ class Piece(NamedTuple):
 
 class Part(NamedTuple):
     """One event of a stream: its bytes, the text it adds, the groups (choices) it ends, and what in it is no text
-    (origin, kind)."""
+    (origin, kind).
+
+    Or a run of events, whose texts are one piece a channel; `run` then tells them apart where one must be rewritten."""
 
     raw: bytes
     pieces: tuple[Piece, ...] = ()
     closes: tuple[int, ...] = ()
     tree: Any = None
     unscannable: tuple[tuple[str, str], ...] = ()
+    run: Run | None = None
+
+
+class Run(NamedTuple):
+    """`apart` gives the bytes of each event and the texts in its slots; `slots` are those of the part's pieces."""
+
+    apart: Callable[[bytes], list[tuple[bytes, tuple[str, ...]]]]
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,10 @@ class _Channel:
     masks: list[Mask] = field(default_factory=list)
 
 
+_Held = tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]
+"""A part that waits, and where in its channel each of its pieces ends."""
+
+
 class Gate:
     """`hold_back` in characters; None holds the whole answer. With `enforcing` False (no rule could stop or change
     anything) parts leave at once, and all text is judged at the end, for the record."""
@@ -117,9 +131,9 @@ class Gate:
         self._hold = hold_back
         self._enforcing = enforcing
         self._channels: dict[str, _Channel] = {}
-        self._queue: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
+        self._queue: deque[_Held] = deque()
         self._unjudged = 0  # characters of flowing text
-        self.characters = 0  # of all text so far
+        self.flowed = 0  # characters of flowing text so far
         self._size = 0
         self._settled = False  # something was closed since the last question
         self._keep = None if hold_back is None else max(CONTEXT, hold_back)
@@ -151,7 +165,6 @@ class Gate:
                 kept[-COMPACT:] = ["".join(kept[-COMPACT:])]
                 channel.fresh = 0
             self._size += size
-            self.characters += size
             channel.total = total = channel.total + size
             channel.closed = False
             if self._keep is not None and piece.kind is not Kind.CALL:  # a call is always judged whole
@@ -162,6 +175,7 @@ class Gate:
                     channel.base += spare
             if piece.kind is Kind.FLOW:
                 self._unjudged += size
+                self.flowed += size
             ends.append((piece, channel, total))
         for group in part.closes:
             self._close(group)
@@ -171,7 +185,7 @@ class Gate:
         """The stream has ended. Where it ended badly (`clean` False), an unfinished tool call can never leave: it and
         all parts behind it are dropped."""
         if not clean and self._enforcing:
-            kept: deque[tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]] = deque()
+            kept: deque[_Held] = deque()
             for part, ends in self._queue:
                 if any(channel.kind is Kind.CALL and not channel.closed for _, channel, _ in ends):
                     break
@@ -270,6 +284,9 @@ class Gate:
                 if channel.masks and (edited := _edited(piece.text, end, channel.masks)) != piece.text:
                     edits += ((piece, edited),)
             queue.popleft()
+            if edits and part.run is not None:
+                queue.extendleft(reversed(_apart(part, part.run, ends)))
+                continue
             self._size -= len(part.raw)
             out.append(Release(part, edits))
         return out
@@ -313,6 +330,23 @@ class Gate:
         fresh = [Mask(max(m.start, floor), m.end, m.replacement) for m in found if m.end > floor]
         channel.masks = done + sorted(fresh, key=lambda mask: mask.start)
         channel.approved = max(channel.approved, frontier)
+
+
+def _apart(part: Part, run: Run, ends: Sequence[tuple[Piece, _Channel, int]]) -> list[_Held]:
+    """The events of a run, each by itself."""
+    places = [end - len(piece.text) for piece, _, end in ends]
+    held: list[_Held] = []
+    for raw, texts in run.apart(part.raw):
+        single: list[tuple[Piece, _Channel, int]] = []
+        for number, (piece, channel, end) in enumerate(ends):
+            text = texts[run.slots[number]]
+            if piece.kind is Kind.ATOM:  # it is never rewritten, so it need not be told apart
+                single.append((piece, channel, end))
+            elif text:
+                places[number] += len(text)
+                single.append((piece._replace(text=text), channel, places[number]))
+        held.append((Part(raw, tuple([piece for piece, _, _ in single])), tuple(single)))
+    return held
 
 
 def _edited(text: str, end: int, masks: Sequence[Mask]) -> str:

@@ -49,6 +49,11 @@ class Decoder:
         self._started = False
         self._max = max_event
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that was fed so far is whole events."""
+        return self._started and not self._buffer
+
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completes."""
         return [read(raw) for raw in self.frames(piece)]

@@ -47,7 +47,7 @@ class Streamed:
         self._decoder = Decoder()
         self._most = exchange.max_answer
         self._problem: Exception | None = None
-        self._bytes = 0  # of the stream so far
+        self._bytes = 0  # of the stream since its first text
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
 
@@ -104,17 +104,28 @@ class Streamed:
 
     def _taste(self, chunk: bytes) -> int:
         """Put a piece of the stream into the gate, and do what can be done at once. Answers what `pump` wants."""
-        self._bytes += len(chunk)
+        gate = self._gate
         try:
-            self._take(self._decoder.frames(chunk))
+            self._put(chunk)
             if not self._advance():
                 return WAKE
         except Exception as error:  # raised where the exchange is, not where the bytes arrive
             self._problem = error
             return WAKE
+        if gate.flowed:
+            self._bytes += len(chunk)
         # What is held back leaves with the next verdict, and that needs some more text: read on when it may be there.
-        wanted = self._gate.wanted()
-        return min(MOST_WANTED, int(wanted * self._bytes / self._gate.characters * 0.8)) if wanted else 0
+        wanted = gate.wanted()
+        return min(MOST_WANTED, wanted * self._bytes // gate.flowed) if wanted and gate.flowed else 0
+
+    def _put(self, chunk: bytes) -> None:
+        """Put what has arrived into the gate. Raises Malformed and Undecodable."""
+        reader = self._reader
+        if self._decoder.whole and not reader.complete and (parts := reader.runs(chunk)):
+            for part in parts:
+                self._gate.push(part)
+        else:
+            self._take(self._decoder.frames(chunk))
 
     def _advance(self) -> bool:
         """Judge and release without waiting for anybody. False where somebody must be waited for. Raises Blocked."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from classifiers.base import Message, Role
 
-from ..gate import Kind, Part, Piece
+from ..gate import Kind, Part, Piece, Run
 from ..sse import Event
 from ..strict import Malformed, parse
 
@@ -106,6 +106,11 @@ class StreamReader(Protocol):
     def repeat(self, raw: bytes) -> Part | None:
         """The part that an event's bytes are, where they differ from an earlier event's in known strings only; None
         where they must be read."""
+        ...
+
+    def runs(self, raw: bytes) -> list[Part]:
+        """As `repeat` for many events that stand behind each other: parts that are runs of events. None where they
+        must be looked at one by one."""
         ...
 
     def read(self, event: Event) -> Part:
@@ -227,6 +232,7 @@ __all__ = [
     "Piece",
     "Refusal",
     "Request",
+    "Run",
     "Speaker",
     "StreamReader",
     "decoded",

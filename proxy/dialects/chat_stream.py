@@ -12,7 +12,7 @@ from classifiers.base import Role
 
 from ..sse import Event, framed
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
 from .chat_body import REASONING, VOCABULARY, error_of, read_message, spelled, trace_of
 from .repeats import Repeats
 
@@ -54,6 +54,21 @@ class ChatReader:
             elif text:
                 pieces.append(Piece(piece.channel, piece.role, text, piece.kind, piece.group, piece.path))
         return Part(raw, tuple(pieces), self._turns(pieces))
+
+    def runs(self, raw: bytes) -> list[Part]:
+        parts: list[Part] = []
+        for lump in self._repeats.lumps(raw):
+            pieces: list[Piece] = []
+            slots: list[int] = []
+            for slot, (column, piece) in enumerate(zip(lump.columns, lump.shape.notes, strict=True)):
+                atom = piece.kind is Kind.ATOM
+                text = self._atoms(piece.channel[:-1], column) if atom else "".join(column)
+                if text:
+                    pieces.append(piece._replace(text=text))
+                    slots.append(slot)
+            run = Run(lump.shape.apart, tuple(slots))
+            parts.append(Part(lump.raw, tuple(pieces), self._turns(pieces), run=run))
+        return parts
 
     def read(self, event: Event) -> Part:
         pieces: list[Piece] = []
@@ -250,6 +265,16 @@ class ChatReader:
         body.leaves(value, role, place, VOCABULARY)
         for message in body.messages:
             self._atom(pieces, message.origin, message.text, role)
+
+    def _atoms(self, place: str, column: list[str]) -> str:
+        """What `_atom` would say of one text after the other."""
+        known = self._seen.get(place)
+        said = ""
+        for text in column:
+            if text and text != known:
+                said += text if known is None else "\n" + text
+                self._seen[place] = known = text
+        return said
 
     def _atom(self, pieces: list[Piece], place: str, text: str, role: Role, path: tuple[str | int, ...] = ()) -> None:
         """Text that is judged once however often it is repeated, so it has no place where it could be masked (its

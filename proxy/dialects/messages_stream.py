@@ -17,7 +17,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as event_of
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
 from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
@@ -76,6 +76,16 @@ class MessagesReader:
             return None
         texts, known = found
         return Part(raw, tuple([piece._replace(text=text) for text, piece in zip(texts, known, strict=True) if text]))
+
+    def runs(self, raw: bytes) -> list[Part]:
+        parts: list[Part] = []
+        for lump in self._repeats.lumps(raw):
+            said = [(slot, "".join(column)) for slot, column in enumerate(lump.columns)]
+            known = lump.shape.notes
+            pieces = tuple([known[slot]._replace(text=text) for slot, text in said if text])
+            run = Run(lump.shape.apart, tuple([slot for slot, text in said if text]))
+            parts.append(Part(lump.raw, pieces, run=run))
+        return parts
 
     def read(self, event: Event) -> Part:
         pieces: list[Piece] = []

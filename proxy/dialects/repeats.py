@@ -5,20 +5,24 @@ stands between known bytes is a JSON string, and all else is as it was.
 
 INVARIANT: where `match` answers, a strict parse of the event gives the learned event's tree with the answered texts
 in the learned places, and nothing else. `learn` proves the places with a parse of its own; a slot's bytes must be one
-JSON string by themselves, so they cannot end it and begin something else.
+JSON string by themselves, so they cannot end it and begin something else. `lumps` answers for many events what `match`
+would for each.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from ..strict import Malformed, parse
 
+RUNS = 4
+"""Parts that a lump of equal events becomes: a part leaves whole, so each holds back a little more than it had to."""
 MOST = 4
 """Shapes kept: parallel choices or items take turns."""
 TRIES = 12
@@ -28,6 +32,7 @@ _FIRST = 986_543_210_000
 _DIGITS = 15
 _NOUGHT = 0x30
 _PADDED = b" }\n\n"
+_PADDING = re.compile(rb"(?<! ) +\}\n\n")
 
 Path = tuple[str | int, ...]
 
@@ -65,6 +70,41 @@ class Shape:
             return None
         return texts
 
+    def columns(self, raw: bytes) -> list[list[str]] | None:
+        """As `match` for whole events that stand behind each other: for each slot its text in each event."""
+        first, last = self.fixed[0], self.fixed[-1]
+        if _PADDED in raw:
+            raw = _PADDING.sub(b"}\n\n", raw)
+        if len(raw) < len(first) + len(last) or not raw.startswith(first) or not raw.endswith(last):
+            return None
+        rest = raw[len(first) : len(raw) - len(last)].split(last + first)
+        slots: list[list[bytes]] = []
+        for between in self.fixed[1:-1]:
+            cuts = [each.partition(between) for each in rest]
+            if not all([cut[1] for cut in cuts]):
+                return None
+            slots.append([cut[0] for cut in cuts])
+            rest = [cut[2] for cut in cuts]
+        slots.append(rest)
+        try:
+            return [_texts(column, number in self.numbers) for number, column in enumerate(slots)]
+        except orjson.JSONDecodeError:
+            return None
+
+    def apart(self, raw: bytes) -> list[tuple[bytes, tuple[str, ...]]]:
+        """The bytes of each event in `raw`, which `columns` has read, and the texts in its slots."""
+        columns = self.columns(raw)
+        assert columns is not None
+        return list(zip(_events(raw), zip(*columns, strict=True), strict=True))
+
+
+class Lump(NamedTuple):
+    """Events of one shape: their bytes, the texts of each slot, the learner's notes."""
+
+    raw: bytes
+    columns: list[list[str]]
+    shape: Shape
+
 
 class Repeats:
     """The shapes of one stream."""
@@ -84,6 +124,19 @@ class Repeats:
                     self._shapes.insert(0, self._shapes.pop(position))
                 return texts, shape.notes
         return None
+
+    def lumps(self, raw: bytes) -> list[Lump]:
+        """Whole events that are all of the likeliest shape, in RUNS parts; nothing where they are not."""
+        shape = self._shapes[0] if self._shapes else None
+        columns = shape.columns(raw) if shape is not None else None
+        if shape is None or columns is None:
+            return []
+        count = len(columns[0])
+        if count < RUNS:
+            return [Lump(raw, columns, shape)]
+        events, size = _events(raw), -(-count // RUNS)
+        cuts = [slice(at, at + size) for at in range(0, count, size)]
+        return [Lump(b"".join(events[cut]), [column[cut] for column in columns], shape) for cut in cuts]
 
     def learn(self, raw: bytes, tree: Any, paths: Sequence[Path], notes: Any) -> None:
         """`raw` (``data: JSON`` and a blank line, a line ``event: NAME`` before them or not) was parsed to `tree`; the
@@ -138,6 +191,20 @@ def _text(raw: bytes, number: bool) -> str:
     if not raw.isdigit() or (raw[0] == _NOUGHT and len(raw) > 1) or len(raw) > _DIGITS:
         raise orjson.JSONDecodeError("not a plain whole number", "", 0)
     return raw.decode()
+
+
+def _events(raw: bytes) -> list[bytes]:
+    """The bytes of each of several events; a blank line ends each, and none has another inside."""
+    return [event + b"\n\n" for event in raw[:-2].split(b"\n\n")]
+
+
+def _texts(slots: list[bytes], number: bool) -> list[str]:
+    """`_text` of each: where none holds a quote or a backslash, none can end its string, and all are read in one go."""
+    together = b'","'.join(slots)
+    if number or b"\\" in together or together.count(b'"') != 2 * (len(slots) - 1):
+        return [_text(slot, number) for slot in slots]
+    texts: list[str] = orjson.loads(b'["%b"]' % together)
+    return texts
 
 
 def _at(tree: Any, path: Path) -> Any:

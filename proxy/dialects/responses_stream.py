@@ -16,7 +16,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as read_event
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
 from .repeats import Repeats
 from .responses_body import VOCABULARY, read_response, read_value
 from .responses_ending import Json, Told, blocked_stream, broken_stream, refused_stream
@@ -79,6 +79,24 @@ class ResponsesReader:
             elif text:
                 pieces.append(piece._replace(text=text if piece.path == ("delta",) else "\n" + text))
         return Part(raw, tuple(pieces), (), sequence)
+
+    def runs(self, raw: bytes) -> list[Part]:
+        parts: list[Part] = []
+        for lump in () if self._over else self._repeats.lumps(raw):
+            pieces: list[Piece] = []
+            slots: list[int] = []
+            sequence = None
+            for slot, (column, piece) in enumerate(zip(lump.columns, lump.shape.notes, strict=True)):
+                if piece is None:
+                    sequence = int(column[-1])
+                elif piece.group in self._done:
+                    return []
+                elif text := "".join(column if piece.path == ("delta",) else ["\n" + text for text in column if text]):
+                    pieces.append(piece._replace(text=text))
+                    slots.append(slot)
+            run = Run(lump.shape.apart, tuple(slots))
+            parts.append(Part(lump.raw, tuple(pieces), (), sequence, run=run))
+        return parts
 
     def read(self, event: Event) -> Part:
         pieces: list[Piece] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import orjson
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 
 from proxy.dialects.base import Request
 from proxy.dialects.chat_stream import ChatReader
-from proxy.dialects.repeats import Repeats
-from proxy.gate import Part
+from proxy.dialects.completions import CompletionsReader
+from proxy.dialects.messages_stream import MessagesReader
+from proxy.dialects.repeats import RUNS, Repeats
+from proxy.dialects.responses_stream import ResponsesReader
+from proxy.gate import Gate, Mask, Part
 from proxy.sse import read
 from proxy.strict import Malformed, parse
 
@@ -201,3 +206,131 @@ def test_what_is_no_plain_whole_number_is_parsed(number: bytes) -> None:
 def test_a_number_that_cannot_be_located_is_not_learned() -> None:
     for tree in (numbered(-5), numbered(1.5), numbered(True), numbered(7, more={"sequence_number": 7})):
         assert learned(tree, *NUMBERED).match(event(tree)) is None
+
+
+# Many events at once: a run must leave as its events would have left one by one.
+
+MARK = "SECRET"
+words = st.sampled_from(["a", "SEC", "RET", "SECRET", " is ", '"', "\\", "\n", "\u00e9", "", "pad", MARK + MARK])
+
+
+def chats(texts: list[str]) -> list[bytes]:
+    return [event(chunk(text, obfuscation="x" * (n % 3))) for n, text in enumerate(texts)]
+
+
+def thoughts(texts: list[str]) -> list[bytes]:
+    def one(n: int, text: str) -> bytes:
+        key = "reasoning_content" if n * 2 < len(texts) else "content"
+        return event({"id": "c", "choices": [{"index": 0, "delta": {key: text}, "finish_reason": None}]})
+
+    return [one(n, text) for n, text in enumerate(texts)]
+
+
+def legacy(texts: list[str]) -> list[bytes]:
+    return [event({"id": "c", "choices": [{"index": 0, "text": text, "finish_reason": None}]}) for text in texts]
+
+
+def messages(texts: list[str]) -> list[bytes]:
+    def named(name: str, **more: Any) -> bytes:
+        return f"event: {name}\n".encode() + event({"type": name, **more})
+
+    block = {"type": "text", "text": ""}
+    deltas = [named("content_block_delta", index=0, delta={"type": "text_delta", "text": text}) for text in texts]
+    padded = [raw[:-3] + b" " * (n % 3) + raw[-3:] for n, raw in enumerate(deltas)]
+    start = named("message_start", message={"id": "m", "role": "assistant", "content": []})
+    return [start, named("content_block_start", index=0, content_block=block), *padded]
+
+
+def responses(texts: list[str]) -> list[bytes]:
+    def one(n: int, text: str) -> bytes:
+        name = "response.output_text.delta"
+        tree = {"type": name, "item_id": "i", "output_index": 0, "content_index": 0, "delta": text}
+        return f"event: {name}\n".encode() + event({**tree, "sequence_number": n, "obfuscation": "x" * (n % 3)})
+
+    return [one(n, text) for n, text in enumerate(texts)]
+
+
+STREAMS: dict[str, tuple[Any, Any]] = {
+    "chat": (ChatReader, chats),
+    "chat, thinking first": (ChatReader, thoughts),
+    "completions": (CompletionsReader, legacy),
+    "messages": (MessagesReader, messages),
+    "responses": (ResponsesReader, responses),
+}
+
+
+def left(reader: Any, hold: int | None, lumps: list[list[bytes]], *, at_once: bool) -> tuple[bytes, int]:
+    """What leaves of a stream in which MARK is masked, and how many runs it was read in."""
+    gate, out, runs = Gate(hold), b"", 0
+
+    def judge() -> bytes:
+        if gate.due():
+            question = gate.question()
+            masks = [
+                (number, Mask(found.start(), found.end(), "-"))
+                for number, message in enumerate(question.messages)
+                for found in re.finditer(MARK, message.text)
+                if "#" not in message.origin
+            ]
+            gate.answer(question, masks)
+        released = gate.release()
+        for release in released:
+            reader.released(release.part)
+        return b"".join(reader.rewritten(r.part, r.edits) if r.edits else r.part.raw for r in released)
+
+    for lump in lumps:
+        parts = reader.runs(b"".join(lump)) if at_once else []
+        runs += len(parts)
+        for part in parts or [reader.repeat(raw) or reader.read(read(raw)) for raw in lump]:
+            gate.push(part)
+        out += judge()
+    gate.finish(clean=True)
+    out += judge()
+    assert gate.held == 0
+    return out, runs
+
+
+@pytest.mark.parametrize(("reader", "made"), STREAMS.values(), ids=STREAMS.keys())
+@given(
+    texts=st.lists(words, min_size=1, max_size=40),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    hold=st.sampled_from([8, 40, None]),
+)
+def test_a_run_leaves_as_its_events_would(
+    reader: Any, made: Any, texts: list[str], sizes: list[int], hold: int | None
+) -> None:
+    events, lumps = made(["one", "two", "three", *texts]), []
+    for size in itertools.cycle(sizes):
+        lumps.append(events[:size])
+        events = events[size:]
+        if not events:
+            break
+    request = Request(model="m")
+    together, _ = left(reader(request), hold, lumps, at_once=True)
+    assert together == left(reader(request), hold, lumps, at_once=False)[0]
+
+
+@pytest.mark.parametrize(("reader", "made"), STREAMS.values(), ids=STREAMS.keys())
+def test_what_comes_at_once_is_read_in_few_parts(reader: Any, made: Any) -> None:
+    """Or the speed that this exists for is gone. And each of them may leave by itself."""
+    events = made([f"word {n} " for n in range(100)])
+    lumps = [events[at : at + 20] for at in range(0, len(events), 20)]
+    assert 3 * RUNS <= left(reader(Request(model="m")), 8, lumps, at_once=True)[1] <= 5 * RUNS
+
+
+@pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE.keys())
+def test_a_run_with_something_strange_in_it_is_parsed(text: bytes) -> None:
+    plain = event(chunk("Hello"))
+    repeats = learned(chunk("Hello"), PATH)
+    assert repeats.lumps(plain * 3)
+    for raw in (plain + plain.replace(b"Hello", text) + plain, plain * 2 + plain.replace(b"Hello", text)):
+        assert repeats.lumps(raw) == []
+
+
+def test_a_slot_cannot_reach_into_the_next_one() -> None:
+    """Two that are no strings by themselves would be two strings together."""
+    repeats = learned(chunk("Hello"), PATH)
+    pairs = ((b"a\\", b',"b'), (b'a","b', b"c"), (b'a"', b"b"))
+    for one, two in pairs:
+        raw = event(chunk("Hello")).replace(b"Hello", one) + event(chunk("Hello")).replace(b"Hello", two)
+        assert repeats.lumps(raw) == []
