@@ -81,7 +81,7 @@ class Shape:
         slots: list[list[bytes]] = []
         for between in self.fixed[1:-1]:
             cuts = [each.partition(between) for each in rest]
-            if not all([cut[1] for cut in cuts]):
+            if b"" in [cut[1] for cut in cuts]:
                 return None
             slots.append([cut[0] for cut in cuts])
             rest = [cut[2] for cut in cuts]
@@ -199,12 +199,14 @@ def _events(raw: bytes) -> list[bytes]:
 
 
 def _texts(slots: list[bytes], number: bool) -> list[str]:
-    """`_text` of each: where none holds a quote or a backslash, none can end its string, and all are read in one go."""
-    together = b'","'.join(slots)
-    if number or b"\\" in together or together.count(b'"') != 2 * (len(slots) - 1):
-        return [_text(slot, number) for slot in slots]
-    texts: list[str] = orjson.loads(b'["%b"]' % together)
-    return texts
+    """`_text` of each. Where none holds a quote, all are read in one go: as many strings as slots come out only where
+    all quotes are ours, and none of them is escaped."""
+    together, count = b'","'.join(slots), len(slots)
+    if not number and together.count(b'"') == 2 * (count - 1):
+        texts: list[str] = orjson.loads(b'["%b"]' % together)
+        if len(texts) == count and set(map(type, texts)) == {str}:
+            return texts
+    return [_text(slot, number) for slot in slots]
 
 
 def _at(tree: Any, path: Path) -> Any:
