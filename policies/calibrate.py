@@ -197,12 +197,12 @@ def fires(strengths: Floats, at_least: Sequence[float], every: bool) -> NDArray[
 
 
 def calibrate(policies: PolicySet, honest: Judged, bad: Judged | None, budget: Budget) -> list[Outcome]:
-    """What should become of the thresholds of every rule that is not off, in the order of the set."""
+    """What should become of the thresholds of every rule that is not off and has any, in the order of the set."""
     return [
         _rule(policy, place, rule, honest, bad, budget)
         for policy in policies.policies
         for place, rule in enumerate(policy.rules)
-        if rule.mode is not Mode.OFF
+        if rule.mode is not Mode.OFF and rule.conditions[0]
     ]
 
 
@@ -212,6 +212,8 @@ def _rule(policy: Policy, place: int, rule: Rule, honest: Judged, bad: Judged | 
     strengths = honest.strengths(rule)
     worse = None if bad is None else bad.strengths(rule)
     then, note, well = _thresholds(strengths, now, every, budget.of(rule), budget.lower)
+    if isinstance(rule.when, str) and then != now:
+        then, note, well = now, f"its condition is an expression: write {spelled(max(then))} into it by hand", False
 
     def caught(at: Sequence[float]) -> Rate | None:
         return None if worse is None else rate(fires(worse, at, every))

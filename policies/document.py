@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,26 @@ class Document:
     places: dict[Path, Place] = field(default_factory=dict)
     keys: dict[Path, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
+
+    def within(self, path: Path, at: int) -> Place:
+        """Where character `at` of the text at `path` stands in the file. What YAML folds, escapes and indents is looked
+        over: the letters of the text are followed through the file in their order."""
+        value: Any = self.value
+        for part in path:
+            value = value[part]
+        starts = [0, *(found.end() for found in _BREAK.finditer(self.text))]
+        line, column = self.places[path]
+        here = starts[line - 1] + column - 1
+        if self.text[here] in "|>" and line < len(starts):
+            here = starts[line]
+        for letter in value[:at]:
+            here = here if letter.isspace() else self.text.find(letter, here) + 1
+            if here == 0:
+                return self.places[path]  # written in escapes
+        here = max(here, self.text.find(value[at], here)) if value[at : at + 1].strip() else here
+        number = bisect_right(starts, here)
+        return number, here - starts[number - 1] + 1
 
     def problem(self, path: Path, what: str, mend: str = "", at_key: bool = False) -> Problem:
         """A problem at `path`, or at the nearest place above it that the file has."""
@@ -88,6 +109,7 @@ class Document:
         return Problem(self.file, 0, 0, what, mend)
 
 
+_BREAK = re.compile(r"\r\n|[\n\r]")
 _MENDS = (
     ("mapping values are not allowed", "check the indentation, and quote a text that contains ': '"),
     ("found character '\\t'", "indent with spaces, never with tabs"),
@@ -123,6 +145,7 @@ def read(raw: bytes, file: str) -> Document:
         line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
         document.problems.append(Problem(file, line, column, "not UTF-8", "save the file as UTF-8"))
         return document
+    document.text = text
     try:
         _Builder(document).run(YAML(typ="safe", pure=True).parse(text))
     except _Stop:
@@ -216,7 +239,7 @@ class _Builder:
         if event.anchor is not None:
             self.complain(event, f"anchor &{event.anchor}", "remove it; nothing is shared here")
         if event.tag is not None:
-            self.complain(event, f"tag {event.tag}", "remove it; types follow from how a value is written")
+            self.complain(event, f"tag {event.tag}", "remove it, or put quotes around a text that begins with '!'")
 
     def scalar(self, event: ScalarEvent) -> None:
         self.properties(event)

@@ -5,7 +5,8 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
 2. A rule fires with its `on_error`, marked `not_evaluated`, when a classifier that it needs was silent and
    the condition is true or would be if that classifier had found all it is asked for. So more failures never
    make a decision milder, and a condition that is false whatever the silent one would have said does not
-   fire. Both can happen to one rule: part of an answer may be missing.
+   fire. Both can happen to one rule: part of an answer may be missing. The same holds for what an expression in CEL
+   asks and nobody knows: a fact that was not stated, an error while it is evaluated.
 3. The most severe action among the fired rules is the decision's: block > mask > log > pass.
 4. Shadow rules are evaluated the same and never change the action or the masks. A canary is enforced for the
    conversations that are drawn and a shadow for the others; whether one is drawn never changes.
@@ -14,7 +15,7 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from classifiers.base import Failure, Finding, Message, Report
@@ -39,7 +40,7 @@ def decide(
     """
     table = policy.tables[stage]
     findings = report.findings
-    if not findings and not report.failures:
+    if not findings and not report.failures and not table.eager:
         return table.clear
     met: dict[int, _Met] = {}
     tests = table.tests
@@ -53,7 +54,7 @@ def decide(
             continue
         _meet(met, row[1], finding, messages)
     silent = _silent(table, messages, report.failures) if report.failures else {}
-    if not met and not silent:
+    if not met and not silent and not table.eager:
         return Decision(Action.PASS, findings=findings, failures=report.failures, stage=stage, revision=policy.revision)
     return _conclude(policy, stage, messages, report, facts, met, silent)
 
@@ -72,13 +73,13 @@ def _meet(met: dict[int, _Met], tests: tuple[Test, ...], finding: Finding, messa
         if finding.score < test.at_least:
             continue
         ready = test.ready
-        if 0 <= finding.message < len(messages) and messages[finding.message].role not in ready.roles:
+        if 0 <= finding.message < len(messages) and messages[finding.message].role not in test.roles:
             continue
         known = met.get(ready.order)
         if known is None:
             known = met[ready.order] = _Met(ready)
         known.parts |= test.bit
-        if not known.findings or known.findings[-1] is not finding:
+        if test.shown and (not known.findings or known.findings[-1] is not finding):
             known.findings.append(finding)
 
 
@@ -91,7 +92,11 @@ def _silent(table: Table, messages: Sequence[Message], failures: Sequence[Failur
         for ready in table.dependents.get(name, ()):
             if ready.order in silent or ready.roles.isdisjoint(present):
                 continue
-            parts = sum(1 << place for place, needs in enumerate(ready.needs) if not needs.isdisjoint(failed))
+            parts = sum(
+                1 << place
+                for place, (needs, looks) in enumerate(zip(ready.needs, ready.looks, strict=True))
+                if not needs.isdisjoint(failed) and not looks.isdisjoint(present)
+            )
             silent[ready.order] = (ready, parts)
     return silent
 
@@ -108,12 +113,20 @@ def _conclude(
     every: list[tuple[int, Fired]] = []
     masks: list[tuple[Mask, int]] = []
     for order, known in met.items():
-        if known.ready.holds(known.parts):
+        if known.ready.condition is None and known.ready.holds(known.parts):
             every.append((order, _fire(known, messages, facts, masks)))
     for order, (ready, open_parts) in silent.items():
         seen = met[order].parts if order in met else 0
-        if ready.holds(seen | open_parts):
+        if ready.condition is None and ready.holds(seen | open_parts):
             every.append((order, _fire_silent(ready, facts)))
+    for known, unsure in _expressions(policy.tables[stage], messages, met, silent):
+        condition = known.ready.condition
+        assert condition is not None  # _expressions chose by it
+        true, may_be = condition.weigh(known.parts, unsure, stage, messages, report.findings, facts)
+        if true:
+            every.append((known.ready.order, _fire(known, messages, facts, masks)))
+        if may_be:
+            every.append((known.ready.order, _fire_silent(known.ready, facts)))
     every.sort(key=lambda item: (-item[1].action.severity, item[1].not_evaluated, item[0]))
     fired = tuple(item for _, item in every if item.mode is not Mode.SHADOW)
     shadow = tuple(item for _, item in every if item.mode is Mode.SHADOW)
@@ -128,6 +141,23 @@ def _conclude(
         stage,
         policy.revision,
     )
+
+
+def _expressions(
+    table: Table, messages: Sequence[Message], met: dict[int, _Met], silent: dict[int, tuple[Ready, int]]
+) -> Iterator[tuple[_Met, int]]:
+    """Rules whose condition is an expression and may be true, each with what is met and the parts left open."""
+    found = {order: known for order, known in met.items() if known.ready.condition is not None}
+    for order, (ready, _) in silent.items():
+        if ready.condition is not None and order not in found:
+            found[order] = _Met(ready)
+    if table.eager:
+        present = {message.role for message in messages}
+        for ready in table.eager:
+            if ready.order not in found and not ready.roles.isdisjoint(present):
+                found[ready.order] = _Met(ready)
+    for order, known in found.items():
+        yield known, silent[order][1] if order in silent else 0
 
 
 def _mode(ready: Ready, facts: Facts | None) -> Mode:
@@ -164,7 +194,7 @@ def _fire(known: _Met, messages: Sequence[Message], facts: Facts | None, masks: 
     ready, action, note = known.ready, known.ready.rule.action, ""
     mode = _mode(ready, facts)
     if action is Action.MASK:
-        if all(_located(finding, messages) for finding in known.findings):
+        if known.findings and all(_located(finding, messages) for finding in known.findings):
             if mode is not Mode.SHADOW:
                 masks.extend((_mask(ready.rule, finding), ready.order) for finding in known.findings)
         else:

@@ -228,7 +228,8 @@ def _told(spec: ClassifierSpec) -> float:
 def no_on_error(policies: PolicySet) -> Iterator[Notice]:
     """Rules that stop or change traffic and do not say what silence of a classifier means."""
     for policy, at, rule in _rules(policies):
-        asked = {name.partition(".")[0] for _, part in _parts(rule) for name in part.finding}
+        asked = {name.partition(".")[0] for part in rule.conditions[0] for name in part.finding}
+        asked |= {"facts"} if isinstance(rule.when, str) else set()
         if rule.on_error is None and _stops(rule) and not asked <= BUILT_IN.keys():
             what = f"rule '{rule.id}' has no 'on_error': it blocks where a classifier gives no answer"
             mend = "write on_error: block if that is meant, else log or pass"

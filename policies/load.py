@@ -17,7 +17,7 @@ from classifiers.catalog import KINDS, PATHS, OptionError, create
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
 from .mends import did_you_mean, parse
-from .model import ClassifierSpec, Policy
+from .model import ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
 
 __all__ = ["PolicyError", "Problem", "load", "packs", "sources"]
@@ -179,8 +179,11 @@ def _names(
     rules = {rule.id for _, policy in known for rule in policy.rules}
     for document, policy in known:
         named: list[tuple[Place, str]] = []
-        for place in range(len(policy.rules)):
-            named += _finding_paths(document, ("rules", place, "when"))
+        for place, rule in enumerate(policy.rules):
+            if isinstance(rule.when, str):
+                _expression(document, ("rules", place, "when"), rule, specs, labels)
+            else:
+                named += _finding_paths(document, ("rules", place, "when"))
         for place, case in enumerate(policy.cases):
             where: Place = ("cases", place)
             named += [((*where, "scores", finding), finding) for finding in case.scores or {}]
@@ -193,14 +196,36 @@ def _names(
                     document.problem((*where, "expect", "rule"), f"no rule '{case.expect.rule}'", mend)
                 )
         for path, finding in named:
-            name, _, label = finding.partition(".")
             in_scores = "scores" in path
-            if name not in specs and name not in BUILT_IN:
-                _unknown(document, path, name, specs)
-            elif name in labels and label not in labels[name] and (in_scores or label != "*"):
-                what = f"classifier '{name}' finds no '{label}'"
-                mend = did_you_mean(label, sorted(labels[name]))
-                document.problems.append(document.problem(path, what, mend, in_scores))
+            if wrong := _no_finding(finding, specs, labels, in_scores):
+                document.problems.append(document.problem(path, *wrong, in_scores))
+
+
+def _no_finding(
+    finding: str, specs: Mapping[str, Any], labels: Mapping[str, frozenset[str]], exactly: bool = False
+) -> tuple[str, str] | None:
+    """What is wrong with a classifier.label, and the mend; None where nothing is. `exactly` one label is meant."""
+    name, _, label = finding.partition(".")
+    if name not in specs and name not in BUILT_IN:
+        return _no_classifier(name, specs)
+    if name in labels and label not in labels[name] and (exactly or label != "*"):
+        return f"classifier '{name}' finds no '{label}'", did_you_mean(label, sorted(labels[name]))
+    return None
+
+
+def _expression(
+    document: Document,
+    path: Place,
+    rule: Rule,
+    specs: Mapping[str, Any],
+    labels: Mapping[str, frozenset[str]],
+) -> None:
+    """A condition in CEL, read for each stage of its rule."""
+    from .cel.check import flaws
+
+    for flaw in flaws(rule, lambda finding: _no_finding(finding, specs, labels)):
+        line, column = document.within(path, flaw.at)
+        document.problems.append(Problem(document.file, line, column, flaw.what, flaw.mend))
 
 
 def _gates(specs: Mapping[str, tuple[Document, ClassifierSpec]], classifiers: Mapping[str, Classifier]) -> None:
@@ -249,7 +274,11 @@ def _finding_paths(document: Document, path: Place) -> list[tuple[Place, str]]:
     return [((*path, "finding", place), name) for place, name in enumerate(finding)]
 
 
-def _unknown(document: Document, path: Place, name: str, specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> None:
+def _unknown(document: Document, path: Place, name: str, specs: Mapping[str, Any]) -> None:
+    document.problems.append(document.problem(path, *_no_classifier(name, specs)))
+
+
+def _no_classifier(name: str, specs: Mapping[str, Any]) -> tuple[str, str]:
     known = sorted(specs)
     mend = did_you_mean(name, known) if known else "define it under 'classifiers'"
-    document.problems.append(document.problem(path, f"no classifier is called '{name}'", mend, "scores" in path))
+    return f"no classifier is called '{name}'", mend

@@ -175,14 +175,22 @@ class AllOf(_Strict):
 
 
 def _condition_form(value: Any) -> str:
+    if isinstance(value, str):
+        return "<cel>"
     keys = value if isinstance(value, dict) else {}
     if "any" in keys or isinstance(value, AnyOf):
         return "<any>"
     return "<all>" if "all" in keys or isinstance(value, AllOf) else "<seen>"
 
 
+Expression = Annotated[
+    str, Field(min_length=1, max_length=4000, description='In CEL, like score("guard.injection") >= 0.9.')
+]
 Condition = Annotated[
-    Annotated[Seen, Tag("<seen>")] | Annotated[AnyOf, Tag("<any>")] | Annotated[AllOf, Tag("<all>")],
+    Annotated[Seen, Tag("<seen>")]
+    | Annotated[AnyOf, Tag("<any>")]
+    | Annotated[AllOf, Tag("<all>")]
+    | Annotated[Expression, Tag("<cel>")],
     Discriminator(_condition_form),
 ]
 
@@ -252,7 +260,8 @@ class Rule(_Strict):
 
     @property
     def conditions(self) -> tuple[list[Seen], bool]:
-        """The parts of `when`, and whether each of them is needed (else one is enough)."""
+        """The parts of `when`, and whether each of them is needed (else one is enough). Of an expression they are the
+        comparisons of scores that speak for it; what else it asks is not told."""
         match self.when:
             case Seen():
                 return [self.when], False
@@ -260,6 +269,14 @@ class Rule(_Strict):
                 return self.when.any, False
             case AllOf():
                 return self.when.all, True
+            case str():
+                from .cel.condition import compiled
+
+                condition = compiled(self.when, self.stages[0], frozenset(self.roles))
+                atoms = [condition.atoms[bit] for bit in sorted(condition.shown)]
+                # What is more than a number is told as that number.
+                parts = [Seen(finding=[each.finding], at_least=min(each.at_least, 1.0)) for each in atoms]
+                return parts, condition.every()
 
 
 class CaseMessage(_Strict):

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from classifiers.base import Classifier, Role
 from classifiers.cascade import After
@@ -17,6 +17,9 @@ from .decision import Decision
 from .facts import Facts
 from .forms import Canary, Mode
 from .model import Action, ClassifierSpec, Policy, Rule, Stage
+
+if TYPE_CHECKING:
+    from .cel.condition import Condition
 
 # Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
 BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
@@ -41,7 +44,9 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A rule made ready: `needs` holds, for each part of its condition, the classifiers that it asks."""
+    """A rule made ready. For each part of its condition, `needs` holds the classifiers that it asks and `looks` the
+    roles of the texts in which they must have found something. `condition` is an expression in CEL, whose parts are
+    its atoms; without one the parts are joined by `every`."""
 
     order: int
     policy: Policy
@@ -49,6 +54,8 @@ class Ready:
     roles: frozenset[Role]
     every: bool
     needs: tuple[frozenset[str], ...]
+    looks: tuple[frozenset[Role], ...]
+    condition: Condition | None
     message: str
     tags: tuple[str, ...]
     share: float
@@ -61,11 +68,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One part of a rule's condition, met by a finding of the right label, score and role."""
+    """One part of a rule's condition, met by a finding of the right label, score and role. `shown`: what meets it
+    speaks for the rule and is what it masks."""
 
     ready: Ready
     bit: int
     at_least: float
+    roles: frozenset[Role]
+    shown: bool = True
 
 
 # classifier -> label -> (lowest threshold, tests); the label "*" holds the tests for labels not listed.
@@ -74,9 +84,11 @@ Tests = dict[str, dict[str, tuple[float, tuple[Test, ...]]]]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rules of one stage, arranged so that a finding meets only the rules that ask for its label."""
+    """The rules of one stage, arranged so that a finding meets only the rules that ask for its label. `eager` are those
+    that may fire though nothing was found."""
 
     tests: Tests
+    eager: tuple[Ready, ...]
     dependents: dict[str, tuple[Ready, ...]]
     readings: tuple[Reading, ...]
     clear: Decision
@@ -164,28 +176,65 @@ class PolicySet:
 def _table(policies: Sequence[Policy], specs: Mapping[str, ClassifierSpec], stage: Stage, revision: str) -> Table:
     tests: dict[str, dict[str, list[Test]]] = {}
     dependents: dict[str, list[Ready]] = {}
+    eager: list[Ready] = []
     pairs = [(policy, rule) for policy in policies for rule in policy.rules]
     for order, (policy, rule) in enumerate(pairs):
         if rule.mode is Mode.OFF or stage not in rule.stages:
             continue
-        parts, every = rule.conditions
-        names = [[name.partition(".") for name in part.finding] for part in parts]
-        needs = tuple(frozenset(classifier for classifier, _, _ in part) for part in names)
-        message = rule.message if rule.message is not None else policy.message
-        share = rule.mode.canary if isinstance(rule.mode, Canary) else float(rule.mode is Mode.ENFORCE)
-        ready = Ready(order, policy, rule, frozenset(rule.roles), every, needs, message, tuple(rule.tags), share)
-        for place, (part, split) in enumerate(zip(parts, names, strict=True)):
-            for classifier, _, label in split:
+        parts, ready = _ready(order, policy, rule, stage)
+        for place, part in enumerate(parts):
+            for name in part.findings:
+                classifier, _, label = name.partition(".")
                 row = tests.setdefault(classifier, {}).setdefault(label, [])
-                row.append(Test(ready, 1 << place, part.at_least))
-        for classifier in frozenset[str]().union(*needs):
+                row.append(Test(ready, 1 << place, part.at_least, part.roles, part.shown))
+        for classifier in frozenset[str]().union(*ready.needs):
             dependents.setdefault(classifier, []).append(ready)
+        if ready.condition is not None and not ready.condition.needed:
+            eager.append(ready)
     return Table(
         {classifier: _rows(labels) for classifier, labels in tests.items()},
+        tuple(eager),
         {classifier: tuple(rules) for classifier, rules in dependents.items()},
         _readings(specs, dependents),
         Decision(Action.PASS, stage=stage, revision=revision),
     )
+
+
+class _Part(NamedTuple):
+    """One part of a condition, whatever its form."""
+
+    findings: Sequence[str]
+    at_least: float
+    roles: frozenset[Role]
+    shown: bool
+
+
+def _ready(order: int, policy: Policy, rule: Rule, stage: Stage) -> tuple[list[_Part], Ready]:
+    roles = frozenset(rule.roles)
+    condition, every = None, False
+    if isinstance(rule.when, str):
+        from .cel.condition import compiled
+
+        condition = compiled(rule.when, stage, roles)
+        atoms = enumerate(condition.atoms)
+        parts = [_Part([atom.finding], atom.at_least, atom.roles, at in condition.shown) for at, atom in atoms]
+    else:
+        seen, every = rule.conditions
+        parts = [_Part(part.finding, part.at_least, roles, True) for part in seen]
+    ready = Ready(
+        order,
+        policy,
+        rule,
+        roles,
+        every,
+        tuple(frozenset(name.partition(".")[0] for name in part.findings) for part in parts),
+        tuple(part.roles for part in parts),
+        condition,
+        rule.message if rule.message is not None else policy.message,
+        tuple(rule.tags),
+        rule.mode.canary if isinstance(rule.mode, Canary) else float(rule.mode is Mode.ENFORCE),
+    )
+    return parts, ready
 
 
 def _rows(labels: dict[str, list[Test]]) -> dict[str, tuple[float, tuple[Test, ...]]]:

@@ -18,6 +18,7 @@ from classifiers.panel import Asked, asked_of
 
 from ..decision import Decision
 from ..engine import decide
+from ..facts import Facts
 from ..model import Action, Stage
 from ..plan import plan
 from ..ready import PolicySet
@@ -25,6 +26,8 @@ from .dataset import Row
 
 LONG = 60.0
 """Seconds that a classifier may take where the policy's deadlines are not held: a busy machine is no bad classifier."""
+PLAIN = Facts()
+"""What is known of the request around a row: nobody in particular asks, without tools and special settings."""
 _EDGE = 1e-12
 OF_THE_SURFACE = {("injection", "tool_result"): "injection_indirect", ("harmful", "assistant"): "harmful_answer"}
 """Labels of rows whose finding has another name where the text stands elsewhere."""
@@ -175,7 +178,7 @@ class PolicySubject:
             self._edges[stage] = [
                 _edges(rule.action, frozenset(rule.roles), rule.conditions)
                 for rule in self.policies.rules
-                if rule.acts and stage in rule.stages and rule.action is not Action.PASS
+                if rule.acts and stage in rule.stages and rule.action is not Action.PASS and rule.conditions[0]
             ]
 
     @property
@@ -205,7 +208,7 @@ class PolicySubject:
         return max((reading.deadline for reading in readings), default=math.inf)
 
     def judged(self, row: Row, report: Report) -> Outcome:
-        decision = decide(self.policies, row.stage, row.messages, report)
+        decision = decide(self.policies, row.stage, row.messages, report, PLAIN)
         margins = [(edges.severity, edges.margin(report.findings, row)) for edges in self._edges[row.stage]]
         return _outcome(
             row,

@@ -6,13 +6,17 @@ Slow and obvious on purpose: it looks at every rule and every finding, and masks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from classifiers.base import Finding, Message, Report
 from policies.facts import Facts
 from policies.forms import Canary
-from policies.model import AllOf, AnyOf, Policy, Rule, Seen
+from policies.model import AllOf, AnyOf, Policy, Rule
 
 ORDER = ["pass", "log", "mask", "block"]
 
@@ -27,7 +31,7 @@ class Expected:
     """(message, letter) of every letter that must be replaced."""
 
 
-def counts(rule: Rule, part: Seen, finding: Finding, messages: Sequence[Message]) -> bool:
+def counts(rule: Rule, part: Any, finding: Finding, messages: Sequence[Message]) -> bool:
     wanted = {f"{finding.classifier}.{finding.label}", f"{finding.classifier}.*"}
     known = finding.message in range(len(messages))
     role = (not known) or messages[finding.message].role in rule.roles
@@ -60,6 +64,9 @@ def evaluate(
             if str(rule.mode) == "off" or stage not in rule.stages:
                 continue
             when = rule.when
+            if isinstance(when, str):
+                results += by_expression(rule, when, stage, messages, report, facts, masked)
+                continue
             parts = when.all if isinstance(when, AllOf) else when.any if isinstance(when, AnyOf) else [when]
             seen = [any(counts(rule, part, finding, messages) for finding in report.findings) for part in parts]
             if holds(rule, seen):
@@ -86,3 +93,148 @@ def evaluate(
     shadow = [(rule.id, action, unsure) for rule, action, unsure in ranked if not acting(rule, facts)]
     action = fired[0][1] if fired else "pass"
     return Expected(action, fired, shadow, masked if action == "mask" else set())
+
+
+# Expressions: each score is written into the text as a number, and CEL's library has the rest -----------------------
+
+SCORE = re.compile(r'score\("([^"]+)"(?:, "([^"]+)")?\) (>=|>|<=|<|==|!=) ([0-9.]+)')
+COUNT = re.compile(r'count\("([^"]+)", ([0-9.]+)\)')
+FOLLOWS = re.compile(r'follows\("([^"]+)", "([^"]+)"\)')
+HIGHEST = 2.0
+"""What counts for a score that is no number."""
+
+
+@lru_cache
+def environment() -> Any:
+    from cel_expr_python.cel import NewEnv, Type
+
+    texts = Type.List(Type.STRING)
+    variables = {"request.model": Type.STRING, "request.settings.n": Type.INT, "request.settings.stream": Type.BOOL}
+    return NewEnv(variables=variables | {"account.grants": texts, "account.history": Type.Map(Type.STRING, Type.INT)})
+
+
+@lru_cache(4096)
+def program(text: str) -> Any:
+    return environment().compile(text)
+
+
+def truth(text: str, facts: Facts | None) -> bool | None:
+    """By the library alone; None for an error."""
+    values = None
+    if facts is not None:
+        values = {
+            "request.model": facts.model,
+            "request.settings.n": facts.settings.n,
+            "request.settings.stream": facts.settings.stream,
+            "account.grants": list(facts.account.grants),
+            "account.history": dict(facts.account.history),
+        }
+    found = program(text).eval(data=values or {})
+    return found.value() if found.type().name() == "BOOL" else None
+
+
+def came_after(later: str, earlier: str, facts: Facts | None) -> str:
+    """true, false, or an error where it is not known."""
+    if facts is None:
+        return "(1 / 0 == 1)"
+    steps = [{str(turn.role), f"{turn.role}:{turn.name}"} for turn in facts.turns]
+    pairs = [(a, b) for at, a in enumerate(steps) for b in steps[at + 1 :]]
+    return str(any(earlier in a and later in b for a, b in pairs)).lower()
+
+
+def by_expression(
+    rule: Rule,
+    when: str,
+    stage: str,
+    messages: Sequence[Message],
+    report: Report,
+    facts: Facts | None,
+    masked: set[tuple[int, int]],
+) -> list[tuple[Rule, str, bool]]:
+    failed = {failure.classifier for failure in report.failures}
+    present = {message.role for message in messages}
+
+    def matching(name: str, role: str | None) -> list[Finding]:
+        return [
+            f
+            for f in report.findings
+            if name in (f"{f.classifier}.{f.label}", f"{f.classifier}.*")
+            and (
+                f.message not in range(len(messages))
+                or messages[f.message].role in ({role} if role else set(rule.roles))
+            )
+        ]
+
+    def open_to(name: str, role: str | None) -> bool:
+        roles = {role} if role else set(rule.roles)
+        return name.split(".", maxsplit=1)[0] in failed and bool(roles & present) and bool(set(rule.roles) & present)
+
+    slots: list[tuple[str, list[str]]] = []
+    meets = False
+    for found in SCORE.finditer(when):
+        name, role, sign, number = found[1], found[2], found[3], float(found[4])
+        scores = [HIGHEST if f.score != f.score else f.score for f in matching(name, role)]
+        seen = max(scores, default=0.0)
+        values = {seen} | ({number, number + 1e-9, 1.0} if open_to(name, role) else set())
+        slots.append((found[0], [f"(dyn({v:.12f}) {sign} {number})" for v in sorted(values) if v >= seen]))
+        # A step above the number where it must be passed.
+        meets = meets or seen >= number
+    for found in COUNT.finditer(when):
+        name, least = found[1], float(found[2])
+        number = len([f for f in matching(name, None) if f.score != f.score or f.score >= least])
+        counts_of = [number, *(number + more for more in (1, 2, 3, 9) if open_to(name, None))]
+        slots.append((found[0], [str(each) for each in counts_of]))
+        meets = meets or number > 0
+    slots += [(found[0], [came_after(found[1], found[2], facts)]) for found in FOLLOWS.finditer(when)]
+    if not meets and not set(rule.roles) & present:
+        return []
+
+    def filled(values: Sequence[str]) -> str:
+        text = when
+        for (slot, _), value in zip(slots, values, strict=True):
+            text = text.replace(slot, value)
+        return text
+
+    results: list[tuple[Rule, str, bool]] = []
+    now = truth(filled([values[0] for _, values in slots]), facts)
+    if now is True:
+        results.append((rule, acted(rule, when, messages, matching, masked, facts), False))
+    # What follows from silence: it would be true, or nobody can say, for some value of what is not known.
+    asked = [(found[1], found[2]) for found in SCORE.finditer(when)]
+    asked += [(found[1], None) for found in COUNT.finditer(when)]
+    unsure = any(open_to(name, role) for name, role in asked)
+    options = itertools.product(*(values for _, values in slots))
+    if now is None or (unsure and any(truth(filled(values), facts) is not False for values in options)):
+        results.append((rule, str(rule.on_error or ("block" if rule.action in ("block", "mask") else "log")), True))
+    return results
+
+
+def acted(
+    rule: Rule,
+    when: str,
+    messages: Sequence[Message],
+    matching: Callable[[str, str | None], list[Finding]],
+    masked: set[tuple[int, int]],
+    facts: Facts | None,
+) -> str:
+    """The action of a rule whose expression is true. Generated mask rules join plain lower bounds by && and || only."""
+    if rule.action != "mask":
+        return str(rule.action)
+    used = [
+        finding
+        for found in SCORE.finditer(when)
+        for finding in matching(found[1], found[2])
+        if finding.score != finding.score or finding.score >= float(found[4])
+    ]
+    letters: set[tuple[int, int]] = set()
+    for finding in used:
+        size = len(messages[finding.message].text) if finding.message in range(len(messages)) else -1
+        start, end = finding.span if finding.span else (0, 0)
+        if start < 0 or end > size or start >= end:
+            return "block"
+        letters |= {(finding.message, letter) for letter in range(start, end)}
+    if not used:
+        return "block"
+    if acting(rule, facts):
+        masked |= letters
+    return "mask"

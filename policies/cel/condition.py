@@ -1,0 +1,330 @@
+"""An expression to a Condition, or to every mistake in it, each with its place and mend."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from classifiers.base import Finding, Message, Role
+
+from ..facts import Facts
+from ..model import Stage
+from .known import Known
+from .parts import (
+    Atom,
+    Both,
+    Choice,
+    Constant,
+    Count,
+    Either,
+    Fact,
+    Follows,
+    Not,
+    Part,
+    Score,
+    Truth,
+    shown,
+)
+from .variables import FUNCTIONS, VARIABLES, environment, names
+from .wire import Kind, Node, Tree
+
+__all__ = ["Condition", "Flaw", "NoCondition", "compiled"]
+
+SIGNS = {"_>=_": ">=", "_>_": ">", "_<=_": "<=", "_<_": "<", "_==_": "==", "_!=_": "!="}
+_TURNED = {">=": "<=", ">": "<", "<=": ">=", "<": ">", "==": "==", "!=": "!="}
+_JOINTS: dict[str, Callable[..., Part]] = {"_&&_": Both, "_||_": Either, "!_": Not, "_?_:_": Choice}
+_OWN = frozenset(each.name for each in FUNCTIONS)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Flaw:
+    """A mistake. `at` is its place in the text, in code points."""
+
+    at: int
+    what: str
+    mend: str = ""
+
+
+class NoCondition(ValueError):
+    """The text is no condition of this stage. `flaws` is never empty."""
+
+    def __init__(self, flaws: Iterable[Flaw]) -> None:
+        self.flaws = tuple(sorted(set(flaws)))
+        super().__init__("; ".join(flaw.what for flaw in self.flaws))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of a rule at one stage.
+
+    `atoms` are numbered by their place; `spoken` holds the place in the text of each `classifier.label` that is named.
+    `shown` are the atoms whose findings speak for it. `needed` says that it is false wherever none of its atoms is met.
+    """
+
+    root: Part
+    atoms: tuple[Atom, ...]
+    spoken: tuple[tuple[int, str], ...]
+    shown: frozenset[int]
+    needed: bool
+
+    def weigh(
+        self,
+        bits: int,
+        unsure: int,
+        stage: Stage,
+        messages: Sequence[Message],
+        findings: Sequence[Finding],
+        facts: Facts | None,
+    ) -> tuple[bool, bool]:
+        """Whether it is true by what is known, and whether it would be if what is not known were so. `bits` are the
+        atoms that are met, `unsure` those of which a classifier that failed might have met more."""
+        known = Known(self.atoms, bits, 0, stage, messages, findings, facts)
+        truth = self.root.truth(known)
+        if not unsure:
+            return truth is True, truth is None
+        may = self.root.truth(Known(self.atoms, bits, unsure, stage, messages, findings, facts))
+        return truth is True, may is not False
+
+    def every(self) -> bool:
+        """Whether each of the findings that speak for it is needed."""
+        return all(self.root.truth(_Open(frozenset({bit}))) is False for bit in self.shown)
+
+
+@lru_cache(maxsize=4096)
+def compiled(text: str, stage: Stage, roles: frozenset[Role]) -> Condition:
+    """The condition in `text`, for a rule that looks at texts of these roles. Raises NoCondition."""
+    try:
+        checked = environment(stage).compile(text)
+    except RuntimeError as error:
+        raise NoCondition(_told(str(error), stage, text)) from None
+    reader = _Reader(text, stage, roles, Tree(checked.serialize()))
+    root = reader.part(reader.tree.root)
+    if not reader.flaws and checked.return_type().name() not in {"BOOL", "DYN"}:
+        kind = checked.return_type().name().lower()
+        reader.flaw(reader.tree.root.at, f"a condition is true or false, this is of type {kind}", "compare it")
+    if reader.flaws:
+        raise NoCondition(reader.flaws)
+    none_met = root.truth(_Open(frozenset(range(len(reader.atoms)))))
+    return Condition(root, tuple(reader.atoms), tuple(reader.spoken), shown(root), none_met is False)
+
+
+class _Reader:
+    """Reads what joins comparisons, and the comparisons of scores; gives everything else to the library."""
+
+    def __init__(self, text: str, stage: Stage, roles: frozenset[Role], tree: Tree) -> None:
+        self.text, self.stage, self.roles, self.tree = text, stage, roles, tree
+        self.atoms: list[Atom] = []
+        self.spoken: list[tuple[int, str]] = []
+        self.flaws: list[Flaw] = []
+
+    def flaw(self, at: int, what: str, mend: str = "") -> Part:
+        self.flaws.append(Flaw(_start(self.text, at), what, mend))
+        return Constant(at, None)
+
+    def part(self, node: Node) -> Part:
+        if node.kind is Kind.CALL and node.name in _JOINTS:
+            return _JOINTS[node.name](node.at, *map(self.part, node.of))
+        if node.kind is Kind.CALL and node.name in SIGNS:
+            return self._comparison(node, SIGNS[node.name])
+        if node.kind is Kind.CALL and node.name == "follows":
+            return self._follows(node)
+        if node.kind is Kind.CONSTANT and isinstance(node.value, bool):
+            return Constant(node.at, node.value)
+        return self._fact(node)
+
+    def _comparison(self, node: Node, sign: str) -> Part:
+        one, other = node.of
+        if not _asks(one) and _asks(other):
+            one, other, sign = other, one, _TURNED[sign]
+        number = other.value
+        if one.kind is Kind.CALL and one.name in {"score", "count"} and not _asks(other):
+            if other.kind is not Kind.CONSTANT or isinstance(number, bool) or not isinstance(number, int | float):
+                return self.flaw(other.at, f"{one.name}(...) is compared with a number and nothing else", _EXAMPLE)
+            return self._score(one, sign, number) if one.name == "score" else self._count(one, sign, number)
+        variable = one.name if one.kind is Kind.NAME and other.kind is Kind.CONSTANT else ""
+        return self._fact(node, variable, sign, number)
+
+    def _score(self, call: Node, sign: str, number: float) -> Part:
+        label, *more = call.of
+        roles = self._role(more[0]) if more else self.roles
+        if not self._finding(label):
+            return Constant(call.at, None)
+        if not 0 <= number <= 1:
+            return self.flaw(call.at, f"a score is never {number:g}: all lie from 0 to 1", _EXAMPLE)
+        at_least = self._atom(label, roles, number)
+        # A separate bit for "more than": the next number that there is.
+        above = self._atom(label, roles, math.nextafter(number, 2)) if sign in {">", "<=", "==", "!="} else at_least
+        return Score(call.at, sign, at_least, above)
+
+    def _count(self, call: Node, sign: str, number: float) -> Part:
+        label, least = call.of
+        if not self._finding(label):
+            return Constant(call.at, None)
+        if least.kind is not Kind.CONSTANT or not isinstance(least.value, float) or not 0 < least.value <= 1:
+            return self.flaw(least.at, "the lowest score that counts is a number above 0 and up to 1", _COUNTED)
+        return Count(call.at, sign, self._atom(label, self.roles, least.value), int(number))
+
+    def _finding(self, node: Node) -> bool:
+        if node.kind is not Kind.CONSTANT or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}\.\S{1,128}", str(node.value)):
+            self.flaw(node.at, "a finding is named in quotes: classifier.label, or classifier.*", _EXAMPLE)
+            return False
+        self.spoken.append((node.at, str(node.value)))
+        return True
+
+    def _atom(self, label: Node, roles: frozenset[Role], at_least: float) -> int:
+        atom = Atom(str(label.value), roles, at_least)
+        if atom not in self.atoms:
+            self.atoms.append(atom)
+        return self.atoms.index(atom)
+
+    def _role(self, node: Node) -> frozenset[Role]:
+        if node.kind is not Kind.CONSTANT or node.value not in list(Role):
+            self.flaw(node.at, "a role is named in quotes", _near(str(node.value), [str(role) for role in Role]))
+        elif node.value not in self.roles:
+            self.flaw(node.at, f"the rule does not look at texts of the role {node.value}", "add it to 'roles'")
+        else:
+            return frozenset({Role(node.value)})
+        return self.roles
+
+    def _follows(self, node: Node) -> Part:
+        steps = []
+        for step in node.of:
+            role, _, name = str(step.value).partition(":")
+            if step.kind is not Kind.CONSTANT or role not in list(Role):
+                self.flaw(step.at, "a step is a role, or a role and a tool: 'tool_result:search'", _near(role, _ROLES))
+                return Constant(node.at, None)
+            if name and role not in {Role.TOOL_CALL, Role.TOOL_RESULT}:
+                self.flaw(step.at, f"no tool is named at a step of the {role}", "write tool_call or tool_result")
+            steps.append((Role(role), name))
+        return Follows(node.at, steps[0], steps[1])
+
+    def _fact(self, node: Node, variable: str = "", sign: str = "", value: object = None) -> Part:
+        for each in node.walk():
+            if each.kind is Kind.CALL and each.name in {"score", "count", "follows"}:
+                what = f"{each.name}(...) cannot stand here: only in a comparison that && || ! and ? : join"
+                if each.name == "follows":
+                    what = "follows(...) cannot stand here: only && || ! and ? : join it to others"
+                return self.flaw(each.at, what, _EXAMPLE if each.name == "score" else "")
+            if each.kind is Kind.CALL and each.name == "matches" and each.of[-1].kind is Kind.CONSTANT:
+                self._expression(each.of[-1])
+        if node.kind is Kind.NAME:
+            variable, sign, value = node.name, "==", True
+        program = environment(self.stage).deserialize(self.tree.part(node))
+        if not any(each.kind is Kind.NAME and not each.name.startswith("@") for each in node.walk()):
+            found = program.eval(data={})
+            if found.type().name() == "BOOL":
+                return Constant(node.at, bool(found.value()))
+        known = value if isinstance(value, bool | int | float | str) else None
+        return Fact(node.at, program, variable if known is not None else "", sign, known)
+
+    def _expression(self, node: Node) -> None:
+        import re2
+
+        try:
+            options = re2.Options()
+            options.log_errors = False
+            re2.compile(str(node.value), options)
+        except re2.error as error:
+            said = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+            self.flaw(node.at, f"not an expression of RE2: {said}", "look-around and \\1 do not exist there")
+
+
+_ROLES = [str(role) for role in Role]
+_EXAMPLE = 'write score("classifier.label") >= 0.8'
+_COUNTED = 'write count("classifier.label", 0.8) >= 2'
+
+
+def _start(text: str, at: int) -> int:
+    """The place of a call is its bracket; people look for the name."""
+    before = re.search(r"[A-Za-z_]+\Z", text[:at]) if text[at : at + 1] == "(" else None
+    return before.start() if before else at
+
+
+def _asks(node: Node) -> bool:
+    """Whether a score or a count is in it."""
+    return any(each.kind is Kind.CALL and each.name in {"score", "count"} for each in node.walk())
+
+
+class _Open:
+    """A view in which some atoms are not met and nothing else is known."""
+
+    def __init__(self, unmet: frozenset[int]) -> None:
+        self._unmet = unmet
+
+    def met(self, bit: int) -> Truth:
+        return False if bit in self._unmet else None
+
+    def counted(self, bit: int) -> tuple[int, float]:
+        return (0, 0) if bit in self._unmet else (0, math.inf)
+
+    def fact(self, part: Fact) -> Truth:
+        return None
+
+    def follows(self, part: Follows) -> Truth:
+        return None
+
+
+# What the library says, in the words of whoever wrote the condition ---------------------------------------------------
+
+_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
+_OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '(.*)'")
+_WORDS = {"_&&_": "&&", "_||_": "||", "!_": "!", "_?_:_": "? :", "@in": "in", "_[_]": "[ ]", "-_": "-"}
+
+
+def _told(message: str, stage: Stage, text: str) -> list[Flaw]:
+    """The mistakes that the library found."""
+    lines = text.split("\n")
+    flaws: list[Flaw] = []
+    for line, column, what in _ERROR.findall(message):
+        at = sum(len(each) + 1 for each in lines[: int(line) - 1]) + int(column) - 1
+        if not flaws or "*error*" not in what:  # what follows from a mistake is none of its own
+            flaws.append(_reworded(_start(text, at), what, stage))
+    return flaws or [Flaw(0, f"not CEL: {message.splitlines()[0]}")]
+
+
+def _reworded(at: int, what: str, stage: Stage) -> Flaw:
+    if unknown := _UNKNOWN.search(what):
+        return _unknown(at, unknown[1], stage)
+    if overload := _OVERLOAD.search(what):
+        name = overload[1]
+        said = SIGNS.get(name) or _WORDS.get(name) or name.strip("_")
+        kinds = overload[2].replace("*error*", "?")
+        mend = _forms(name) if name in _OWN else "both sides need types that fit: 1 is an int, 1.0 a double"
+        return Flaw(at, f"'{said}' does not take {kinds}", mend)
+    if "Syntax error" in what:
+        said = what.partition("Syntax error: ")[2].partition(" expecting ")[0].replace("'<EOF>'", "the end")
+        return Flaw(at, f"not CEL: {said}", "quote texts, close brackets, join comparisons with && and ||")
+    return Flaw(at, what[:200])
+
+
+def _unknown(at: int, name: str, stage: Stage) -> Flaw:
+    elsewhere = next((each for each in VARIABLES if each.name == name), None)
+    if elsewhere is not None:
+        where = " and ".join(sorted(elsewhere.stages))
+        mend = f"write stages: [{', '.join(sorted(elsewhere.stages))}], or a rule of its own"
+        return Flaw(at, f"'{name}' is there at the stage {where} only, not at {stage}", mend)
+    if name in _OWN:
+        return Flaw(at, f"'{name}' does not take these", _forms(name))
+    known = names(stage)
+    if "." not in name:
+        return Flaw(at, f"nothing here is called '{name}'", _near(name, [*known, *sorted(_OWN | {"size", "has"})]))
+    at -= name.rfind(".")  # a part of a longer name is told at its last dot
+    alike = [each for each in known if each.partition(".")[0] == name.partition(".")[0]]
+    mend = _near(name, alike) if alike else f'for a finding write score("{name}") >= 0.8'
+    return Flaw(at, f"no variable is called '{name}'", mend)
+
+
+def _forms(name: str) -> str:
+    """How a function of ours is called."""
+    forms = [f"{each.name}({', '.join(takes)})" for each in FUNCTIONS if each.name == name for takes in each.takes]
+    return "write " + " or ".join(forms)
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"did you mean '{near[0]}'?" if near else "one of " + ", ".join(known)

@@ -1,0 +1,156 @@
+"""What a condition may read: variables and functions, the stages that have them, and their values for a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..facts import Facts
+from ..model import Stage
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
+
+BOTH = frozenset(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """`kind` is its type in CEL's own words. `least` is the lowest value of a number."""
+
+    name: str
+    kind: str
+    meaning: str
+    stages: frozenset[Stage] = BOTH
+    least: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """`takes` are the types of its arguments, for each of its forms."""
+
+    name: str
+    takes: tuple[tuple[str, ...], ...]
+    gives: str
+    meaning: str
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("request.model", "string", "the model, as the caller names it"),
+    Variable("request.dialect", "string", "the API that is spoken: chat, responses, messages ..."),
+    Variable("request.settings.effort", "string", "the reasoning effort that is asked for, or nothing"),
+    Variable("request.settings.n", "int", "how many answers are asked for", least=1),
+    Variable("request.settings.stream", "bool", "whether the answer is streamed"),
+    Variable("request.settings.max_tokens", "int", "the bound of the answer, 0 for none", least=0),
+    Variable("request.settings.temperature", "double", "the temperature, 1.0 where none is asked for", least=0),
+    Variable("account.id", "string", "who asks, as the records name it"),
+    Variable("account.tier", "string", "the operator's word for the account, or nothing"),
+    Variable("account.grants", "list(string)", "what the account may do beyond others; none that has expired"),
+    Variable("account.flags", "list(string)", "marks that the account has earned"),
+    Variable("account.history", "map(string, int)", "counts of what the account did before, by name"),
+    Variable("tools", "list(string)", "names of the tools on offer"),
+    Variable("roles", "list(string)", "who spoke in the conversation, in its order"),
+    Variable("called", "list(string)", "names of the tools that were called so far"),
+    Variable(
+        "calls",
+        "list(map(string, dyn))",
+        "the tools that this answer calls: `name`, and `arguments` once their JSON is read",
+        frozenset({Stage.OUTPUT}),
+    ),
+)
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(
+        "score",
+        (("string",), ("string", "string")),
+        "dyn",
+        "the highest score of a finding, classifier.label or classifier.*, in the texts that the rule looks at, or in "
+        "those of one role; 0 where nothing was found; compared with a number",
+    ),
+    Function(
+        "count",
+        (("string", "double"),),
+        "int",
+        "how many findings have at least this score; compared with a whole number",
+    ),
+    Function(
+        "follows",
+        (("string", "string"),),
+        "bool",
+        "whether a step of the conversation comes after another one: each a role, or a role and the name of the tool, "
+        'like follows("tool_call:send_mail", "tool_result:read_page")',
+    ),
+)
+
+
+def names(stage: Stage) -> list[str]:
+    """The variables that a stage has."""
+    return [each.name for each in VARIABLES if stage in each.stages]
+
+
+@lru_cache(maxsize=len(Stage))
+def environment(stage: Stage) -> cel.Env:
+    """The library's environment, in which conditions of a stage are checked and evaluated."""
+    from cel_expr_python import cel
+
+    types = _types()
+    variables = {each.name: types[each.kind] for each in VARIABLES if stage in each.stages}
+    functions = [
+        cel.FunctionDecl(
+            each.name,
+            [
+                cel.Overload(f"{each.name}_{len(takes)}", types[each.gives], [types[kind] for kind in takes])
+                for takes in each.takes
+            ],
+        )
+        for each in FUNCTIONS
+    ]
+    return cel.NewEnv(variables=variables, functions=functions)
+
+
+def _types() -> dict[str, cel.Type]:
+    from cel_expr_python.cel import Type
+
+    return {
+        "string": Type.STRING,
+        "int": Type.INT,
+        "bool": Type.BOOL,
+        "double": Type.DOUBLE,
+        "dyn": Type.DYN,
+        "list(string)": Type.List(Type.STRING),
+        "map(string, int)": Type.Map(Type.STRING, Type.INT),
+        "list(map(string, dyn))": Type.List(Type.Map(Type.STRING, Type.DYN)),
+    }
+
+
+def activation(stage: Stage, facts: Facts) -> cel.Activation:
+    """The values of a stage's variables for a request; made once for each."""
+    known = facts.memo.get(stage)
+    if known is None:
+        known = facts.memo[stage] = environment(stage).Activation(_values(stage, facts))
+    return known
+
+
+def _values(stage: Stage, facts: Facts) -> dict[str, Any]:
+    settings, account = facts.settings, facts.account
+    values: dict[str, Any] = {
+        "request.model": facts.model,
+        "request.dialect": facts.dialect,
+        "request.settings.effort": settings.effort,
+        "request.settings.n": settings.n,
+        "request.settings.stream": settings.stream,
+        "request.settings.max_tokens": settings.max_tokens,
+        "request.settings.temperature": float(settings.temperature),
+        "account.id": account.id,
+        "account.tier": account.tier,
+        "account.grants": sorted(account.grants),
+        "account.flags": sorted(account.flags),
+        "account.history": dict(account.history),
+        "tools": list(facts.tools),
+        "roles": [str(turn.role) for turn in facts.turns],
+        "called": [turn.name for turn in facts.turns if turn.role == "tool_call"],
+    }
+    if stage is Stage.OUTPUT:
+        values["calls"] = [{"name": call.name, "arguments": call.arguments} for call in facts.calls]
+    return values
