@@ -7,6 +7,7 @@ everything else is refused in the caller's error shape, and never redirected (`s
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from policies.facts import ANONYMOUS, Account
 
 from .accounts.claims import claim, claims
+from .accounts.holder import Holder
 from .accounts.identity import Denied, Identities, Identity
+from .accounts.secret import PREFIX as KEY_PREFIX
 from .answers import Answer, forwarded, problem
 from .audit import Audit, Key
 from .config import Settings
@@ -40,9 +43,12 @@ from .surface import METHODS, Family, Opened, closed, family_of
 from .upstream import Headers
 
 if TYPE_CHECKING:
+    from .accounts.owned import Owned
     from .batches.routes import Batches, Found
 
 log = get_logger("penstock.app")
+
+PREFIX = KEY_PREFIX.encode()
 
 DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/v1/chat/completions", Chat()),
@@ -79,6 +85,7 @@ class _Known:
     claimed: str
     key: Key
     exchange: type[Exchange] = Exchange
+    holder: Holder | None = None
     heads: dict[str, bytes] = field(default_factory=dict)
 
     def lead(self, request: Request) -> tuple[Way, bytes]:
@@ -86,6 +93,12 @@ class _Known:
         models = self.identity.models
         if models is not None and request.model not in models:
             raise no_model()
+        if self.holder is not None:
+            named = self.named()
+            self.holder.request(request.tree, deep=bool(request.unscannable))
+            if self.speaker.name != "chat" or request.tree.get("store") is True:
+                listing = self.asked[0] == b"GET" and not named
+                request.own = functools.partial(self.holder.answered, all_of_them=listing)
         way = self.routing.way(self.family, request.model)
         return way, self.head(way.backend)
 
@@ -106,6 +119,11 @@ class _Known:
             found["header"] = self.claimed
         return found
 
+    def named(self) -> bool:
+        """Whether the path names a stored thing. Raises NotFound where it is not this account's."""
+        family = family_of(self.path.encode())
+        return self.holder is not None and family is not None and self.holder.path(self.path, family.path)
+
     def _headers(self, backend: Backend) -> Headers:
         return forwarded(self.asked[2], backend.credentials(self.family))
 
@@ -123,6 +141,7 @@ class DataPlane:
         key: Key,
         identities: Identities,
         metrics: Metrics,
+        owned: Owned | None = None,
     ) -> None:
         self.guards, self.routing, self.draining = dict(guards), routing, False
         self.in_flight: set[asyncio.Task[None]] = set()
@@ -131,7 +150,10 @@ class DataPlane:
         self._end_user = settings.end_user_header.encode()
         self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
+        self._owned = owned
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
+        if settings.open_fields:
+            self._judged[b"/v1/responses"] = Responses(settings.open_fields)
         self._opened = Opened(settings.open_routes)
         self._batches = _batches(settings)
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
@@ -149,6 +171,9 @@ class DataPlane:
             return None
         try:
             identity = self._identities.of(incoming.headers)
+            if self._identities.known and PREFIX in incoming.target:
+                text = "A Penstock key stands in the URL, where others can read it: send it as your client's API key."
+                raise Denied(text, "key_in_url", 400)
         except Denied as error:
             extra = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
             return self._refusal(incoming, error.status, error.code, str(error), extra, ANONYMOUS)
@@ -180,6 +205,7 @@ class DataPlane:
             speaks(speaker.name),
             self._claimed(incoming, identity),
             self._key,
+            holder=self._holder(identity),
         )
         return None
 
@@ -203,6 +229,7 @@ class DataPlane:
             self._claimed(incoming, identity),
             self._key,
             found.exchange,
+            self._holder(identity),
         )
         return None
 
@@ -224,6 +251,9 @@ class DataPlane:
                 if name == self._end_user and value:
                     return claim(identity.account.id, value.decode("latin-1"), self._key.keyed_hash)
         return ""
+
+    def _holder(self, identity: Identity) -> Holder | None:
+        return Holder(self._owned, identity.account.id) if self._owned is not None else None
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         """An answer to what broke a rule of HTTP or a limit."""

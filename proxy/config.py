@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -165,6 +165,17 @@ class Settings(BaseModel):
         bool, Field(description="Open files of requests, batches and their results, each judged row by row.")
     ] = False
     max_batch_rows: Annotated[int, Field(ge=1, description="Uploads of more rows are refused (400).")] = 50_000
+    open_fields: Annotated[
+        list[Literal["background", "conversation", "item_reference", "previous_response_id", "prompt"]],
+        Field(
+            description="Fields of Responses that lead to what is stored at the provider, or is fetched later: each is "
+            "a part that nobody can read (`surface.unscannable`), and the policy decides."
+        ),
+    ] = []
+    shared_ids: Annotated[
+        list[str],
+        Field(description="Ids of files, vector stores and the like at the provider that every account may name."),
+    ] = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
         "auto"
@@ -239,6 +250,15 @@ class Settings(BaseModel):
     def keys_path(self) -> Path:
         return self.data_dir / "keys.json"
 
+    @property
+    def owned_path(self) -> Path:
+        return self.data_dir / "owned.db"
+
+    @property
+    def stores(self) -> bool:
+        """Whether what is stored at the provider can be named later."""
+        return bool(self.open_routes or self.open_fields or self.judge_batches)
+
 
 def _checked_url(value: str) -> str:
     from .upstream import Upstream
@@ -283,7 +303,7 @@ def _from_environment() -> dict[str, Any]:
                 raise ConfigError(f"environment {name}: no such setting; `penstock config` lists the settings")
             if key in FILE_ONLY:
                 raise ConfigError(f"environment {name}: this setting is a table: write it into the file of settings")
-            is_list = field.annotation == list[str]
+            is_list = get_origin(field.annotation) is list
             values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
     return values
 

@@ -52,15 +52,16 @@ class UpstreamError(Exception):
 class Response:
     """An answer whose head has arrived. `headers` are in the order they came, names in lower case.
 
+    `hidden` is what `read` leaves out of a body, if it stands there: some servers repeat the key that they were sent.
     Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
     connection may already serve another exchange, so both are then without effect.
     """
 
-    __slots__ = ("_connection", "headers", "status")
+    __slots__ = ("_connection", "headers", "hidden", "status")
 
     def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
         self._connection: Connection | None = connection
-        self.status, self.headers = status, headers
+        self.status, self.headers, self.hidden = status, headers, b""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header called `name`, or None."""
@@ -101,7 +102,8 @@ class Response:
                 self.abort()
                 raise UpstreamError(Fault.PROTOCOL, f"the upstream's answer is larger than {limit} bytes")
             pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return data.replace(self.hidden, b"*" * len(self.hidden)) if self.hidden else data
 
     def abort(self) -> None:
         """Stop reading and close the connection: the model stops writing."""

@@ -243,7 +243,10 @@ class Exchange:
     async def whole(self, request: Request, response: Response) -> None:
         """A JSON answer, of whatever status."""
         raw = await response.read(self.max_answer)
-        await self.release(response, raw, parse(raw))
+        tree = parse(raw)
+        if request.own is not None and response.status < 400:
+            request.own(tree)
+        await self.release(response, raw, tree)
 
     async def release(self, response: Response, raw: bytes, tree: Any, *, changed: bool = False) -> None:
         """Judge `tree`, and send `raw`, which spells it. `changed`: it is not what the upstream wrote."""

@@ -6,10 +6,14 @@ INVARIANT: what passes on an open route is counted as unscanned and its record i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
+
+import orjson
 
 from policies.model import Stage
 
+from .accounts.holder import Holder
 from .answers import Answer, ids, problem, relayed
 from .audit import Audit
 from .dialects.base import NotFound, Speaker
@@ -19,6 +23,7 @@ from .metrics import Metrics
 from .models import listed, renamed
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
+from .strict import Malformed, parse
 from .upstream import Response, UpstreamError
 
 log = get_logger("penstock.relay")
@@ -32,6 +37,9 @@ class Head(Protocol):
 
     speaker: Speaker
     family: str
+    holder: Holder | None
+
+    def named(self) -> bool: ...
 
     def head(self, backend: Backend, method: bytes = ..., target: bytes = ...) -> bytes: ...
 
@@ -54,9 +62,13 @@ class Relay:
         assert backend is not None  # the settings say so where a route is open
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
+            listing = _check(known, body) and method == b"GET"
             response, whole = await self._ask(backend, known.head(backend), None if bodiless else body, notes)
             notes.ended("relayed", "unjudged")
-            answer = Answer(response.status, relayed(response, keep_length=True), whole)
+            own = whole if known.holder is None else _owned(known.holder, response, whole, listing)
+            answer = Answer(response.status, relayed(response, keep_length=own is whole), own)
+        except NotFound as error:
+            answer = self._not_found(known, error, notes)
         except UpstreamError as error:
             answer = self._failed(known, error, notes)
         except asyncio.CancelledError:
@@ -78,9 +90,7 @@ class Relay:
                 answer = await self._one(known, path.removeprefix(MODELS + b"/").decode("ascii"), may, notes)
             notes.ended("relayed")
         except NotFound as error:
-            notes.ended("refused", error.code)
-            self._metrics.refused.inc(error.code)
-            answer = problem(known.speaker, error.status, error.code, str(error), notes.id, param=error.param)
+            answer = self._not_found(known, error, notes)
         except UpstreamError as error:
             answer = self._failed(known, error, notes)
         except asyncio.CancelledError:
@@ -131,6 +141,11 @@ class Relay:
         notes.ended("upstream_fault", error.fault)
         return problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
 
+    def _not_found(self, known: Head, error: NotFound, notes: Notes) -> Answer:
+        notes.ended("refused", error.code)
+        self._metrics.refused.inc(error.code)
+        return problem(known.speaker, error.status, error.code, str(error), notes.id, param=error.param)
+
     def _cancelled(self, caller: Caller, notes: Notes) -> None:
         notes.ended("client_gone" if caller.gone else "cancelled")
         self._audit.append(notes.outcome())
@@ -138,3 +153,25 @@ class Relay:
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(speaker, status, code, message, "")
+
+
+def _check(known: Head, body: bytes) -> bool:
+    """Whether the path names no stored thing. Raises NotFound where it, or a JSON body, names somebody else's."""
+    if known.holder is None:
+        return False
+    listing = not known.named()
+    with contextlib.suppress(Malformed):
+        known.holder.body(parse(body))
+    return listing
+
+
+def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> bytes:
+    """`whole`, once it is noted whose are the ids in it; of a list only what is this account's."""
+    kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if response.status >= 400 or kind != b"application/json":
+        return whole
+    try:
+        tree = parse(whole)
+    except Malformed:
+        return whole
+    return orjson.dumps(tree) if holder.answered(tree, all_of_them=listing) else whole

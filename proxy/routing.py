@@ -55,6 +55,7 @@ class Backend:
         self.serves = frozenset[str](settings.serves)
         self.state = "not asked yet"
         secret = settings.secret
+        self._hidden = (secret or "").encode()
         self._credentials: dict[str, Headers | None] = {}
         for family in ("openai", "anthropic"):
             if secret is None:
@@ -79,6 +80,11 @@ class Backend:
             self.state = error.fault
             raise
         self.state = "answers"
+        if self._hidden:
+            response.hidden = self._hidden
+            if response.status >= 400:
+                stars = b"*" * len(self._hidden)
+                response.headers = [(name, value.replace(self._hidden, stars)) for name, value in response.headers]
         return response
 
 

@@ -37,6 +37,7 @@ from .routing import Routing, routing_of
 
 if TYPE_CHECKING:
     from .accounts.keys import Keys
+    from .accounts.owned import Owned
 
 log = get_logger("penstock.server")
 
@@ -86,7 +87,10 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(keys.close)
         routing = _routing(settings)
         stack.push_async_callback(routing.close)
-        plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics)
+        owned = _owned(settings, key)
+        if owned is not None:
+            stack.callback(owned.close)
+        plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         ready = _Readiness(plane, panel, audit, keys)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
         admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
@@ -180,6 +184,15 @@ def _keys(settings: Settings, key: Key) -> Keys | None:
     if not len(keys):
         log.warning("no key yet: nobody can ask", mend="penstock keys create NAME")
     return keys
+
+
+def _owned(settings: Settings, key: Key) -> Owned | None:
+    """Whose is what is stored at the provider, where accounts are known."""
+    if settings.credentials != "keys":
+        return None
+    from .accounts.owned import Owned
+
+    return Owned(settings.owned_path, key.keyed_hash, settings.shared_ids, writes=settings.stores)
 
 
 def check_packages() -> None:

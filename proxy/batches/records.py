@@ -92,8 +92,10 @@ class Recorded(Exchange):
     async def whole(self, request: Request, response: Response) -> None:
         raw = await response.read(self.max_answer)
         tree = parse(raw)
-        homed = at_home(tree)
-        await self.release(response, orjson.dumps(tree) if homed else raw, tree, changed=homed)
+        changed = at_home(tree)
+        if request.own is not None and response.status < 400:
+            changed = request.own(tree) or changed
+        await self.release(response, orjson.dumps(tree) if changed else raw, tree, changed=changed)
 
 
 def at_home(tree: Any) -> bool:

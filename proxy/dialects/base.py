@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,13 +79,15 @@ class Body:
 
 @dataclass(slots=True)
 class Request(Body):
-    """A request, read. `tree` is the parsed body; `settings` are the facts that policies may ask for."""
+    """A request, read. `tree` is the parsed body; `own` is told an answer's object, whose ids are the account's from
+    then on, and says whether it took out of it what is not."""
 
     tree: Any = None
     model: str = ""
     stream: bool = False
     usage_wanted: bool = False
     choices: int = 1
+    own: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

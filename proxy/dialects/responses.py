@@ -1,11 +1,13 @@
 """OpenAI Responses: requests, answers, streams, refusals (the `responses_*` files hold the reading and the endings).
 
 Only what was judged here is spoken of: a stored response, conversation, item or prompt template is refused, and so is
-an answer in the background, for nobody would judge what is fetched later (T13, T14).
+an answer in the background, for nobody would judge what is fetched later (T13, T14). An operator may open each by its
+name; then it is a part that nobody can read, and the policy decides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -25,11 +27,16 @@ class Responses:
 
     name = "responses"
 
+    def __init__(self, opened: Collection[str] = ()) -> None:
+        """`opened` are fields that lead to what was not judged here, and which the operator lets pass."""
+        self._opened = frozenset(opened)
+
     def read_request(self, tree: Any) -> Request:
         if not isinstance(tree, dict):
             raise BadRequest("The body must be a JSON object.")
-        check_shape(tree)
-        request = Request(tree=tree, model=tree["model"], stream=tree.get("stream") is True)
+        request = Request(tree=tree, stream=tree.get("stream") is True)
+        check_shape(request, tree, self._opened)
+        request.model = tree["model"]
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key not in VOCABULARY:

@@ -83,8 +83,9 @@ _HOLDS = frozenset({str, dict, list})
 _FIXED = frozenset({Role.TOOL_DEFINITION, Role.SETTING})
 
 
-def check_shape(tree: dict[str, Any]) -> None:
-    """The few types that the way of an exchange depends on, and what must not be asked for (T13, T14)."""
+def check_shape(body: Body, tree: dict[str, Any], opened: frozenset[str]) -> None:
+    """The few types that the way of an exchange depends on, and what must not be asked for (T13, T14) but for what the
+    operator `opened`: of that nobody can read what it leads to."""
     if not isinstance(tree.get("model"), str) or not tree["model"]:
         raise BadRequest("You must provide a model parameter: a string.", "model")
     if not isinstance(tree.get("input"), str | list | None):
@@ -92,12 +93,18 @@ def check_shape(tree: dict[str, Any]) -> None:
     if not isinstance(tree.get("stream"), bool | None):
         raise BadRequest("'stream' must be true or false.", "stream")
     for key, why in _ELSEWHERE.items():
-        if tree.get(key) not in (None, False):
+        if tree.get(key) in (None, False):
+            continue
+        if key not in opened:
             raise BadRequest(f"'{key}' is not served here: {why}", key)
+        body.unscannable.append((f"/{key}", "background" if key == "background" else "stored"))
     for index, item in enumerate(tree["input"] if isinstance(tree.get("input"), list) else ()):
         if not isinstance(item, dict):
             raise BadRequest(f"'input[{index}]' must be an object.", f"input[{index}]")
         if item.get("type") in (None, "item_reference") and "content" not in item:
+            if "item_reference" in opened:
+                body.unscannable.append((f"/input/{index}", "stored"))
+                continue
             raise BadRequest(f"'input[{index}]' refers to an item that {_STORED}", f"input[{index}]")
 
 

@@ -63,7 +63,9 @@ class Expect(_Strict):
 
 class Case(_Strict):
     """One case. `policy` changes the test policy (see tests/proxy/conftest.py), `settings` Penstock's settings; `fault`
-    is a fault of the classifier. `expect_stream` is for runs with a stream, where they differ."""
+    is a fault of the classifier. `keys` are the Penstock keys that callers need: `{name}` in a header or a query is one
+    of them. `sent` are headers that the upstream must get (null: must not get), `account` is who asked. `expect_stream`
+    is for runs with a stream, where they differ."""
 
     id: str
     about: str = ""
@@ -73,6 +75,9 @@ class Case(_Strict):
     upstream: Answer = Answer()
     policy: dict[str, str] = {}
     settings: dict[str, Any] = {}
+    keys: dict[str, dict[str, Any]] = {}
+    sent: dict[str, str | None] = {}
+    account: str | None = None
     fault: Literal["none", "timeout", "crash", "hang", "nan", "queue_full"] = "none"
     expect: Annotated[Expect, Field(description="For all runs.")]
     expect_stream: Expect | None = None

@@ -80,6 +80,8 @@ async def fail_open(s: Stand) -> float:
 
 async def send(s: Stand, case: Case, dialect: str, stream: bool) -> httpx2.Response:
     method, target, body, headers = request(dialect, case.send, stream)
+    headers = {name: value.format(**s.keys) for name, value in headers.items()} if case.keys else headers
+    target = target.format(**s.keys) if case.keys else target
     # As an extension the target is sent as it stands: the client would mend it otherwise.
     return await s.client.request(method, "/", content=body, headers=headers, extensions={"target": target.encode()})
 
@@ -95,10 +97,10 @@ async def stands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stan
         made: dict[str, tuple[Stand, set[str]]] = {}
 
         async def get(case: Case) -> tuple[Stand, set[str]]:
-            wanted = repr((policy(case), case.settings, case.fault))
+            wanted = repr((policy(case), case.settings, case.fault, case.keys))
             if wanted not in made:
                 folder = tmp_path_factory.mktemp("stand")
-                s = await stack.enter_async_context(standing(folder, policy(case), case.settings))
+                s = await stack.enter_async_context(standing(folder, policy(case), case.settings, case.keys))
                 made[wanted] = (s, set())
                 if case.fault == "queue_full":
                     s.running.plane.guard._panel._working.limit = 0
@@ -125,7 +127,16 @@ async def test_case(stands: Stands, caplog: pytest.LogCaptureFixture, case: Case
     assert len(s.upstream.requests) == expect.upstream_calls
     assert [row["status"] for row in rows] == [expect.audit]
     assert (await fail_open(s) > opened) == expect.fail_open
-    whatever(response, rows, logs, caplog)
+    for asked in s.upstream.requests:
+        assert {name: asked.header(name) for name in case.sent} == case.sent
+    if case.account is not None:
+        assert [row["account"] for row in rows] == [case.account]
+    secrets = [*s.keys.values(), *[value for name, value in case.settings.items() if name.endswith("_key")]]
+    whatever(response, rows, logs, caplog, secrets)
+    metrics = (await s.client.get(s.admin_url + "/metrics")).text if secrets else ""
+    went = repr([(request.target, request.headers, request.body) for request in s.upstream.requests])
+    for key in s.keys.values():
+        assert key not in went + metrics
 
 
 def check(expect: Expect, response: httpx2.Response, dialect: str) -> None:
@@ -146,7 +157,9 @@ def check(expect: Expect, response: httpx2.Response, dialect: str) -> None:
         assert word.encode() not in raw
 
 
-def whatever(response: httpx2.Response, rows: Any, logs: Any, caplog: pytest.LogCaptureFixture) -> None:
+def whatever(
+    response: httpx2.Response, rows: Any, logs: Any, caplog: pytest.LogCaptureFixture, secrets: list[str]
+) -> None:
     """What holds in every case."""
     assert MARK not in response.content
     assert "MARK" not in str(response.headers.raw)
@@ -156,5 +169,7 @@ def whatever(response: httpx2.Response, rows: Any, logs: Any, caplog: pytest.Log
     printed = repr(logs) + "".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records)
     assert "MARK" not in printed
     assert "Traceback" not in printed
+    for secret in secrets:  # T45
+        assert secret not in response.text + str(response.headers.raw) + repr(rows) + printed
     assert not [entry for entry in logs if entry["level"] == "error"]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -1,0 +1,85 @@
+"""One account's view of what is stored at the provider: its own things, and nothing of anybody else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..dialects.base import NotFound
+from .stored import first_id, minted, referred
+
+if TYPE_CHECKING:
+    from .owned import Owned
+
+_LISTED = ("data", "items")
+
+
+class Holder:
+    """What `account` may name. Methods raise NotFound for what is not its own."""
+
+    def __init__(self, owned: Owned, account: str) -> None:
+        self._owned, self._account = owned, account
+
+    def path(self, path: str, family: str) -> bool:
+        """Whether `path`, below `family`, names a thing; one of somebody else's is not found."""
+        name = first_id(path, family)
+        if name is None:
+            return False
+        if not self._owned.owns(self._account, name):
+            raise NotFound("There is no such object, or it is not yours.")
+        return True
+
+    def request(self, tree: Any, *, deep: bool) -> None:
+        """What a judged request refers to. `deep`: it has parts that nobody can read."""
+        if not isinstance(tree, dict):
+            return
+        for name, field in referred(tree, deep=deep):
+            if not self._owned.owns(self._account, name):
+                if field == "previous_response_id":
+                    # As OpenAI says it: its clients know the code.
+                    raise Unanswered("There is no such previous response, or it is not yours.", field)
+                raise NotFound("There is no such object, or it is not yours.", field)
+
+    def body(self, tree: Any) -> None:
+        """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing."""
+        stack = [tree]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, dict):
+                stack.extend(value.values())
+            elif isinstance(value, list):
+                stack.extend(value)
+            elif isinstance(value, str) and self._owned.foreign(self._account, value):
+                raise NotFound("The request refers to an object that does not exist, or is not yours.")
+
+    def answered(self, tree: Any, *, all_of_them: bool = False) -> bool:
+        """Note the ids that an answer gives away. `all_of_them`: it may list what belongs to others, which is taken
+        out. Returns whether `tree` was changed."""
+        self._owned.mint(self._account, minted(tree))
+        return all_of_them and self._kept(tree)
+
+    def _kept(self, tree: Any) -> bool:
+        changed = False
+        for name in _LISTED if isinstance(tree, dict) else ():
+            items = tree.get(name)
+            if not isinstance(items, list):
+                continue
+            own = [item for item in items if self._is_own(item)]
+            if len(own) != len(items):
+                tree[name], changed = own, True
+                for key, at in (("first_id", 0), ("last_id", -1)):
+                    if key in tree:
+                        tree[key] = own[at]["id"] if own else None
+        return changed
+
+    def _is_own(self, item: Any) -> bool:
+        name = item.get("id") if isinstance(item, dict) else None
+        return isinstance(name, str) and self._owned.owns(self._account, name)
+
+
+class Unanswered(NotFound):
+    """A previous response that is not there."""
+
+    status = 400
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, "previous_response_not_found")

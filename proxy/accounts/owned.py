@@ -1,0 +1,124 @@
+"""Which account a stored response, conversation or file belongs to.
+
+The provider knows one account, the operator's; so what one caller stored there, any other could name. With keys an id
+may be used by the account that it was minted for through this Penstock. To all others it is as if it were not there.
+
+Decision: what is not in the table is nobody's. Why: a table that forgets must not give away. Cost: an id older than
+KEPT, or minted elsewhere, is not found.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from ..logs import get_logger
+
+log = get_logger("penstock.owned")
+
+KEPT = 90 * 86_400.0
+"""Seconds that an id is remembered."""
+MOST = 1_000_000
+"""Ids that are remembered."""
+TIDY = 1000
+"""How many new ids come between two looks at what is too old or too many."""
+
+PATIENCE = 0.25
+"""Seconds that another process's write is waited for: the event loop waits, too."""
+
+_SCHEMA = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "CREATE TABLE IF NOT EXISTS owned (id BLOB PRIMARY KEY, account BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS owned_at ON owned (at)",
+)
+_OLDEST = "DELETE FROM owned WHERE id IN (SELECT id FROM owned ORDER BY at LIMIT ?)"
+_LONGEST = 512
+
+
+class Owned:
+    """The table: keyed hashes of ids and accounts, in an SQLite file that several processes may share."""
+
+    def __init__(
+        self,
+        path: Path,
+        hashed: Callable[[str], str],
+        shared: Collection[str] = (),
+        *,
+        writes: bool = True,
+        kept: float = KEPT,
+        most: int = MOST,
+    ) -> None:
+        """The file is opened, or made, when it is first needed. `shared` ids are everybody's. `writes` False notes no
+        new ones: nothing is stored that could be named later."""
+        self._path, self._hashed, self._shared = path, hashed, frozenset(shared)
+        self._kept, self._most, self._writes = kept, most, writes
+        self._fresh = 0
+        self._db: sqlite3.Connection | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        """Raises sqlite3.Error."""
+        if self._db is None:
+            made = not self._path.exists()
+            db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+            if made:
+                self._path.chmod(0o600)
+            for line in _SCHEMA:
+                db.execute(line)
+            self._db = db
+        return self._db
+
+    def mint(self, account: str, ids: Iterable[str]) -> None:
+        """`ids` belong to `account` from now on, where they belong to nobody. What cannot be written is nobody's."""
+        if not self._writes:
+            return
+        now, owner = time.time(), self._hash("account", account)
+        rows = [(self._hash("id", name), owner, now) for name in ids if 0 < len(name) <= _LONGEST]
+        if not rows:
+            return
+        try:
+            self._open().executemany("INSERT OR IGNORE INTO owned VALUES (?, ?, ?)", rows)
+            self._fresh += len(rows)
+            if self._fresh >= TIDY:
+                self._fresh = 0
+                self._tidy(now)
+        except (sqlite3.Error, OSError) as error:
+            log.error("who owns an id was not written down", problem=str(error))
+
+    def owns(self, account: str, name: str) -> bool:
+        """Whether the id `name` belongs to `account`, or to everybody."""
+        return name in self._shared or self._owner(name) == self._hash("account", account)
+
+    def foreign(self, account: str, name: str) -> bool:
+        """Whether the id `name` is known to belong to somebody else."""
+        owner = self._owner(name)
+        return owner is not None and owner != self._hash("account", account)
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+    def _owner(self, name: str) -> bytes | None:
+        try:
+            since = time.time() - self._kept
+            found = (
+                self._open()
+                .execute("SELECT account FROM owned WHERE id = ? AND at > ?", (self._hash("id", name), since))
+                .fetchone()
+            )
+        except (sqlite3.Error, OSError) as error:
+            log.error("who owns an id cannot be read", problem=str(error))
+            return b""  # somebody's, and not this account's
+        return None if found is None else bytes(found[0])
+
+    def _tidy(self, now: float) -> None:
+        db = self._open()
+        db.execute("DELETE FROM owned WHERE at <= ?", (now - self._kept,))
+        (count,) = db.execute("SELECT count(*) FROM owned").fetchone()
+        if count > self._most:
+            db.execute(_OLDEST, (count - self._most,))
+
+    def _hash(self, kind: str, value: str) -> bytes:
+        return bytes.fromhex(self._hashed(f"owned {kind}\0{value}"))

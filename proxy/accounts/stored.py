@@ -1,0 +1,74 @@
+"""Where the ids of stored things stand: in paths, in requests, in answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_VERB = re.compile(r"[a-z_]{1,40}")
+"""A segment of a path that names no thing but what is to be done with one: ids have figures in them."""
+_MINTED = ("id", "conversation", "container", "output_file_id", "error_file_id")
+
+
+def first_id(path: str, family: str) -> str | None:
+    """The first segment below `family` that is an id; None where the path names none."""
+    for segment in path.removeprefix(family).split("/"):
+        if segment and not _VERB.fullmatch(segment):
+            return segment
+    return None
+
+
+def minted(tree: Any) -> Iterator[str]:
+    """The ids that an object of the provider gives away: its own, and those of what came to be with it."""
+    if not isinstance(tree, dict):
+        return
+    for name in _MINTED[1:] if tree.get("type") == "message" else _MINTED:  # a message is stored nowhere
+        value = tree.get(name)
+        found = value.get("id") if isinstance(value, dict) else value
+        if isinstance(found, str):
+            yield found
+
+
+def referred(tree: dict[str, Any], *, deep: bool) -> Iterator[tuple[str, str]]:
+    """(id, the field that holds it) of each stored thing that a request leads to. `deep`: it has parts that nobody can
+    read, among which files are looked for."""
+    for name in ("previous_response_id", "conversation", "container", "input_file_id"):
+        yield from _named(tree.get(name), name)
+    for index, tool in enumerate(_list(tree.get("tools"))):
+        if isinstance(tool, dict):
+            for name in ("vector_store_ids", "container", "file_ids"):
+                for value in _list(tool.get(name)) or [tool.get(name)]:
+                    yield from _named(value, f"tools[{index}].{name}")
+            inner = tool.get("container")
+            if isinstance(inner, dict):
+                for value in _list(inner.get("file_ids")):
+                    yield from _named(value, f"tools[{index}].container.file_ids")
+    for index, item in enumerate(_list(tree.get("input"))):
+        if isinstance(item, dict) and item.get("type") in {None, "item_reference"} and "content" not in item:
+            yield from _named(item.get("id"), f"input[{index}].id")
+    if deep:
+        yield from _files(tree)
+
+
+def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    found = value.get("id") if isinstance(value, dict) else value
+    if isinstance(found, str) and found not in {"", "auto"}:
+        yield found, field
+
+
+def _files(tree: Any) -> Iterator[tuple[str, str]]:
+    stack = [tree]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            found = value.get("file_id")
+            if isinstance(found, str) and found:
+                yield found, "file_id"
+            stack.extend(inner for inner in value.values() if isinstance(inner, dict | list))
+        elif isinstance(value, list):
+            stack.extend(inner for inner in value if isinstance(inner, dict | list))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

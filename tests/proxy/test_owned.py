@@ -1,0 +1,333 @@
+"""T13, T14: what is stored at the provider belongs to the account that it was stored for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from proxy.accounts.holder import Holder
+from proxy.accounts.owned import Owned
+from proxy.accounts.stored import first_id, minted, referred
+from proxy.audit import Key
+from proxy.dialects.base import NotFound
+from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
+from tests.upstream import Request, replies, responses
+
+HASHED = Key(b"k" * 32).keyed_hash
+
+
+def table(path: Path, **more: Any) -> Owned:
+    return Owned(path / "owned.db", HASHED, **more)
+
+
+def test_an_id_is_whose_it_was_minted_for(tmp_path: Path) -> None:
+    owned = table(tmp_path, shared=["vs_everybody"])
+    owned.mint("a", ["resp_1", "resp_2"])
+    owned.mint("b", ["resp_1", "resp_3"])  # the first one's it stays
+    again = table(tmp_path)  # another process, or the next one
+    for some in (owned, again):
+        assert [some.owns("a", name) for name in ("resp_1", "resp_2", "resp_3", "resp_4")] == [True, True, False, False]
+        assert [some.owns("b", name) for name in ("resp_1", "resp_2", "resp_3", "resp_4")] == [
+            False,
+            False,
+            True,
+            False,
+        ]
+        assert [some.foreign("b", name) for name in ("resp_1", "resp_3", "resp_4")] == [True, False, False]
+    assert owned.owns("b", "vs_everybody")
+    assert not again.owns("b", "vs_everybody")
+    raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"resp_1" not in raw
+    assert (tmp_path / "owned.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_forgotten_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned = table(tmp_path, kept=100.0)
+    owned.mint("a", ["resp_1"])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 101)
+    assert not owned.owns("a", "resp_1")
+    assert not owned.foreign("b", "resp_1")
+
+
+def test_the_table_is_bounded(tmp_path: Path) -> None:
+    owned = table(tmp_path, most=50)
+    for number in range(3000):
+        owned.mint("a", [f"resp_{number}"])
+    owned.mint("a", [f"resp_x{number}" for number in range(1000)])
+    (count,) = owned._open().execute("SELECT count(*) FROM owned").fetchone()
+    assert count <= 50
+
+
+def test_nothing_is_written_for_nobody(tmp_path: Path) -> None:
+    owned = table(tmp_path, writes=False)
+    owned.mint("a", ["resp_1"])
+    assert list(tmp_path.iterdir()) == []
+    assert not owned.owns("a", "resp_1")
+
+
+def test_a_table_that_cannot_be_read_gives_nothing_away(tmp_path: Path) -> None:
+    (tmp_path / "owned.db").write_bytes(b"no database" * 100)
+    owned = table(tmp_path)
+    owned.mint("a", ["resp_1"])
+    assert not owned.owns("a", "resp_1")
+    assert owned.foreign("a", "resp_1")
+
+
+PATHS: dict[str, tuple[str, str | None]] = {
+    "/v1/files": ("/v1/files", None),
+    "/v1/files/file-abc123": ("/v1/files", "file-abc123"),
+    "/v1/files/file-abc123/content": ("/v1/files", "file-abc123"),
+    "/v1/responses/resp_68ab/input_items": ("/v1/responses", "resp_68ab"),
+    "/v1/responses/compact": ("/v1/responses", None),
+    "/v1/fine_tuning/jobs/ftjob-1/cancel": ("/v1/fine_tuning", "ftjob-1"),
+    "/v1/vector_stores/vs_1/files/file-2": ("/v1/vector_stores", "vs_1"),
+    "/v1/messages/batches/msgbatch_01": ("/v1/messages", "msgbatch_01"),
+    "/v1/models/gpt-4o": ("/v1/models", "gpt-4o"),
+}
+
+
+@pytest.mark.parametrize(("path", "told"), PATHS.items(), ids=PATHS.keys())
+def test_the_id_in_a_path(path: str, told: tuple[str, str | None]) -> None:
+    assert first_id(path, told[0]) == told[1]
+
+
+def test_no_word_of_the_clients_is_taken_for_an_id() -> None:
+    """Every path in the vendors' clients, with its ids named: what is left over is words."""
+    words: set[str] = set()
+    for package in ("openai", "anthropic"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            pytest.skip("the official clients come with the demo extra")
+        for file in (Path(spec.origin).parent / "resources").rglob("*.py"):
+            for path in re.findall(r'f?"(/[a-z_]+(?:/[^"?\s]*)?)[?"]', file.read_text("utf-8")):
+                words.update(word for word in path.removeprefix("/v1").split("/") if word and "{" not in word)
+    assert len(words) > 60
+    odd = {word for word in words if first_id("/" + word, "") is not None}
+    assert odd <= {"fine-tunes", "calls_v1"}
+
+
+REFERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing": ({"model": "m", "input": "Hi"}, set()),
+    "previous": ({"previous_response_id": "resp_1"}, {"resp_1"}),
+    "conversation": ({"conversation": "conv_1"}, {"conv_1"}),
+    "conversation object": ({"conversation": {"id": "conv_1"}}, {"conv_1"}),
+    "item": ({"input": [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_2"}]}, {"msg_1", "msg_2"}),
+    "an item of one's own": ({"input": [{"type": "message", "id": "msg_1", "content": "Hi"}]}, set()),
+    "stores": ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1", "vs_2"]}]}, {"vs_1", "vs_2"}),
+    "container": ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, {"cntr_1"}),
+    "container with files": (
+        {"tools": [{"container": {"type": "auto", "file_ids": ["file-1"]}}]}, {"file-1"},
+    ),
+    "a container that is made": ({"tools": [{"container": {"type": "auto"}}], "container": "auto"}, set()),
+    "Anthropic's container": ({"container": {"id": "container_1", "skills": []}}, {"container_1"}),
+    "file": ({"input": [{"content": [{"type": "input_file", "file_id": "file-1"}]}]}, {"file-1"}),
+    "deep file": ({"messages": [{"content": [{"source": {"type": "file", "file_id": "file_1"}}]}]}, {"file_1"}),
+    "odd shapes": ({"tools": "x", "input": 1, "conversation": [], "container": 3}, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tree", "ids"), REFERS.values(), ids=REFERS.keys())
+def test_what_a_request_refers_to(tmp_path: Path, tree: dict[str, Any], ids: set[str]) -> None:
+    assert {name for name, _ in referred(tree, deep=True)} == ids
+    holder, other = Holder(table(tmp_path), "a"), Holder(table(tmp_path), "b")
+    if ids:
+        with pytest.raises(NotFound):
+            holder.request(tree, deep=True)
+    table(tmp_path).mint("a", ids)
+    holder.request(tree, deep=True)
+    if ids:
+        with pytest.raises(NotFound):
+            other.request(tree, deep=True)
+
+
+def test_what_an_answer_gives_away() -> None:
+    assert set(minted({"id": "resp_1", "conversation": {"id": "conv_1"}})) == {"resp_1", "conv_1"}
+    assert set(minted({"id": "batch_1", "output_file_id": "file-2", "error_file_id": None})) == {"batch_1", "file-2"}
+    assert set(minted({"type": "message", "id": "msg_1", "container": {"id": "c_1"}})) == {"c_1"}
+    assert set(minted([])) == set(minted("x")) == set(minted({"id": 3})) == set()
+
+
+# Through a whole Penstock
+
+LOGGED = """
+  - id: seen
+    description: What nobody can read is noted.
+    stages: [input]
+    when: {finding: surface.unscannable, at_least: 0.5}
+    action: log
+"""
+POLICY = RULES.format(**DEFAULTS) + LOGGED
+FIELDS = ["background", "conversation", "item_reference", "previous_response_id", "prompt"]
+OPEN: dict[str, Any] = {"open_fields": FIELDS}
+
+
+def provider(request: Request) -> Any:
+    """Answers with ids that come from what was asked."""
+    if request.path == "/v1/responses" and request.method == "POST":
+        asked = request.json()
+        tree = responses.response(responses.message(responses.text("Hello.")), id="resp_" + asked["metadata"]["n"])
+        tree["conversation"] = {"id": "conv_" + asked["metadata"]["n"]}
+        if asked.get("stream"):
+            events = responses.stream(responses.message(responses.text("Hello.")), id="resp_" + asked["metadata"]["n"])
+            return replies.sse(events)
+        return replies.json(tree)
+    if request.method == "POST" and request.path == "/v1/files":
+        return replies.json({"id": request.body.decode(), "object": "file"})
+    if request.method == "GET" and request.path in {"/v1/files", "/v1/conversations"}:
+        items = [{"id": "file-1"}, {"id": "file-2"}, {"id": "file-3"}]
+        return replies.json({"object": "list", "data": items, "first_id": "file-1", "last_id": "file-3"})
+    if request.method == "POST" and request.path in {"/v1/conversations", "/v1/batches"}:
+        return replies.json({"id": "batch_1", "output_file_id": "file-out1"})
+    return replies.json({"id": request.path.split("/")[3], "data": [{"id": "msg_9"}]})
+
+
+async def ask(s: Stand, who: str, **more: Any) -> httpx2.Response:
+    body = {"model": "m", "input": "Hi", "metadata": {"n": "0"}, **more}
+    return await s.client.post("/v1/responses", json=body, headers={"authorization": f"Bearer {s.keys[who]}"})
+
+
+async def call(s: Stand, who: str, method: str, path: str, **more: Any) -> httpx2.Response:
+    return await s.client.request(method, path, headers={"authorization": f"Bearer {s.keys[who]}"}, **more)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_is_continued_by_its_account_only(stand: Make, stream: bool) -> None:
+    async with stand(policy=POLICY, settings=OPEN, keys={"a": {}, "b": {}}) as s:
+        s.upstream.reply = provider
+        assert (await ask(s, "a", metadata={"n": "1"}, stream=stream)).status_code == 200
+        assert (await ask(s, "a", previous_response_id="resp_1", stream=stream)).status_code == 200
+        before = len(s.upstream.requests)
+        for who, name in (("b", "resp_1"), ("a", "resp_none"), ("b", "resp_none")):
+            other = await ask(s, who, previous_response_id=name, stream=stream)
+            assert other.status_code == 400
+            error = other.json()["error"]
+            assert (error["code"], error["param"]) == ("previous_response_not_found", "previous_response_id")
+            assert name not in other.text
+        if not stream:
+            assert (await ask(s, "a", conversation="conv_1")).status_code == 200
+            for field in ({"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}):
+                other = await ask(s, "b", **field)
+                assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
+        item = await ask(s, "b", input=[{"type": "item_reference", "id": "msg_1"}])
+        assert item.status_code == 404
+        assert len(s.upstream.requests) == before + (not stream)
+        rows = [row for row in await s.rows() if row["status"] == "released"]
+        metrics = (await s.client.get(s.admin_url + "/metrics")).text
+        assert (
+            f'penstock_unscanned_parts_total{{dialect="responses",kind="stored",stage="input"}} {len(rows) - 1}'
+            in metrics
+        )
+        assert [row["rule"] for row in rows] == [None] + ["seen"] * (len(rows) - 1)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+async def test_a_field_is_open_by_its_own_name_only(stand: Make, field: str) -> None:
+    values: dict[str, Any] = {
+        "background": True, "conversation": "conv_1", "previous_response_id": "resp_1", "prompt": {"id": "pmpt_1"},
+    }  # fmt: skip
+    opened: list[dict[str, Any]] = [{name: value} for name, value in values.items()]
+    opened.append({"input": [{"type": "item_reference", "id": "msg_1"}]})
+    async with stand(policy=POLICY, settings={"open_fields": [field]}) as s:
+        s.upstream.reply = provider
+        for more in opened:
+            own = field in more or (field == "item_reference" and "input" in more)
+            response = await s.client.post(
+                "/v1/responses", json={"model": "m", "input": "Hi", "metadata": {"n": "0"}, **more}
+            )
+            assert response.status_code == (200 if own else 400), more
+            if not own:
+                assert response.json()["error"]["code"] == "invalid_request"
+        (row,) = [row for row in await s.rows() if row["status"] == "released"]
+        assert row["rule"] == "seen"
+
+
+async def test_what_is_open_is_for_the_policy_to_refuse(stand: Make) -> None:
+    policy = POLICY.replace("action: log\n", "action: block\n")
+    async with stand(policy=policy, settings=OPEN) as s:
+        for more in (
+            {"background": True},
+            {"previous_response_id": "resp_1"},
+            {"prompt": {"id": "p", "variables": {}}},
+        ):
+            response = await s.client.post("/v1/responses", json={"model": "m", "input": "Hi", **more})
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_prompt")
+        assert s.upstream.requests == []
+
+
+async def test_the_words_of_what_is_open_are_judged(stand: Make) -> None:
+    async with stand(policy=POLICY, settings=OPEN) as s:
+        for more in ({"prompt": {"id": "p", "variables": {"x": "MARK"}}}, {"previous_response_id": "MARK"}):
+            response = await s.client.post("/v1/responses", json={"model": "m", "input": "Hi", **more})
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_prompt")
+
+
+async def test_open_routes_show_each_account_its_own(stand: Make) -> None:
+    settings = {"open_routes": ["/v1/files", "/v1/responses", "/v1/conversations"], **OPEN, "shared_ids": ["file-3"]}
+    scopes = ["open", "responses"]
+    async with stand(policy=POLICY, settings=settings, keys={"a": {"scopes": scopes}, "b": {"scopes": scopes}}) as s:
+        s.upstream.reply = provider
+        for who, name in (("a", b"file-1"), ("b", b"file-2")):
+            assert (await call(s, who, "POST", "/v1/files", content=name)).status_code == 200
+        for who, own in (("a", "file-1"), ("b", "file-2")):
+            listed = (await call(s, who, "GET", "/v1/files")).json()
+            assert [item["id"] for item in listed["data"]] == [own, "file-3"]
+            assert (listed["first_id"], listed["last_id"]) == (own, "file-3")
+        assert (await ask(s, "a", metadata={"n": "1"})).status_code == 200
+        before = len(s.upstream.requests)
+        own_calls = [("GET", "/v1/files/file-1"), ("GET", "/v1/files/file-1/content"), ("GET", "/v1/responses/resp_1"),
+                     ("GET", "/v1/responses/resp_1/input_items"), ("DELETE", "/v1/responses/resp_1"),
+                     ("POST", "/v1/conversations/conv_1/items")]  # fmt: skip
+        for method, path in own_calls:
+            assert (await call(s, "a", method, path)).status_code == 200, path
+        listed = (await call(s, "a", "GET", "/v1/responses/resp_1/input_items")).json()
+        assert listed["data"] == [{"id": "msg_9"}]
+        assert len(s.upstream.requests) == before + len(own_calls) + 1
+        for method, path in own_calls:
+            other = await call(s, "b", method, path)
+            assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found"), path
+        for body in ({"file": "file-1"}, {"deep": [{"x": "file-1"}]}, {"file": "file\\u002d1"}):
+            other = await call(
+                s, "b", "POST", "/v1/conversations", content=str(body).replace("'", '"').replace("\\\\", "\\")
+            )
+            assert other.status_code == 404, body
+        assert len(s.upstream.requests) == before + len(own_calls) + 1
+        assert (await call(s, "b", "POST", "/v1/conversations", json={"file": "file-2"})).status_code == 200
+
+
+async def test_files_in_judged_requests_are_ones_own(stand: Make) -> None:
+    """T14, with nothing opened: nobody stored anything through here, so nobody has anything."""
+    settings = {"shared_ids": ["vs_all"]}
+    async with stand(policy=POLICY, settings=settings, keys={"a": {}}) as s:
+        s.upstream.reply = provider
+        file = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]
+        assert (await ask(s, "a", input=file)).status_code == 404
+        for store, status in (("vs_1", 404), ("vs_all", 200)):
+            tools = [{"type": "file_search", "vector_store_ids": [store]}]
+            assert (await ask(s, "a", tools=tools)).status_code == status
+        assert not (s.data / "owned.db").exists() or len(s.upstream.requests) == 1
+
+
+async def test_batches_are_ones_own(stand: Make) -> None:
+    scopes = ["batches"]
+    keys = {"a": {"scopes": scopes}, "b": {"scopes": scopes}, "usual": {}, "few": {"scopes": scopes, "models": ["m"]}}
+    async with stand(policy=POLICY, settings={"judge_batches": True}, keys=keys) as s:
+        s.upstream.reply = provider
+        for who in ("usual", "few"):
+            refused = await call(s, who, "GET", "/v1/batches")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+        s.running.plane._owned.mint("a", ["file-in1"])  # type: ignore[union-attr]
+        body = {"input_file_id": "file-in1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        assert (await call(s, "b", "POST", "/v1/batches", json=body)).status_code == 404
+        assert (await call(s, "a", "POST", "/v1/batches", json=body)).status_code == 200
+        for path in ("/v1/batches/batch_1", "/v1/files/file-out1"):
+            assert (await call(s, "a", "GET", path)).status_code == 200
+            other = await call(s, "b", "GET", path)
+            assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
+        assert (await call(s, "b", "GET", "/v1/files")).json()["data"] == []
