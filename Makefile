@@ -51,8 +51,9 @@ lock: $(VENV)/dev.stamp
 	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  requirements/test-mlserver.in -o requirements/test-mlserver.lock
+	@for set in build test-deploy test-mlserver; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

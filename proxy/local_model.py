@@ -1,7 +1,7 @@
 """A real language model on loopback, for the demo and the tests: llama.cpp's server with SmolLM2-135M-Instruct.
 
 It runs as a process of its own (`python -m proxy.local_model`), says its base URL on standard output, and ends when
-its standard input does: so it never outlives whoever started it.
+its standard input does: so it never outlives whoever started it. With `--port` it is a service, and ends by a signal.
 """
 
 from __future__ import annotations
@@ -64,9 +64,15 @@ def running() -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends, or, on a port that was named, until SIGTERM or SIGINT."""
+    import argparse
     import os
+    import signal
 
+    parser = argparse.ArgumentParser(prog="python -m proxy.local_model")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    given = parser.parse_args()
     import xllamacpp
 
     address = os.dup(1)
@@ -82,9 +88,17 @@ def main() -> None:
         cpu.n_threads = threads
         cpu.poll = 0
     params.use_jinja = True
+    params.hostnames = [given.host]
+    params.port = given.port
     server = xllamacpp.Server(params)
     os.write(address, f"{server.listening_address}/v1\n".encode())
-    sys.stdin.read()
+    if given.port:
+        # The first process of a container has no default for signals.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(0))
+        signal.pause()
+    else:
+        sys.stdin.read()
     os._exit(0)  # nothing to save, and no reason to wait for the engine's threads
 
 

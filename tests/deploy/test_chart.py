@@ -1,0 +1,199 @@
+"""The Helm chart, rendered by helm itself: valid for Kubernetes, hardened, its parts fit each other and Penstock."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from policies.check import check
+from proxy.config import load
+from tests.bench.candidates import BenchError, tool
+from tests.deploy.tools import CHART, helm, invalid, rendered, template
+
+EVERYTHING = str(Path(__file__).with_name("everything.yaml"))
+WAYS = {
+    "by default": ("--set", "settings.upstream=https://api.openai.com/v1"),
+    "without a disk": ("--set", "settings.upstream=https://x/v1,audit.persistence.enabled=false,topologySpread=false"),
+    "with everything": ("--values", EVERYTHING),
+    "a policy of others": ("--set", "settings.upstream=https://x/v1,policy.existingConfigMap=ours,networkPolicy.enabled=false"),
+}  # fmt: skip
+VERSIONS = ["1.30", "1.36"]
+CUSTOM = {"ServiceMonitor", "PrometheusRule"}
+"""Kinds of the Prometheus operator, for which there is no schema here."""
+
+
+@pytest.fixture(scope="module", params=WAYS.values(), ids=list(WAYS))
+def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return rendered(*request.param)
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[dict[str, Any]]:
+    return rendered("--values", EVERYTHING)
+
+
+def only(documents: list[dict[str, Any]], *kinds: str, name: str = "penstock") -> dict[str, Any]:
+    (found,) = (each for each in documents if each["kind"] in kinds and each["metadata"]["name"] == name)
+    return found
+
+
+def workload(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    return only(documents, "Deployment", "StatefulSet")
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_helm_finds_nothing_to_complain_of(way: tuple[str, ...]) -> None:
+    done = subprocess.run([helm(), "lint", "--strict", CHART, *way], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_kubernetes_takes_it(documents: list[dict[str, Any]]) -> None:
+    assert invalid([each for each in documents if each["kind"] not in CUSTOM], VERSIONS) == []
+
+
+def test_the_schemas_do_find_mistakes(documents: list[dict[str, Any]]) -> None:
+    wrong = {**workload(documents), "spec": {**workload(documents)["spec"], "replica": 2}}
+    assert invalid([wrong], ["1.36"]) != []
+
+
+def test_no_pod_can_do_more_than_it_must(documents: list[dict[str, Any]]) -> None:
+    for each in documents:
+        if each["kind"] not in {"Deployment", "StatefulSet"}:
+            continue
+        pod = each["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False, "PENSTOCK_PORT=tcp://... would stop it"
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            allowed = container["securityContext"]
+            assert allowed["allowPrivilegeEscalation"] is False
+            assert allowed["capabilities"] == {"drop": ["ALL"]}
+            assert allowed.get("readOnlyRootFilesystem", container["name"] != "penstock") is True
+
+
+def test_what_selects_finds_and_ports_have_their_names(documents: list[dict[str, Any]]) -> None:
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"] for each in documents if "template" in each.get("spec", {})
+    }
+    for each in documents:
+        if each["kind"] != "Service":
+            continue
+        selected = [
+            pod for pod in pods.values() if each["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        ]
+        assert len(selected) == 1, each["metadata"]["name"]
+        named = {port["name"] for container in selected[0]["spec"]["containers"] for port in container["ports"]}
+        assert {port["targetPort"] for port in each["spec"]["ports"]} <= named
+    container = pods["penstock"]["spec"]["containers"][0]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["port"] == "admin"
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    spec = workload(documents)["spec"]
+    claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
+    assert mounted == claims | {volume["name"] for volume in pods["penstock"]["spec"]["volumes"]}
+    paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert not [(a, b) for a in paths for b in paths if b.startswith(a + "/")], "a mount in a read-only mount fails"
+
+
+def test_it_has_the_time_to_end_well(documents: list[dict[str, Any]]) -> None:
+    pod = workload(documents)["spec"]["template"]["spec"]
+    rest = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > rest + settings(documents).drain_timeout
+
+
+def settings(documents: list[dict[str, Any]]) -> Any:
+    """What Penstock reads in the pod."""
+    text = only(documents, "ConfigMap")["data"]["penstock.yaml"]
+    return load(None, **YAML(typ="safe", pure=True).load(text))
+
+
+def test_penstock_takes_its_settings(everything: list[dict[str, Any]]) -> None:
+    made = settings(everything)
+    assert list(made.all_upstreams) == ["anthropic", "openai"]
+    assert made.policy == "/etc/penstock/policy"
+    environment = {each["name"] for each in workload(everything)["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment == {"PENSTOCK_CONFIG", "OPENAI_KEY", "PENSTOCK_LOG_LEVEL"}
+
+
+def test_penstock_takes_a_policy_as_kubernetes_mounts_it(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A folder with links into a folder whose name begins with dots."""
+    hidden = tmp_path / "..2026_11_28"
+    hidden.mkdir()
+    (tmp_path / "..data").symlink_to(hidden.name)
+    for name, text in only(everything, "ConfigMap", name="penstock-policy")["data"].items():
+        (hidden / name).write_text(text)
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    result = check(str(tmp_path), live=True)
+    assert result.ok, result.lines()
+    assert result.policy is not None
+    assert [policy.id for policy in result.policy.policies] == ["support-bot"]
+
+
+def test_pods_are_rolled_when_what_they_read_changes() -> None:
+    def stamp(value: str) -> str:
+        made = workload(rendered("--set", f"settings.upstream={value}"))
+        return str(made["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    assert stamp("https://a/v1") != stamp("https://b/v1")
+    assert stamp("https://a/v1") == stamp("https://a/v1")
+
+
+def test_the_autoscaler_scales_what_is_there(everything: list[dict[str, Any]]) -> None:
+    scaler = only(everything, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"]["kind"] == workload(everything)["kind"] == "StatefulSet"
+    assert "replicas" not in workload(everything)["spec"]
+    assert [metric["type"] for metric in scaler["metrics"]] == ["Pods", "External", "Resource"]
+    without = rendered(*WAYS["without a disk"], "--set", "autoscaling.enabled=true")
+    assert only(without, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+
+
+def test_prometheus_finds_the_metrics_and_takes_the_rules(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    monitor = only(everything, "ServiceMonitor")["spec"]
+    admin = only(everything, "Service", name="penstock-admin")
+    assert monitor["selector"]["matchLabels"].items() <= admin["metadata"]["labels"].items()
+    api = only(everything, "Service")
+    assert not monitor["selector"]["matchLabels"].items() <= api["metadata"]["labels"].items()
+    assert [endpoint["port"] for endpoint in monitor["endpoints"]] == ["admin"]
+    with (tmp_path / "rules.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(only(everything, "PrometheusRule")["spec"], file)
+    try:
+        program = tool("prometheus").replace("prometheus", "promtool")
+    except BenchError as error:
+        pytest.skip(str(error))
+    done = subprocess.run(
+        [program, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(only(everything, "ConfigMap", name="penstock-dashboards")["data"]) == {
+        "penstock-traffic.json", "penstock-guard.json", "penstock-health.json",
+    }  # fmt: skip
+
+
+def test_only_who_is_named_may_call_and_be_called(everything: list[dict[str, Any]]) -> None:
+    policy = only(everything, "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == ["api", "admin"]
+    assert all(rule["from"] for rule in policy["ingress"])
+    blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert "169.254.0.0/16" in blocks[0]["except"], "the cloud's own metadata holds its keys"
+
+
+WRONG = {
+    "an unknown value": ("replica=3", "replica"),
+    "no replicas": ("replicas=0", "replicas"),
+    "a policy that is no YAML file": ("policy.files.notes\\.txt=x", "notes.txt"),
+    "a classifier without an image": ("classifierService.enabled=true", "image"),
+    "nothing to scale by": ("autoscaling.enabled=true,autoscaling.inFlight=0", "autoscaling needs one of"),
+}
+
+
+@pytest.mark.parametrize(("value", "words"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_values_are_refused(value: str, words: str) -> None:
+    done = template("--set", value)
+    assert done.returncode != 0
+    assert words in done.stderr
