@@ -113,6 +113,13 @@ class PolicySet:
     _faces: dict[tuple[str, ...], PolicySet] = field(default_factory=dict)
 
     @property
+    def asks(self) -> bool:
+        """Whether a decision depends on facts of the request: on which policies are for it, on a canary's draw, or on
+        what an expression reads."""
+        rules = [rule for rule in self.rules if rule.mode is not Mode.OFF]
+        return self.selective or any(isinstance(rule.when, str) or isinstance(rule.mode, Canary) for rule in rules)
+
+    @property
     def selective(self) -> bool:
         """Whether some policy is not for every request."""
         return any(policy.applies_to is not None for policy in self.policies)

@@ -274,6 +274,8 @@ class DataPlane:
         self.in_flight.add(task)
         identity = known.identity
         guard = self.guards[identity.policy]
+        if guard.asks:
+            guard = guard.asked_by(identity.account, self._key.keyed_hash)
         notes = Notes(
             self._metrics,
             known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",

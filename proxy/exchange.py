@@ -71,7 +71,10 @@ class Shared:
 
 
 class Exchange:
-    """One request in flight. `run` answers it, whatever happens; it raises only when it is cancelled."""
+    """One request in flight. `run` answers it, whatever happens; it raises only when it is cancelled. `one_request`:
+    its facts are those of all that is judged."""
+
+    one_request = True
 
     def __init__(self, dialect: Dialect, guard: Guard, shared: Shared, caller: Caller, notes: Notes) -> None:
         self.dialect, self.guard, self.caller, self.notes = dialect, guard, caller, notes
@@ -98,9 +101,7 @@ class Exchange:
         except BadRequest as error:
             await self._refuse_early(error.status, error.code, str(error), error.param)
             return
-        self._asked = request.messages
-        if query:
-            request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
+        self._asks(request, query)
         if not self._journal.healthy:
             await self._refuse_early(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
             return
@@ -129,6 +130,14 @@ class Exchange:
             raise
         finally:
             self._settle()
+
+    def _asks(self, request: Request, query: bytes) -> None:
+        """The request is known: what it asks is to be judged, by the policies that are for it."""
+        self._asked = request.messages
+        if self.guard.asks and self.one_request:
+            self.guard = self.guard.facing(request, self.dialect.name)
+        if query:
+            request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
 
     def _settle(self) -> None:
         """The exchange has ended: write down how, if that was not done yet."""
@@ -254,6 +263,8 @@ class Exchange:
         if response.status >= 400:
             body.messages = [Message(Role.ERROR, m.text, m.origin) for m in body.messages]
         self.notes.usage(tree)
+        if self.guard.asks:
+            self.guard = self.guard.answering(tree)
         decision = await self._check_output(body)
         changed = changed or decision.action is Action.MASK
         headers = relayed(response, keep_length=not changed)

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 from classifiers.base import SAID_BY_MODEL, Finding, Message, Report
 from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
+from policies.facts import ANONYMOUS, Account, Call, Facts
 from policies.model import Action, Stage
 from policies.plan import Hold, plan, stream_mode
+from policies.ready import MOST_FACES
 
+from .dialects.base import Request
+from .facts import calls_in, calls_of, facts_of
 from .metrics import Metrics
 
 SURFACE = "surface"
@@ -35,6 +41,37 @@ class Guard:
             stage: asked_of(policies.classifiers, plan(policies, stage)) for stage in Stage
         }
         self._added = metrics.added
+        self.asks = policies.asks
+        self._asking: tuple[Account, Callable[[str], str]] | None = None
+        self._facts: Facts | None = None
+        self._calls: tuple[Call, ...] | None = None
+        self._faces: dict[PolicySet, Guard] = {policies: self}
+
+    def asked_by(self, account: Account, hashed: Callable[[str], str]) -> Guard:
+        """The guard for what this account asks. `hashed` is a keyed hash in hex digits. Only where `asks` says so."""
+        made = copy(self)
+        made._asking = (account, hashed)
+        return made
+
+    def facing(self, request: Request, dialect: str) -> Guard:
+        """The guard for one request: with its facts, and the policies that are for it. Only where `asks` says so."""
+        account, hashed = self._asking or (ANONYMOUS, _unhashed)
+        facts = facts_of(request, dialect, account, hashed)
+        policies = self.policies.facing(facts)
+        face = self._faces.get(policies)
+        if face is None:
+            face = self.of(policies)
+            if len(self._faces) < MOST_FACES:
+                self._faces[policies] = face
+        made = copy(face)
+        made._asking, made._facts = self._asking, facts
+        return made
+
+    def answering(self, tree: Any) -> Guard:
+        """The guard for an answer in one piece."""
+        made = copy(self)
+        made._calls = calls_of(tree)
+        return made
 
     def of(self, policies: PolicySet) -> Guard:
         """A guard for other policies, with the same panel and metrics."""
@@ -100,7 +137,11 @@ class Guard:
                 self._metrics.unscanned.inc(dialect, stage, kind)
         if report.unread:
             self._metrics.unscanned.inc(dialect, stage, "text", by=len(report.unread))
-        decision = decide(self.policies, stage, messages, report)
+        facts = self._facts
+        if facts is not None and stage is Stage.OUTPUT:
+            calls = self._calls if self._calls is not None else calls_in(messages)
+            facts = facts.answered(calls) if calls else facts
+        decision = decide(self.policies, stage, messages, report, facts)
         self._count(decision, dialect)
         return decision
 
@@ -109,6 +150,11 @@ class Guard:
             self._metrics.failures.inc(failure.classifier, failure.reason)
         if decision.failures and decision.action is not Action.BLOCK:
             self._metrics.fail_open.inc(decision.stage)
+
+
+def _unhashed(value: str) -> str:
+    """Nobody is drawn for a canary where nobody said who asks."""
+    return ""
 
 
 def _located(messages: Sequence[Message], report: Report) -> Report:

@@ -76,6 +76,8 @@ class Moderation:
         except BadRequest as error:
             return self._problem(400, "invalid_request", str(error), error.param)
         self._notes.asked(request)
+        if self._guard.asks:
+            self._guard = self._guard.facing(request, self._dialect.name)
         if not self._journal.healthy:
             return self._problem(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
         decisions = await self._judge(request)

@@ -69,7 +69,8 @@ class Notes:
         seen = self._stages.get(decision.stage)
         if seen is None:
             seen = self._stages[decision.stage] = _Seen()
-        if decision.findings or decision.failures:
+        # A rule may fire on facts alone.
+        if decision.findings or decision.failures or decision.fired or decision.shadow:
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
 
     def sent(self, upstream: str) -> None:

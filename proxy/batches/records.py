@@ -75,7 +75,10 @@ class Records:
 
 
 class Recorded(Exchange):
-    """An exchange about records, with the upstream that takes what has no model's name."""
+    """An exchange about records, with the upstream that takes what has no model's name. Its rows are requests of their
+    own: without facts of each, every policy is for it, and what asks for them is not known."""
+
+    one_request = False
 
     async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
         self._lead = lead
