@@ -209,7 +209,7 @@ rules:
 
 
 async def test_settings_and_grants_decide(stand: Make) -> None:
-    keys = {"plain": {}, "granted": {"grants": ["marks"]}}
+    keys = {"plain": {}, "granted": {"grants": {"marks": None}}}
     async with stand(policy=CHOSEN, keys=keys) as s:
 
         async def status(key: str, **more: Any) -> int:
