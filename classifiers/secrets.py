@@ -186,6 +186,11 @@ def _aws_access_key(value: str, score: float) -> float:
     return _shape(value, score if base32 else 0.6)
 
 
+def _penstock(value: str, score: float) -> float:
+    """Ours: the last six letters are the CRC-32 of all before, in base 62."""
+    return 1.0 if value[-6:] == _base62(zlib.crc32(value[:-6].encode())) else 0.0
+
+
 def _github(value: str, score: float) -> float:
     """GitHub and npm: the last six letters are the CRC-32 of those before, in base 62."""
     body = value.partition("_")[2]
@@ -297,6 +302,7 @@ CHECKS: dict[str, Check] = {
     "key_block": _key_block,
     "aws_access_key": _aws_access_key,
     "github": _github,
+    "penstock": _penstock,
     "jwt": _jwt,
     "basic": _basic,
     "url_password": _url_password,

@@ -34,6 +34,22 @@ _NOT_FORWARDED = HOP_BY_HOP | {
 }
 
 
+# Who asks, and on whose account: the caller's own words for it mean nothing beside the operator's key, or would choose
+# among the operator's projects.
+_CREDENTIALS = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"x-goog-api-key",
+        b"ocp-apim-subscription-key",
+        b"cookie",
+        b"openai-organization",
+        b"openai-project",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer. Header names are lower case."""
@@ -73,10 +89,14 @@ _IDS = (b"x-request-id", b"request-id")
 
 
 def relayed(response: Response, *, keep_length: bool = False) -> Headers:
-    """The answer's headers that the client may see. `keep_length` keeps the body's length."""
+    """The answer's headers that the client may see: none that Penstock alone says. `keep_length` keeps the body's
+    length."""
     dropped = _NOT_RELAYED | _nominated(response.headers)
     return [
-        pair for pair in response.headers if pair[0] not in dropped or (keep_length and pair[0] == b"content-length")
+        pair
+        for pair in response.headers
+        if (pair[0] not in dropped and not pair[0].startswith(b"x-penstock-"))
+        or (keep_length and pair[0] == b"content-length")
     ]
 
 
@@ -87,7 +107,7 @@ def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | Non
     received = list(headers)
     dropped = _NOT_FORWARDED | _nominated(received)
     if credentials is not None:
-        dropped = dropped | {b"authorization", b"x-api-key", b"api-key"}
+        dropped = dropped | _CREDENTIALS
     kept = [
         (name, value)
         for name, value in received
