@@ -18,6 +18,7 @@ from .accounts.claims import claim, claims
 from .accounts.holder import Holder
 from .accounts.identity import Denied, Identities, Identity
 from .accounts.secret import PREFIX as KEY_PREFIX
+from .accounts.stored import first_id
 from .answers import Answer, forwarded, problem
 from .audit import Audit, Key
 from .config import Settings
@@ -66,6 +67,8 @@ SERVED: tuple[tuple[bytes, Moderations], ...] = ((b"/v1/moderations", Moderation
 RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 
+_STORING = frozenset({"responses", "messages", "batches"})
+"""Dialects whose answers name what is kept at the provider; in others it must be asked for (`store`)."""
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
 
 
@@ -94,9 +97,9 @@ class _Known:
         if models is not None and request.model not in models:
             raise no_model()
         if self.holder is not None:
-            named = self.named()
+            named = self.holder.named()
             self.holder.request(request.tree, deep=bool(request.unscannable))
-            if self.speaker.name != "chat" or request.tree.get("store") is True:
+            if self.speaker.name in _STORING or (request.tree and request.tree.get("store") is True):
                 listing = self.asked[0] == b"GET" and not named
                 request.own = functools.partial(self.holder.answered, all_of_them=listing)
         way = self.routing.way(self.family, request.model)
@@ -119,18 +122,13 @@ class _Known:
             found["header"] = self.claimed
         return found
 
-    def named(self) -> bool:
-        """Whether the path names a stored thing. Raises NotFound where it is not this account's."""
-        family = family_of(self.path.encode())
-        return self.holder is not None and family is not None and self.holder.path(self.path, family.path)
-
     def _headers(self, backend: Backend) -> Headers:
         return forwarded(self.asked[2], backend.credentials(self.family))
 
 
 class DataPlane:
-    """The application that callers talk to. `guards` are by the names of their policies, the default's is empty; they
-    may be replaced at any time (`enforce`): an exchange keeps its own."""
+    """The application that callers talk to. `guards` are by the names of their policies, the default's is empty. They
+    may be replaced at any time: an exchange keeps its own."""
 
     def __init__(
         self,
@@ -205,7 +203,7 @@ class DataPlane:
             speaks(speaker.name),
             self._claimed(incoming, identity),
             self._key,
-            holder=self._holder(identity),
+            holder=self._holder(incoming, identity),
         )
         return None
 
@@ -229,7 +227,7 @@ class DataPlane:
             self._claimed(incoming, identity),
             self._key,
             found.exchange,
-            self._holder(identity),
+            self._holder(incoming, identity),
         )
         return None
 
@@ -252,8 +250,13 @@ class DataPlane:
                     return claim(identity.account.id, value.decode("latin-1"), self._key.keyed_hash)
         return ""
 
-    def _holder(self, identity: Identity) -> Holder | None:
-        return Holder(self._owned, identity.account.id) if self._owned is not None else None
+    def _holder(self, incoming: Incoming, identity: Identity) -> Holder | None:
+        """What this account has at the provider, where accounts are known."""
+        if self._owned is None:
+            return None
+        family = family_of(incoming.path)
+        thing = first_id(incoming.path.decode("ascii"), family.path) if family is not None else None
+        return Holder(self._owned, identity.account.id, thing)
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         """An answer to what broke a rule of HTTP or a limit."""

@@ -39,8 +39,6 @@ class Head(Protocol):
     family: str
     holder: Holder | None
 
-    def named(self) -> bool: ...
-
     def head(self, backend: Backend, method: bytes = ..., target: bytes = ...) -> bytes: ...
 
 
@@ -159,7 +157,7 @@ def _check(known: Head, body: bytes) -> bool:
     """Whether the path names no stored thing. Raises NotFound where it, or a JSON body, names somebody else's."""
     if known.holder is None:
         return False
-    listing = not known.named()
+    listing = not known.holder.named()
     with contextlib.suppress(Malformed):
         known.holder.body(parse(body))
     return listing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..dialects.base import NotFound
-from .stored import first_id, minted, referred
+from .stored import minted, referred
 
 if TYPE_CHECKING:
     from .owned import Owned
@@ -14,17 +14,17 @@ _LISTED = ("data", "items")
 
 
 class Holder:
-    """What `account` may name. Methods raise NotFound for what is not its own."""
+    """What `account` may name. `thing` is the id in the path that it asks for, if there is one. Methods raise NotFound
+    for what is not its own."""
 
-    def __init__(self, owned: Owned, account: str) -> None:
-        self._owned, self._account = owned, account
+    def __init__(self, owned: Owned, account: str, thing: str | None = None) -> None:
+        self._owned, self._account, self._thing = owned, account, thing
 
-    def path(self, path: str, family: str) -> bool:
-        """Whether `path`, below `family`, names a thing; one of somebody else's is not found."""
-        name = first_id(path, family)
-        if name is None:
+    def named(self) -> bool:
+        """Whether the path names a thing; one of somebody else's is not found."""
+        if self._thing is None:
             return False
-        if not self._owned.owns(self._account, name):
+        if not self._owned.owns(self._account, self._thing):
             raise NotFound("There is no such object, or it is not yours.")
         return True
 

@@ -75,6 +75,19 @@ With `judge_batches: true` files of requests, batches and their results are judg
 - Judging a row takes what judging a request takes, a few rows at a time: give clients a timeout to match. Large files
   in parts (`/v1/uploads`) stay closed, and must stay so for this to hold.
 
+## What is stored at the provider
+
+`previous_response_id`, `conversation`, `prompt`, items by reference and `background` of Responses lead to texts that
+were not judged here, or to an answer that is fetched later: each is refused until `open_fields` names it. Then it is
+a part that nobody can read (`surface.unscannable`; kind `stored` or `background`), and the policy decides: `baseline`
+refuses.
+
+With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
+apart here: an id in a path or a request is found by the account that it was minted for through this Penstock, and
+answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. Ids that
+all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope `open`,
+batches one with `batches`.
+
 ## The table
 
 """

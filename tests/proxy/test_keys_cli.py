@@ -1,0 +1,158 @@
+"""`penstock keys`: what an operator sees, what is written down, and the exit codes that a script reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from proxy.accounts.file import KeyFile
+from proxy.accounts.keys import Keys
+from proxy.accounts.secret import well_formed
+from proxy.audit import Key, Reader
+from proxy.keys_cli import app
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PENSTOCK_CONFIG", raising=False)
+
+
+class Desk:
+    """The command, on a data directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.settings = folder / "penstock.yaml"
+        self.settings.write_text(f"data_dir: {self.data}\npolicies: {{strict: baseline}}\n")
+
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--config", str(self.settings)])
+
+    def keys(self) -> Keys:
+        return Keys(KeyFile(self.data / "keys.json"), Key.load(self.data / "audit.key").caller_hash)
+
+    def rows(self) -> list[Any]:
+        with Reader(self.data / "audit.db") as log:
+            return list(log.latest(100))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_a_key_is_shown_once(desk: Desk) -> None:
+    made = desk(
+        "create", "ci", "--account", "team-a", "--expires", "90d", "--scope", "chat", "--scope", "models",
+        "--model", "gpt-*", "--policy", "strict", "--tier", "trusted", "--grant", "bio=30d", "--grant", "cyber",
+    )  # fmt: skip
+    assert made.exit_code == 0
+    secret = made.stdout.strip()
+    assert well_formed(secret)
+    record = desk.keys().find(secret.encode())
+    assert record is not None
+    assert record.id in made.stderr
+    assert (record.name, record.account, record.policy, record.tier) == ("ci", "team-a", "strict", "trusted")
+    assert record.allowed == {"chat", "models"}
+    assert record.models == ("gpt-*",)
+    assert record.expires is not None
+    assert 89 * 86_400 < record.expires - time.time() <= 90 * 86_400
+    assert record.granted(time.time()) == {"bio", "cyber"}
+    assert record.granted(time.time() + 31 * 86_400) == {"cyber"}
+    digest = record.digest
+    for told in (desk("list"), desk("list", "--json"), desk("show", "ci"), desk("show", record.id)):
+        assert told.exit_code == 0
+        assert record.id in told.stdout
+        assert "team-a" in told.stdout
+        assert digest not in told.output
+        assert secret not in told.output
+    (row,) = desk.rows()
+    assert (row["status"], row["account"], row["key"]) == ("key_created", "team-a", record.id)
+    assert row["record"]["grants"].keys() == {"bio", "cyber"}
+    assert row["by"]
+    raw = b"".join(path.read_bytes() for path in desk.data.rglob("*") if path.is_file())
+    assert secret.encode() not in raw
+
+
+def test_a_key_is_revoked_for_good(desk: Desk) -> None:
+    secret = desk("create", "ci").stdout.strip()
+    other = desk("create", "other").stdout.strip()
+    assert desk("revoke", "ci").exit_code == 0
+    again = desk("revoke", "ci")
+    assert (again.exit_code, "before" in again.stderr) == (0, True)
+    found, kept = (desk.keys().find(key.encode()) for key in (secret, other))
+    assert found is not None
+    assert found.state(time.time()) == "revoked"
+    assert kept is not None
+    assert kept.state(time.time()) == "active"
+    assert found.id not in desk("list").stdout
+    assert found.id in desk("list", "--all").stdout
+    assert [row["status"] for row in desk.rows()] == ["key_created", "key_created", "key_revoked"]
+
+
+def test_json_for_programs(desk: Desk) -> None:
+    made = json.loads(desk("create", "ci", "--json").stdout)
+    assert well_formed(made["key"])
+    (listed,) = json.loads(desk("list", "--json").stdout)
+    assert listed == {name: value for name, value in made.items() if name != "key"}
+    assert listed["state"] == "active"
+    assert "open" not in listed["scopes"]
+
+
+# the arguments, the exit code, words of what is said
+WRONG: dict[str, tuple[list[str], int, list[str]]] = {
+    "no such key": (["revoke", "none"], 1, ["no such key", "penstock keys list"]),
+    "no such key to show": (["show", "none"], 1, ["no such key"]),
+    "a name that two have": (["revoke", "twin"], 1, ["2 keys", "key_"]),
+    "no such policy": (["create", "x", "--policy", "none"], 1, ["'none'", "strict"]),
+    "no such scope": (["create", "x", "--scope", "all"], 2, ["scope"]),
+    "no time": (["create", "x", "--expires", "soon"], 2, ["90d"]),
+    "a time that has passed": (["create", "x", "--expires", "2001-01-01"], 2, ["passed"]),
+    "a grant that is none": (["create", "x", "--grant", "No Such"], 2, ["grant"]),
+    "a name that steers a terminal": (["create", "x\x1b[0m"], 2, ["name"]),
+    "an empty name": (["create", ""], 2, ["name"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), WRONG.values(), ids=WRONG.keys())
+def test_wrong(desk: Desk, arguments: list[str], code: int, words: list[str]) -> None:
+    for _ in range(2):
+        assert desk("create", "twin").exit_code == 0
+    before = (desk.data / "keys.json").read_bytes()
+    done = desk(*arguments)
+    assert done.exit_code == code
+    for word in words:
+        assert word in done.output
+    assert "Traceback" not in done.output
+    assert (desk.data / "keys.json").read_bytes() == before
+
+
+def test_what_cannot_be_recorded_is_not_made_but_revoked(desk: Desk) -> None:
+    secret = desk("create", "ci").stdout.strip()
+    (desk.data / "audit.db").write_bytes(b"no database" * 100)
+    made = desk("create", "late")
+    assert (made.exit_code, made.stdout) == (1, "")
+    assert len(desk.keys()) == 1
+    ended = desk("revoke", "ci")
+    assert ended.exit_code == 1
+    assert "is revoked" in ended.stderr
+    assert "audit" in ended.stderr
+    found = desk.keys().find(secret.encode())
+    assert found is not None
+    assert found.state(time.time()) == "revoked"
+
+
+def test_a_broken_file_is_left_alone(desk: Desk) -> None:
+    desk("create", "ci")
+    path = desk.data / "keys.json"
+    path.write_text("{")
+    for arguments in (["create", "x"], ["list"], ["revoke", "ci"]):
+        done = desk(*arguments)
+        assert done.exit_code == 1
+        assert "keys.json" in done.stderr
+    assert path.read_text() == "{"
