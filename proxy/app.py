@@ -98,7 +98,7 @@ class _Known:
             raise no_model()
         if self.holder is not None:
             named = self.holder.named()
-            self.holder.request(request.tree, deep=bool(request.unscannable))
+            self.holder.request(request.tree)
             if self.speaker.name in _STORING or (request.tree and request.tree.get("store") is True):
                 listing = self.asked[0] == b"GET" and not named
                 request.own = functools.partial(self.holder.answered, all_of_them=listing)

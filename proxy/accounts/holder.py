@@ -28,11 +28,11 @@ class Holder:
             raise NotFound("There is no such object, or it is not yours.")
         return True
 
-    def request(self, tree: Any, *, deep: bool) -> None:
-        """What a judged request refers to. `deep`: it has parts that nobody can read."""
+    def request(self, tree: Any) -> None:
+        """What a judged request refers to."""
         if not isinstance(tree, dict):
             return
-        for name, field in referred(tree, deep=deep):
+        for name, field in referred(tree):
             if not self._owned.owns(self._account, name):
                 if field == "previous_response_id":
                     # As OpenAI says it: its clients know the code.

@@ -8,6 +8,7 @@ from typing import Any
 
 _VERB = re.compile(r"[a-z_]{1,40}")
 """A segment of a path that names no thing but what is to be done with one: ids have figures in them."""
+_HOLDS = frozenset({dict, list})
 _MINTED = ("id", "conversation", "container", "output_file_id", "error_file_id")
 
 
@@ -30,9 +31,8 @@ def minted(tree: Any) -> Iterator[str]:
             yield found
 
 
-def referred(tree: dict[str, Any], *, deep: bool) -> Iterator[tuple[str, str]]:
-    """(id, the field that holds it) of each stored thing that a request leads to. `deep`: it has parts that nobody can
-    read, among which files are looked for."""
+def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(id, the field that holds it) of each stored thing that a request leads to."""
     for name in ("previous_response_id", "conversation", "container", "input_file_id"):
         yield from _named(tree.get(name), name)
     for index, tool in enumerate(_list(tree.get("tools"))):
@@ -47,8 +47,7 @@ def referred(tree: dict[str, Any], *, deep: bool) -> Iterator[tuple[str, str]]:
     for index, item in enumerate(_list(tree.get("input"))):
         if isinstance(item, dict) and item.get("type") in {None, "item_reference"} and "content" not in item:
             yield from _named(item.get("id"), f"input[{index}].id")
-    if deep:
-        yield from _files(tree)
+    yield from _files(tree)
 
 
 def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
@@ -58,16 +57,16 @@ def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(tree: Any) -> Iterator[tuple[str, str]]:
+    """Files may stand anywhere."""
     stack = [tree]
     while stack:
         value = stack.pop()
-        if isinstance(value, dict):
+        if type(value) is dict:
             found = value.get("file_id")
-            if isinstance(found, str) and found:
+            if type(found) is str and found:
                 yield found, "file_id"
-            stack.extend(inner for inner in value.values() if isinstance(inner, dict | list))
-        elif isinstance(value, list):
-            stack.extend(inner for inner in value if isinstance(inner, dict | list))
+            value = value.values()
+        stack += [inner for inner in value if type(inner) in _HOLDS]
 
 
 def _list(value: Any) -> list[Any]:

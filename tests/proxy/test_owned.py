@@ -135,16 +135,16 @@ REFERS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize(("tree", "ids"), REFERS.values(), ids=REFERS.keys())
 def test_what_a_request_refers_to(tmp_path: Path, tree: dict[str, Any], ids: set[str]) -> None:
-    assert {name for name, _ in referred(tree, deep=True)} == ids
+    assert {name for name, _ in referred(tree)} == ids
     holder, other = Holder(table(tmp_path), "a"), Holder(table(tmp_path), "b")
     if ids:
         with pytest.raises(NotFound):
-            holder.request(tree, deep=True)
+            holder.request(tree)
     table(tmp_path).mint("a", ids)
-    holder.request(tree, deep=True)
+    holder.request(tree)
     if ids:
         with pytest.raises(NotFound):
-            other.request(tree, deep=True)
+            other.request(tree)
 
 
 def test_what_an_answer_gives_away() -> None:
