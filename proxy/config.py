@@ -239,6 +239,11 @@ class Settings(BaseModel):
         return value
 
     @property
+    def all_policies(self) -> dict[str, str]:
+        """Where each policy lies, by its name; the default's is empty."""
+        return {"": self.policy, **self.policies}
+
+    @property
     def audit_path(self) -> Path:
         return self.data_dir / "audit.db"
 

@@ -68,7 +68,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     check_packages()
     if not settings.all_upstreams:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
-    sets = {name: await _policy(path) for name, path in _sources(settings).items()}
+    sets = {name: await _policy(path) for name, path in settings.all_policies.items()}
     async with contextlib.AsyncExitStack() as stack:
         data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
         admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
@@ -139,7 +139,7 @@ async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
 async def reload(settings: Settings, running: Running) -> bool:
     """Load every policy again; where one has an error, its old one stays in force."""
     plane, whole = running.plane, True
-    for name, path in _sources(settings).items():
+    for name, path in settings.all_policies.items():
         told = {"policy": name} if name else {}
         guard = plane.guards[name]
         try:
@@ -155,11 +155,6 @@ async def reload(settings: Settings, running: Running) -> bool:
         running.metrics.reloads.inc("loaded")
         log.info("policy loaded", revision=policy_set.revision, source=policy_set.source, **told)
     return whole
-
-
-def _sources(settings: Settings) -> dict[str, str]:
-    """Where each policy lies, by its name; the default has none."""
-    return {"": settings.policy, **settings.policies}
 
 
 async def _policy(path: str) -> PolicySet:

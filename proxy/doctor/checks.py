@@ -15,6 +15,7 @@ from classifiers.catalog import OptionError
 from policies.check import check
 
 from .base import Check, Finding, Place, State
+from .callers import check_callers
 from .disk import check_chain, check_disk
 from .upstreams import check_upstreams
 
@@ -48,17 +49,22 @@ def check_our_packages(place: Place) -> Iterator[Finding]:
 
 
 def check_policy(place: Place) -> Iterator[Finding]:
-    """The policy, its cases with every classifier asked, and whether the heartbeat can probe each."""
-    place.policy = result = check(place.settings.policy, live=True)
-    *problems, summary = result.lines()
-    for problem in problems:
-        yield Finding("policy", State.WRONG, problem, f"`penstock check {place.settings.policy}` says the same")
-    if not result.ok or result.policy is None:
+    """Each policy, its cases with every classifier asked, and whether the heartbeat can probe those of the default."""
+    for name, path in place.settings.all_policies.items():
+        result = check(path, live=True)
+        if not name:
+            place.policy = result
+        *problems, summary = result.lines()
+        for problem in problems:
+            yield Finding("policy", State.WRONG, problem, f"`penstock check {path}` says the same")
+        if result.ok:
+            yield Finding("policy", State.WELL, f"{name}: {summary}" if name else summary)
+    default = place.policy
+    if default is None or not default.ok or default.policy is None:
         return
-    yield Finding("policy", State.WELL, summary)
     from ..heartbeat import caught_by, uncovered
 
-    missing = uncovered(result.policy, caught_by(result.policy))
+    missing = uncovered(default.policy, caught_by(default.policy))
     if missing:
         detail = f"no case shows that {', '.join(missing)} finds anything: the heartbeat cannot probe it"
         yield Finding("policy", State.WARNING, detail, "add a case that only it can catch, without 'scores'")
@@ -161,6 +167,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "policy": (check_policy,),
     "models": (check_models,),
     "upstream": (check_upstreams,),
+    "callers": (check_callers,),
     "audit": (check_disk, check_chain),
     "ports": (check_ports,),
     "files": (check_files,),

@@ -24,6 +24,7 @@ from proxy.config import load
 from proxy.doctor import checks, disk
 from proxy.doctor.base import Finding, Place, State
 from tests.proxy.conftest import DEFAULTS, RULES, Make
+from tests.proxy.keyring import give
 from tests.proxy.test_heartbeat import CASES
 from tests.upstream import Reply, Upstream, replies
 
@@ -310,3 +311,49 @@ async def test_each_of_several_upstreams(given: dict[str, Any]) -> None:
         (asked,) = second.requests
         assert asked.header("x-api-key") == "sk-x"
         assert first.requests[0].header("x-api-key") is None
+
+
+KEYED = {"upstreams": {"a": {"url": "http://127.0.0.1:1", "key": "sk-operator"}}}
+# settings, keys by name, the worst that is found, words of it
+CALLERS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]], State, str]] = {
+    "their own keys": ({"upstream": "http://127.0.0.1:1"}, {}, State.WELL, "passed through"),
+    "ours, here": (KEYED, {}, State.WELL, "anybody"),
+    "ours, for everybody": ({**KEYED, "host": "0.0.0.0"}, {}, State.WARNING, "operator's key"),
+    "theirs, to several": (
+        {"upstreams": {n: {"url": "http://127.0.0.1:1"} for n in "ab"}, "default_upstream": "a"}, {}, State.WARNING,
+        "whichever",
+    ),
+    "no key": ({**KEYED, "credentials": "keys", "host": "0.0.0.0"}, {}, State.WARNING, "nobody can ask"),
+    "a key": ({**KEYED, "credentials": "keys", "host": "0.0.0.0"}, {"ci": {}}, State.WELL, "1 of 1 keys"),
+    "none that works": ({"credentials": "keys"}, {"ci": {"revoked": 1.0}}, State.WARNING, "nobody can ask"),
+    "one that ends": (
+        {"credentials": "keys"}, {"ci": {"expires": time.time() + 100 * 3600}}, State.WARNING, "expires in",
+    ),
+    "one whose policy is gone": ({"credentials": "keys"}, {"ci": {"policy": "gone"}}, State.WRONG, "'gone'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "keys", "state", "word"), CALLERS.values(), ids=CALLERS.keys())
+def test_who_may_ask(
+    given: dict[str, Any], settings: dict[str, Any], keys: dict[str, dict[str, Any]], state: State, word: str
+) -> None:
+    for name, more in keys.items():
+        give(given["data_dir"], name, **more)
+    found = worst(looked({**given, **settings}, "callers"))
+    assert (found.state, word in found.detail) == (state, True), found
+    assert state is State.WELL or found.mend
+    assert "sk-operator" not in repr(found)
+
+
+def test_keys_that_cannot_be_read(given: dict[str, Any]) -> None:
+    give(given["data_dir"], "ci")
+    (given["data_dir"] / "keys.json").write_text("{")
+    found = worst(looked({**given, "credentials": "keys"}, "callers"))
+    assert (found.state, "keys.json" in found.detail) == (State.WRONG, True)
+
+
+def test_each_policy_is_looked_at(given: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("no policy")
+    found = looked({**given, "policies": {"same": given["policy"], "other": str(tmp_path / "other.yaml")}}, "policy")
+    assert worst(found).state is State.WRONG
+    assert any(each.state is State.WELL and each.detail.startswith("same: ") for each in found)
