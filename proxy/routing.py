@@ -111,9 +111,9 @@ class Routing:
         self.backends = tuple(backends)
         self._routes = [_Route(Patterns(models), way) for models, way in routes]
         named = {backend.name: backend for backend in backends}
-        first = named[default] if default else backends[0] if len(backends) == 1 else None
-        self.default = first
-        self._rest = Way(first) if first is not None else None
+        self.default = named[default] if default else backends[0] if len(backends) == 1 else None
+        # Who writes a table and names no default wants what is in the table.
+        self._rest = Way(self.default) if self.default is not None and (default or not self._routes) else None
         self._known: dict[tuple[str, str], Way] = {}
         # With one upstream and no routes a model's name leads nowhere else, known or not.
         self.single = self._rest if len(backends) == 1 and not self._routes else None

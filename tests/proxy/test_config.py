@@ -113,6 +113,11 @@ WRONG: dict[str, tuple[str | bytes, list[str]]] = {
         ["routes.0.models"],
     ),
     "a default to nowhere": ("upstreams: {a: {url: http://x}}\ndefault_upstream: b", ["default_upstream", "a"]),
+    "several, no default, and batches": (
+        "upstreams: {a: {url: http://x}, b: {url: http://y}}\njudge_batches: true\n"
+        "routes: [{models: [m], upstream: a}]",
+        ["`default_upstream`"],
+    ),
     "several, and no default": ("upstreams: {a: {url: http://x}, b: {url: http://y}}", ["`default_upstream`"]),
 }
 

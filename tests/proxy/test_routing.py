@@ -97,6 +97,17 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(routing._known) <= REMEMBERED
 
 
+def test_a_table_without_a_default_is_all_there_is() -> None:
+    a = backend("a")
+    routing = Routing([a], [(["x"], Way(a, "y"))])
+    assert routing.way("openai", "x").model == "y"
+    assert routing.single is None
+    with pytest.raises(NotFound):
+        routing.way("openai", "y")
+    assert Routing([a], [(["x"], Way(a, "y"))], "a").way("openai", "y").model is None
+    assert routing.default is a  # what names no model has nowhere else to go
+
+
 def test_the_rest_has_a_default() -> None:
     a, b = backend("a", ["openai"]), backend("b")
     routing = Routing([a, b], [(["x"], Way(b))], "a")
