@@ -36,6 +36,7 @@ class Embedded:
         self._heads = tuple(heads[index] for index in chosen)
         self._scale = np.asarray([head.scale for head in self._heads], dtype=np.float64)
         self._bias = np.asarray([head.bias for head in self._heads], dtype=np.float64)
+        self._curved = [place for place, head in enumerate(self._heads) if head.curve]
         identity = json.dumps([encoder.card.digest, [head.label for head in self._heads], min_score])
         self._digest = hashlib.sha256(identity.encode()).hexdigest()
 
@@ -104,7 +105,10 @@ class Embedded:
         logits = passes.logits[:, self._chosen].astype(np.float64)
         best = logits.argmax(axis=0)
         strongest = logits[best, np.arange(len(self._heads))]
-        scores = 0.5 * (1.0 + np.tanh(0.5 * (self._scale * strongest + self._bias)))
+        odds = self._scale * strongest + self._bias
+        for place in self._curved:
+            odds[place] = self._heads[place].odds(strongest[place])
+        scores = 0.5 * (1.0 + np.tanh(0.5 * odds))
         where = [passes.place(window) for window in best]
         return [
             (head.label, float(score), place)

@@ -22,8 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -60,8 +61,9 @@ _Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One label of a model. The calibrated probability is sigmoid(scale * logit + bias), scale > 0.
-    `block` and `log` are suggested thresholds on it, `roles` where it was trained to be asked."""
+    """One label of a model. The calibrated probability is sigmoid(`odds`): scale * logit + bias with scale > 0, or,
+    where a line does not fit, the `curve` through (logit, log odds), both rising, which goes on with `scale` beyond
+    its ends. `block` and `log` are suggested thresholds on it, `roles` where it was trained to be asked."""
 
     label: str
     scale: float
@@ -69,6 +71,15 @@ class Head:
     block: float
     log: float
     roles: tuple[str, ...]
+    curve: tuple[tuple[float, float], ...] = ()
+
+    def odds(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated log odds of `logits`, any shape."""
+        if not self.curve:
+            return self.scale * logits + self.bias
+        known, given = np.array(self.curve).T
+        beyond = np.minimum(logits - known[0], 0.0) + np.maximum(logits - known[-1], 0.0)
+        return np.asarray(np.interp(logits, known, given) + self.scale * beyond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +137,7 @@ def read_card(directory: Path) -> Card:
             name=card["name"],
             digest=hashlib.sha256(raw).hexdigest(),
             files=dict(card["files"]),
-            heads=tuple(
-                Head(h["label"], h["scale"], h["bias"], h["block"], h["log"], tuple(h["roles"])) for h in card["heads"]
-            ),
+            heads=tuple(_head(head) for head in card["heads"]),
             window=card["window"]["tokens"],
             overlap=card["window"]["overlap"],
             first=card["special"]["first"],
@@ -137,6 +146,14 @@ def read_card(directory: Path) -> Card:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError("model", f"{place} is no model card: {error!r}", "train again, or reinstall") from None
+
+
+def _head(told: Mapping[str, Any]) -> Head:
+    """A head as the card has it. Raises KeyError, TypeError or ValueError where it is broken."""
+    curve = tuple((float(logit), float(odds)) for logit, odds in told.get("curve", ()))
+    if not told["scale"] > 0 or any(a >= c or b >= d for (a, b), (c, d) in pairwise(curve)):
+        raise ValueError(f"the calibration of {told['label']} does not rise")
+    return Head(told["label"], told["scale"], told["bias"], told["block"], told["log"], tuple(told["roles"]), curve)
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import corpus, encoder, export, fit, mine
+from . import compose, corpus, encoder, export, fit, mine, shipped
 from .corpus import CorpusError, Example, Tally
 
 
@@ -37,6 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cap", type=int, default=None, help="most rows of any source (for a quick try)")
     parser.add_argument("--dev-cap", type=int, default=1500, help="most rows of any dev source")
+    parser.add_argument("--start", type=Path, help="a model directory to go on from, with one shorter epoch")
     parser.add_argument("--weights", type=Path, nargs="*", default=(), help="trained weights: skip the training")
     return parser
 
@@ -60,7 +61,7 @@ def examples(options: argparse.Namespace) -> tuple[list[Example], list[Example],
     for name, count in sorted((tally.unlisted + tally.licence).items()):
         say(f"left out: {name}, {count} rows (not in sources.yaml, or licence)")
     ours, ours_kept = corpus.handwritten()
-    training = corpus.balance_languages([e for e in loaded if not held(e)] + ours)
+    training = corpus.balance_languages([e for e in loaded if not held(e)] + ours + compose.composed())
     kept = [e for e in loaded if held(e)]
     dev, _ = corpus.load(options.data, "dev", cap=options.dev_cap)
     seen = {" ".join(e.text.casefold().split()) for e in training}
@@ -81,10 +82,14 @@ def run(options: argparse.Namespace) -> None:
     recipe = fit.Recipe(epochs=options.epochs, minutes=options.minutes / options.seeds, threads=options.threads)
     paths = [Path(path) for path in options.weights]
     if not paths:
-        spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept])
-        for seed in range(options.seeds):
-            paths.append(work / f"seed{seed}.safetensors")
-            train(training, spare, replace(recipe, seed=seed), paths[-1])
+        spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept], most=8000)
+        paths = [work / f"seed{seed}.safetensors" for seed in range(options.seeds)]
+        seeds = {path: replace(recipe, seed=seed) for seed, path in enumerate(paths)}
+        if options.start:
+            go_on(training, spare, seeds, options.start)
+        else:
+            for path, each in seeds.items():
+                train(training, spare, each, path)
     module = fit.averaged(paths)
     seconds = time.monotonic() - begun
     options.out.mkdir(parents=True, exist_ok=True)
@@ -123,19 +128,40 @@ def train(training: list[Example], spare: list[Example], recipe: fit.Recipe, kep
     rest."""
     first = replace(recipe, minutes=0.6 * recipe.minutes)
     fit.train(training, first, kept.with_suffix(".first"), say)
-    refine(training, spare, replace(recipe, minutes=0.4 * recipe.minutes), kept.with_suffix(".first"), kept)
+    last = replace(recipe, minutes=0.4 * recipe.minutes)
+    refine(training, mined(spare, kept.with_suffix(".first"), last), last, kept.with_suffix(".first"), kept)
 
 
-REST = 0.6
-"""The part of the texts that the last epoch sees again, and how much slower it learns."""
+REST, AGAIN = 0.6, 0.13
+"""The part of the texts that the last epoch sees again, and how much slower it learns; the part that a model sees again
+which goes on from one that ships."""
 
 
-def refine(training: list[Example], spare: list[Example], recipe: fit.Recipe, start: Path, kept: Path) -> None:
-    """The last epoch of `train`."""
-    hard = mine.mistaken(spare, fit.logits(fit.averaged([start]), spare, recipe), most=2000, per_source=400)
+def go_on(training: list[Example], spare: list[Example], seeds: dict[Path, fit.Recipe], start: Path) -> None:
+    """All seeds, each from the model in the directory `start`."""
+    import torch
+    from safetensors.torch import save_file
+
+    first = next(iter(seeds)).with_name("start.safetensors")
+    save_file({name: torch.from_numpy(value) for name, value in shipped.weights(start).items()}, str(first))
+    hard = mined(spare, first, next(iter(seeds.values())))
+    for path, recipe in seeds.items():
+        refine(training, hard, recipe, first, path, AGAIN)
+
+
+def mined(spare: list[Example], weights: Path, recipe: fit.Recipe) -> list[Example]:
+    """The honest texts of `spare` that `weights` mistake."""
+    hard = mine.mistaken(spare, fit.logits(fit.averaged([weights]), spare, recipe), most=2000, per_source=400)
     say(f"{len(hard)} honest texts of {len(spare)} were mistaken: learning from them")
-    ours = [e for e in training if e.source == "handwritten"]
-    part = random.Random(recipe.seed).sample(training, int(REST * len(training)))
+    return hard
+
+
+def refine(
+    training: list[Example], hard: list[Example], recipe: fit.Recipe, start: Path, kept: Path, share: float = REST
+) -> None:
+    """The last epoch of a seed, from the weights in `start`: `share` of the texts, our own ones and the `hard` ones."""
+    ours = [e for e in training if e.source in {"handwritten", "composed"}]
+    part = random.Random(recipe.seed).sample(training, int(share * len(training)))
     fit.train(part + ours + hard, replace(recipe, epochs=1, rate=REST * recipe.rate), kept, say, start)
 
 
@@ -144,7 +170,7 @@ def _sources(tally: Tally, training: list[Example]) -> list[dict[str, Any]]:
         {"source": name, "licence": licence, "texts": sum(e.source == name for e in training)}
         for name, licence in sorted(tally.licences.items())
     ]
-    ours = sum(e.source == "handwritten" for e in training)
+    ours = sum(e.source in {"handwritten", "composed"} for e in training)
     return [*rows, {"source": "written by us (training/data)", "licence": "Apache-2.0", "texts": ours}]
 
 

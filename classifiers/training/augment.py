@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from . import compose
 from .corpus import Example
 from .labels import CATEGORIES, targets
 
@@ -189,6 +190,23 @@ def company(stocked: Stock, direct: Sequence[Example], count: int, rng: Rng) -> 
     return made
 
 
+ECHO = 0.5
+"""How many composed answers take up the words of their question, as real ones do, those that refuse too."""
+
+
+def _echoed(told: str, asked: str, rng: Rng) -> str:
+    """An answer that says again what was asked for."""
+    subject = _cut(asked.strip().rstrip("?.!"), rng, 200)
+    start = rng.choice(
+        (f"{subject}:\n\n{told}", f'"{subject}"\n{told}', f"# {subject}\n\n{told}", f"{told}\n\n{subject}.")
+    )
+    return (
+        start
+        if rng.random() < 0.6
+        else f"{start}\n1. First, {subject[:1].lower()}{subject[1:]}.\n2. Then go on from there."
+    )
+
+
 def answers(stocked: Stock, count: int, rng: Rng) -> list[Example]:
     """`count` answers in their conversation. Nothing in "Sure, here is how" is bad but what it answers, and no
     question makes a refusal bad; an honest answer to something else stays honest."""
@@ -214,6 +232,8 @@ def answers(stocked: Stock, count: int, rng: Rng) -> list[Example]:
         said = {"harmful_answer": float(kind in {0, 4})} | {k: v for k, v in helped.items() if k in CATEGORIES}
         before = f"{rng.choice(honest).text}\n{asked.text}" if rng.random() < 0.3 else asked.text
         text = _cut(told.text, rng, 500)
+        if kind in {0, 1, 2} and rng.random() < ECHO:
+            text = _echoed(text, asked.text, rng)
         if kind < 2 and rng.random() < 0.4:
             text += "\n\n" + _cut(rng.choice(stocked.complies).text, rng, 300)
         made.append(Example(text, said, "answered", "response", told.lang, 0.5, context=before))
@@ -275,6 +295,17 @@ def disguise(example: Example, rng: Rng, share: float) -> Example:
     return replace(example, text=rng.choice(DISGUISES)(example.text, rng))
 
 
+COMPOSED = 300
+"""Composed orders, and as many errands, that are planted beside those that were written one by one."""
+
+
+def _with_composed(stocked: Stock, rng: Rng) -> Stock:
+    orders, errands = compose.planted("order", COMPOSED, rng), compose.planted("errand", COMPOSED, rng)
+    said = {"injection_indirect": 1.0}
+    made = tuple(Example(text, said, "composed", "tool_result", "en", family="order") for text in orders)
+    return replace(stocked, orders=stocked.orders + made, errands=stocked.errands + tuple(errands))
+
+
 def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: float = 0.16) -> list[Example]:
     """The texts of one epoch: every example once, perhaps disguised, and `extra` of their number composed."""
     stocked = stock(examples)
@@ -288,7 +319,7 @@ def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: flo
     if stocked.complies and stocked.refusals and stocked.answers and direct:
         made += answers(stocked, count // 3, rng)
     if stocked.carriers and stocked.orders:
-        made += outside(stocked, count, rng)
+        made += outside(_with_composed(stocked, rng), count, rng) + compose.outside(count // 2, rng)
     if direct and stocked.prompts:
         made += company(stocked, direct, count // 2, rng)
     rng.shuffle(made)

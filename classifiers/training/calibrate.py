@@ -35,6 +35,36 @@ def platt(logits: Floats, truth: Floats, weights: Floats, steps: int = 100) -> t
     return float(scale), float(bias)
 
 
+Curve = list[list[float]]
+"""[logit, log odds] of each knot, both rising."""
+
+
+def curve(logits: Floats, truth: Floats, weights: Floats, knots: int = 10, slope: float = 0.02) -> Curve:
+    """An isotonic curve through at most `knots` groups of equal weight, each at its mean logit and the log odds of its
+    smoothed share of bad texts. It rises by `slope` at least, so that calibration never ties what the model parts."""
+    order = np.argsort(logits, kind="stable")
+    logits, truth, weights = logits[order], truth[order], weights[order]
+    reached = np.cumsum(weights) / weights.sum()
+    groups = np.minimum((reached * knots - 1e-9).astype(int), knots - 1)
+    mean = weights.sum() / len(weights)
+    merged: list[list[float]] = []  # weight, weight of bad ones, weight times logit
+    for group in np.unique(groups):
+        mine = groups == group
+        merged.append([weights[mine].sum(), (weights * truth)[mine].sum(), (weights * logits)[mine].sum()])
+        while len(merged) > 1 and merged[-2][1] / merged[-2][0] >= merged[-1][1] / merged[-1][0]:
+            last = merged.pop()
+            merged[-1] = [a + b for a, b in zip(merged[-1], last, strict=True)]
+    found: Curve = []
+    for total, bad, sum_of_logits in merged:
+        share = (bad + mean) / (total + 2 * mean)
+        place, odds = float(sum_of_logits / total), float(np.log(share / (1 - share)))
+        if found:
+            odds = max(odds, found[-1][1] + slope * (place - found[-1][0]))
+        if not found or (place > found[-1][0] and odds > found[-1][1]):
+            found.append([place, odds])
+    return found
+
+
 def sources_alike(sources: list[str], truth: Floats, ceiling: float = 400.0) -> Floats:
     """Weights with which every source counts alike on each side up to `ceiling` texts, and both sides alike."""
     weights = np.ones(len(sources))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoder import Head
 from ..windows import OVERLAP, SIZE
 from . import calibrate, encoder, measure
 from .calibrate import Budget, Group
@@ -139,7 +140,13 @@ def _set_thresholds(heads: Sequence[dict[str, Any]], dev: Judged) -> None:
 
 def _scores(head: Mapping[str, Any], judged: Judged) -> Floats:
     """Calibrated probabilities (n,) of one head."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * (head["scale"] * judged.head(head["label"]) + head["bias"]))))
+    return _chances(head, judged.head(head["label"]))
+
+
+def _chances(told: Mapping[str, Any], logits: Floats) -> Floats:
+    curve = tuple((logit, odds) for logit, odds in told.get("curve", ()))
+    head = Head("", told["scale"], told["bias"], 1.0, 1.0, (), curve)
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * head.odds(logits))))
 
 
 def _english(example: Example) -> bool:
@@ -158,12 +165,12 @@ def _measured(example: Example, label: str) -> bool:
 def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
     pool, where = dev.where(lambda e: _measured(e, label.name)), "unseen sources"
     if sum(e.targets.get(label.name) == 1.0 for e in pool.examples) < ENOUGH:
-        pool, where = rest, "held rows"
+        pool, where = pool.beside(rest), "unseen sources and held rows"
     known = pool.where(lambda e: label.name in e.targets)
     logits = known.head(label.name)
     truth = np.array([e.targets[label.name] for e in known.examples])
     weights = calibrate.sources_alike([e.source for e in known.examples], truth)
-    scale, bias = calibrate.platt(logits, truth, weights)
+    fitted, error = _calibrated(logits, truth, weights)
 
     bad, honest = logits[truth == 1], logits[truth == 0]
     low, high = measure.resampled(bad, honest) if len(bad) and len(honest) else (math.nan, math.nan)
@@ -171,8 +178,7 @@ def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
         "label": label.name,
         "roles": list(label.roles),
         "meaning": label.meaning,
-        "scale": round(scale, 5),
-        "bias": round(bias, 5),
+        **fitted,
         "block": 1.0,
         "log": 1.0,
         "measured_on": where,
@@ -182,18 +188,41 @@ def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
         "auroc_95": [_round(low), _round(high)],
         "average_precision": _round(measure.precision_area(bad, honest)),
         "recall_at_1_percent": _round(measure.recall_at(bad, honest, 0.01)),
-        "calibration_error": _round(_crossed_error(logits, truth, weights)),
+        "calibration_error": _round(error) if (truth == 1).sum() >= FEW else None,
     }
 
 
-def _crossed_error(logits: Floats, truth: Floats, weights: Floats, folds: int = 5) -> float:
+FEW, MANY, GAIN = 20, 100, 0.005
+"""Bad rows below which an error of calibration would be chance; rows of each side from which a curve may be fitted;
+what it must win over a line, since it has more to go wrong with."""
+
+
+def _line(logits: Floats, truth: Floats, weights: Floats) -> dict[str, Any]:
+    scale, bias = calibrate.platt(logits, truth, weights)
+    return {"scale": round(scale, 5), "bias": round(bias, 5)}
+
+
+def _curved(logits: Floats, truth: Floats, weights: Floats) -> dict[str, Any]:
+    knots = [[round(value, 4) for value in knot] for knot in calibrate.curve(logits, truth, weights)]
+    return _line(logits, truth, weights) | {"curve": knots}
+
+
+def _calibrated(logits: Floats, truth: Floats, weights: Floats) -> tuple[dict[str, Any], float]:
+    """A line, or a curve where there are rows enough and it errs less on rows that it was not fitted on; and that
+    error."""
+    line, curve = (_crossed_error(fit, logits, truth, weights) for fit in (_line, _curved))
+    if min((truth == 1).sum(), (truth == 0).sum()) >= MANY and curve < line - GAIN:
+        return _curved(logits, truth, weights), curve
+    return _line(logits, truth, weights), line
+
+
+def _crossed_error(fit: Any, logits: Floats, truth: Floats, weights: Floats, folds: int = 5) -> float:
     """Expected calibration error, each row with the calibration of the folds that it is not in."""
     fold = np.random.default_rng(0).integers(0, folds, len(logits))
     scores = np.zeros(len(logits))
     for number in range(folds):
         rest = fold != number
-        scale, bias = calibrate.platt(logits[rest], truth[rest], weights[rest])
-        scores[~rest] = 0.5 * (1 + np.tanh(0.5 * (scale * logits[~rest] + bias)))
+        scores[~rest] = _chances(fit(logits[rest], truth[rest], weights[rest]), logits[~rest])
     return measure.calibration_error(scores, truth, weights)
 
 

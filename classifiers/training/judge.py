@@ -34,6 +34,9 @@ class Judged:
     def at(self, places: Sequence[int] | NDArray[np.intp]) -> Judged:
         return Judged(tuple(self.examples[i] for i in places), self.logits[places])
 
+    def beside(self, other: Judged) -> Judged:
+        return Judged(self.examples + other.examples, np.concatenate((self.logits, other.logits)))
+
     def where(self, wanted: Callable[[Example], bool]) -> Judged:
         return self.at([i for i, e in enumerate(self.examples) if wanted(e)])
 
@@ -64,6 +67,8 @@ def held(example: Example, tenth: int = 0) -> bool:
 def planted(dev: Sequence[Example], ours: Sequence[Example], count: int = 800, seed: int = 7) -> list[Example]:
     """A measuring set for orders in outside text: honest passages of the dev sets and our own validation texts,
     half of them with an order of the dev sets or of our validation families planted."""
+    # Whole mails of ours are measured as they are.
+    ours = [e for e in ours if e.family != "mail"]
     carriers = [
         replace(e, targets={"injection_indirect": 0.0}, role="document")
         for e in dev

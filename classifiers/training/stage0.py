@@ -47,7 +47,8 @@ def margins(encoder: Encoder, examples: Sequence[Example]) -> tuple[Floats, list
     """(n, heads) how far each logit of the first window lies above its log threshold, and the tokens (at most
     TOKENS)."""
     heads = encoder.card.heads
-    odds = np.array([(np.log(head.log / (1 - head.log)) - head.bias) / head.scale for head in heads])
+    grid = np.linspace(-12, 12, 4801)
+    odds = np.array([np.interp(np.log(head.log / (1 - head.log)), head.odds(grid), grid) for head in heads])
     rows, tokens = [], []
     for example in examples:
         ids = encoder.tokens(example.text[:LONGEST])[0][:TOKENS]

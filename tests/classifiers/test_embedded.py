@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ruamel.yaml import YAML
 
 from classifiers.base import Classifier, Finding, Message, Role
 from classifiers.catalog import OptionError, create
-from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Encoder, read_card
+from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Encoder, Head, read_card
 
 SHIPPED = MODELS / DEFAULT_MODEL
 CASES: list[dict[str, str]] = YAML(typ="safe").load(Path(__file__).with_name("embedded_cases.yaml").read_text("utf-8"))
@@ -305,6 +306,35 @@ def test_a_model_can_be_named_by_its_path(shipped: Embedded, tmp_path: Path) -> 
 def test_wrong_options_say_what_to_write(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(OptionError, match=complaint):
         Embedded.from_options("model", options)
+
+
+def test_a_curve_is_followed_and_goes_on_beyond_its_ends() -> None:
+    head = Head("x", 0.5, 1.0, 0.9, 0.5, (), ((-1.0, -2.0), (0.0, 0.0), (2.0, 1.0)))
+    logits = np.array([-3.0, -1.0, -0.5, 1.0, 2.0, 4.0])
+    assert head.odds(logits).tolist() == [-3.0, -2.0, -1.0, 0.5, 1.0, 2.0]
+    assert replace(head, curve=()).odds(logits).tolist() == (0.5 * logits + 1).tolist()
+
+
+@pytest.mark.parametrize("curve", [[[0, 0], [0, 1]], [[0, 1], [1, 1]], [[1, 0], [0, 1]], [[0]], 3])
+def test_a_curve_that_does_not_rise_is_no_card(tmp_path: Path, curve: Any) -> None:
+    card = json.loads((SHIPPED / "card.json").read_text("utf-8"))
+    card["heads"][0]["curve"] = curve
+    (tmp_path / "card.json").write_text(json.dumps(card), "utf-8")
+    with pytest.raises(OptionError, match="is no model card"):
+        read_card(tmp_path)
+
+
+def test_a_classifier_follows_the_curve_of_a_head(tmp_path: Path) -> None:
+    card = json.loads((SHIPPED / "card.json").read_text("utf-8"))
+    for head in card["heads"]:
+        head["curve"] = [[-50.0, -3.0], [50.0, 2.0]] if head["label"] == "harmful" else []
+    for name in ("model.onnx", "tokenizer.json"):
+        (tmp_path / name).symlink_to(SHIPPED / name)
+    (tmp_path / "card.json").write_text(json.dumps(card), "utf-8")
+    encoder = Encoder.open(tmp_path)
+    logit = encoder.read(ATTACK).logits[0][[head["label"] for head in card["heads"]].index("harmful")]
+    found = scores(Embedded("x", encoder, ["harmful"], 0.0), ATTACK)["harmful"]
+    assert found == pytest.approx(1 / (1 + np.exp(0.5 - 0.05 * float(logit))), rel=1e-5)
 
 
 def test_the_card_holds_what_a_policy_needs() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifiers.training import augment, calibrate, corpus, measure
+from classifiers.training import augment, calibrate, compose, corpus, measure
 from classifiers.training.corpus import CorpusError, Example
 from classifiers.training.labels import CATEGORIES, LABELS, NAMES, NEAR, TIERS, targets
 
@@ -240,6 +240,36 @@ def test_half_of_the_outside_texts_are_honest() -> None:
     assert all(("keys" in e.text.casefold()) == (e.targets["injection_indirect"] == 1.0) for e in made)
 
 
+def test_composed_texts_have_no_open_slot_and_the_same_carriers_on_both_sides() -> None:
+    made = compose.outside(3000, random.Random(0))
+    starts: dict[str, list[float]] = {}
+    for example in made:
+        assert example.marked is not None
+        assert not [name for name in compose.parts("outside") if "{" + name + "}" in example.text]
+        starts.setdefault(example.text[: min(3, example.marked[0])], []).append(example.targets["injection_indirect"])
+    common = [sides for sides in starts.values() if len(sides) >= 60]
+    assert len(common) > 10
+    assert all(0.35 < sum(sides) / len(sides) < 0.65 for sides in common)
+
+
+@pytest.mark.parametrize("kind", ["order", "errand"])
+def test_what_is_composed_is_many_different_things(kind: str) -> None:
+    assert len(set(compose.planted(kind, 1000, random.Random(0)))) > 700
+
+
+def test_requests_in_code_and_in_other_languages_come_in_pairs() -> None:
+    made = [*compose.code(300, random.Random(0)), *compose.tongues()]
+    for lang in {example.lang for example in made}:
+        sides = [example.targets["harmful"] for example in made if example.lang == lang]
+        assert 2 * sum(sides) == len(sides)
+        assert len(sides) >= 60
+    assert not [example for example in made if "{}" in example.text or "{code}" in example.text]
+
+
+def test_a_slot_that_is_not_known_stays() -> None:
+    assert compose.grow("{a} {b}", {"a": ["x{a1}", "x{c}"], "c": ["y"]}, random.Random(3)) in {"x{a1} {b}", "xy {b}"}
+
+
 @pytest.mark.parametrize("number", range(len(augment.DISGUISES)))
 @given(text=st.text(min_size=1, max_size=100), seed=st.integers(0, 1 << 30))
 def test_no_disguise_breaks_on_any_text(number: int, text: str, seed: int) -> None:
@@ -316,6 +346,39 @@ def test_platt_holds_where_the_classes_are_apart() -> None:
     assert math.isfinite(scale)
     assert math.isfinite(bias)
     assert scale > 0
+
+
+def bent(seed: int, count: int = 6000) -> tuple[measure.Floats, measure.Floats]:
+    """Logits whose chance of being bad is no line of them: most bad texts stand out, some look honest."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(count) < 0.5).astype(float)
+    seen = rng.random(count) < 0.6
+    return np.where(truth * seen > 0, rng.normal(5, 1, count), rng.normal(-2, 1, count)), truth
+
+
+def test_a_curve_fits_where_a_line_does_not() -> None:
+    logits, truth = bent(0)
+    fresh, told = bent(1)
+    even = np.ones(len(truth))
+    scale, bias = calibrate.platt(logits, truth, even)
+    knots = np.array(calibrate.curve(logits, truth, even))
+    line, curve = (
+        measure.calibration_error(1 / (1 + np.exp(-odds)), told, even)
+        for odds in (scale * fresh + bias, np.interp(fresh, *knots.T))
+    )
+    assert curve < 0.03 < line
+
+
+@given(
+    st.lists(st.tuples(st.floats(-30, 30), st.booleans(), st.floats(0.01, 5)), min_size=1, max_size=60),
+    st.integers(1, 12),
+)
+def test_a_curve_always_rises(rows: list[tuple[float, bool, float]], knots: int) -> None:
+    logits, truth, weights = (np.array(column, float) for column in zip(*rows, strict=True))
+    found = np.array(calibrate.curve(logits, truth, weights, knots))
+    assert 1 <= len(found) <= knots
+    assert (np.diff(found, axis=0) > 0).all()
+    assert np.isfinite(found).all()
 
 
 def test_large_sources_do_not_outweigh_small_ones() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from classifiers.runtime import Session
-from classifiers.training import export, graph
+from classifiers.training import export, graph, shipped
 from classifiers.training.encoder import ATTENTION_HEADS, EPSILON, FIRST, INNER, LAST, LAYERS, WIDTH
 
 Floats = NDArray[np.float64]
@@ -142,6 +142,23 @@ def test_int8_is_nearly_the_encoder(whole: Session, small: Session, ids: list[in
     for place in (1, 2):
         assert float((exact[place] * rounded[place]).sum()) > 0.99
     assert np.abs(exact[0] - rounded[0]).max() < 0.1 * np.abs(exact[0]).max()
+
+
+def test_a_shipped_model_gives_its_weights_back(files: tuple[Path, Path], weights: Mapping[str, Any]) -> None:
+    """What a later model starts from computes what the file does: all that is lost is what int8 had rounded."""
+    folder = files[1].parent / "again"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(files[1].read_bytes())
+    found = shipped.weights(folder)
+    assert found.keys() == dict(weights).keys()
+    again = Session(graph.encoder(found).SerializeToString())
+    whole = Session(files[0].read_bytes())
+    for ids in ROWS:
+        exact, back = ask(whole, ids), ask(again, ids)
+        assert np.abs(exact[0] - back[0]).max() < 0.05 * np.abs(exact[0]).max()
+    (folder / "model.onnx").write_bytes(files[0].read_bytes())
+    for name, value in shipped.weights(folder).items():
+        assert (value == weights[name]).all()
 
 
 def test_int8_is_small(files: tuple[Path, Path]) -> None:

@@ -1,0 +1,98 @@
+"""Texts of ours that are put together from parts: orders and errands in many carriers, requests that come as code, and
+the same wishes in many languages. What is written is in data/*.yaml; here is only the putting together."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from .corpus import Example
+from .labels import targets
+
+Rng = random.Random
+Grammar = Mapping[str, Sequence[str]]
+
+DATA = Path(__file__).with_name("data")
+PLANTED = "{planted}"
+WEIGHT = 0.7
+_SLOT = re.compile(r"\{([a-z]+)\}")
+
+
+@cache
+def parts(name: str) -> Mapping[str, Any]:
+    """The parts in data/`name`.yaml."""
+    loaded: dict[str, Any] = YAML(typ="safe").load((DATA / f"{name}.yaml").read_text("utf-8"))
+    return loaded
+
+
+def grow(template: str, grammar: Grammar, rng: Rng) -> str:
+    """`template` with each slot {name} replaced by one of the texts that `grammar` has under its name, and so on in
+    those; a slot that is not in the grammar stays."""
+    return _SLOT.sub(
+        lambda found: grow(rng.choice(grammar[found[1]]), grammar, rng) if found[1] in grammar else found[0], template
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def planted(kind: str, count: int, rng: Rng) -> list[str]:
+    """`count` orders (`order`) or errands (`errand`), without what they stand in."""
+    return [_sentence(grow("{" + kind + "}", parts("outside"), rng)) for _ in range(count)]
+
+
+def outside(count: int, rng: Rng) -> list[Example]:
+    """`count` mails, pages, tickets, rows and files: every second one with an order for the model, the others with an
+    errand for people or nothing to do, in the same carriers."""
+    grammar = parts("outside")
+    made = []
+    for number in range(count):
+        kind = "order" if number % 2 else rng.choice(("errand", "errand", "said"))
+        inner = planted(kind, 1, rng)[0]
+        before, after = (grow(side, grammar, rng) for side in rng.choice(grammar["carrier"]).split(PLANTED))
+        marked = (len(before), len(before) + len(inner))
+        said = {"injection_indirect": 1.0} if kind == "order" else targets("benign", "tool_result")
+        text = before + inner + after
+        made.append(Example(text, said, "composed", "tool_result", "en", WEIGHT, kind, marked=marked))
+    return made
+
+
+def code(count: int, rng: Rng) -> list[Example]:
+    """`count` requests that come as code, half of them for something that does harm."""
+    grammar = parts("code")
+    made = []
+    for number in range(count):
+        kind = "harmful" if number % 2 else "benign"
+        heads = ("cyber_prohibited",) if kind == "harmful" else ()
+        text = grow(rng.choice(grammar["frame"]), {**grammar, "code": grammar[kind]}, rng)
+        made.append(Example(text, targets(kind, "prompt", heads), "composed", "prompt", "en", WEIGHT, f"code:{kind}"))
+    return made
+
+
+def tongues() -> list[Example]:
+    """The same harmful and honest wishes in every frame of every language."""
+    listed = parts("tongues")
+    made = []
+    for lang, told in listed.items():
+        if lang == "heads":
+            continue
+        for frame in told["frames"]:
+            for place, head in enumerate(listed["heads"]):
+                for kind, heads, wishes in (("harmful", (head,), told["harmful"]), ("benign", (), told["honest"])):
+                    text = frame.replace("{}", wishes[place])
+                    made.append(
+                        Example(text, targets(kind, "prompt", heads), "composed", "prompt", lang, WEIGHT, "tongue")
+                    )
+    return made
+
+
+def composed(seed: int = 0) -> list[Example]:
+    """What is composed once for a training; `outside` is composed afresh for each epoch."""
+    return [*code(360, random.Random(seed)), *tongues()]
