@@ -33,7 +33,8 @@ ENOUGH = 40
 BAD = tuple(name for name in CATEGORIES if "dual_use" not in name)
 LIMITS = (
     "The base knows English. Other languages are read in pieces of words: look at the figures by language.",
-    "Category heads marked `held rows` were measured on rows of the training sources, not on unseen sources.",
+    "Heads marked `and held rows`: most rows are of the training sources and were kept out, not of unseen sources.",
+    "A dash under ECE: fewer than 20 bad rows are known, and what an error of calibration would be there is chance.",
     "harmful_answer knows harmful answers of one source beside composed ones; give it the conversation.",
     "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
     "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
