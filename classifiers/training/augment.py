@@ -194,17 +194,14 @@ ECHO = 0.5
 """How many composed answers take up the words of their question, as real ones do, those that refuse too."""
 
 
-def _echoed(told: str, asked: str, rng: Rng) -> str:
-    """An answer that says again what was asked for."""
+def _echoed(told: str, asked: str, helps: bool, rng: Rng) -> str:
+    """An answer that says again what was asked for, and begins with it where it `helps`."""
     subject = _cut(asked.strip().rstrip("?.!"), rng, 200)
-    start = rng.choice(
-        (f"{subject}:\n\n{told}", f'"{subject}"\n{told}', f"# {subject}\n\n{told}", f"{told}\n\n{subject}.")
-    )
-    return (
-        start
-        if rng.random() < 0.6
-        else f"{start}\n1. First, {subject[:1].lower()}{subject[1:]}.\n2. Then go on from there."
-    )
+    before, after = (f"{subject}:\n\n{told}", f'"{subject}"\n{told}', f"# {subject}\n\n{told}"), f"{told}\n\n{subject}."
+    said = rng.choice((*before, after))
+    if not helps or rng.random() < 0.6:
+        return said
+    return f"{said}\n1. First, {subject[:1].lower()}{subject[1:]}.\n2. Then go on from there."
 
 
 def answers(stocked: Stock, count: int, rng: Rng) -> list[Example]:
@@ -233,7 +230,7 @@ def answers(stocked: Stock, count: int, rng: Rng) -> list[Example]:
         before = f"{rng.choice(honest).text}\n{asked.text}" if rng.random() < 0.3 else asked.text
         text = _cut(told.text, rng, 500)
         if kind in {0, 1, 2} and rng.random() < ECHO:
-            text = _echoed(text, asked.text, rng)
+            text = _echoed(text, asked.text, kind < 2, rng)
         if kind < 2 and rng.random() < 0.4:
             text += "\n\n" + _cut(rng.choice(stocked.complies).text, rng, 300)
         made.append(Example(text, said, "answered", "response", told.lang, 0.5, context=before))

@@ -208,10 +208,16 @@ def test_an_answer_is_judged_by_what_it_answers() -> None:
         asked = any(e.context.endswith(text) for text in bad)
         if e.targets["harmful_answer"] == 1.0:
             assert asked
-            assert e.text not in refusals
+            assert not any(text in e.text for text in refusals)
         elif asked:
-            assert e.text in refusals or "bread" in e.text
+            assert any(text in e.text for text in refusals) or "bread" in e.text
+            assert "1. First," not in e.text
     assert len({e.targets["harmful_answer"] for e in made if e.text in {c.text for c in stocked.complies}}) == 2
+    # Many of them say again what was asked, whether they help or not.
+    for refuses in (True, False):
+        mine = [e for e in made if any(text in e.text for text in refusals) == refuses and "bread" not in e.text]
+        echoes = [e for e in mine if e.context.splitlines()[-1].strip().rstrip("?.!")[:20] in e.text]
+        assert len(echoes) > 0.1 * len(mine)
 
 
 @st.composite
