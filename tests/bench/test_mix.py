@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from classifiers.base import Role
+from classifiers.encoder import Encoder, Passes
 from policies.load import load
 from tests.bench import mix
 
@@ -42,10 +44,13 @@ async def test_each_request_is_judged_and_memory_spares_the_history(
 ) -> None:
     requests = list(mix.conversations(mix.texts(data), 5, random.Random(1)))
     counted: list[int] = []
-    from classifiers.encoder import Encoder
-
     kept = Encoder.read_all
-    monkeypatch.setattr(Encoder, "read_all", lambda self, texts: counted.append(len(texts)) or kept(self, texts))
+
+    def counting(self: Encoder, texts: Sequence[tuple[str, str]]) -> list[Passes]:
+        counted.append(len(texts))
+        return kept(self, texts)
+
+    monkeypatch.setattr(Encoder, "read_all", counting)
     seen = {}
     for cold in (False, True):
         counted.clear()
