@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench figures train lock clean
+.PHONY: help demo test clients vendors lint bench figures train lock clean
 
 help:
 	@echo "make demo    a real client, a real model, and Penstock between them"
 	@echo "make test    lint, types and all tests"
+	@echo "make clients other people's clients and agents, driven through Penstock (minutes)"
+	@echo "make vendors the SDKs' own test suites, directly and through Penstock (minutes)"
 	@echo "make bench   measure against nginx (installs Debian's nginx and wrk)"
 	@echo "make figures DATA=DIR   what the shipped classifiers reach, against their goals"
 	@echo "make train DATA=DIR   train the shipped classifier again"
@@ -27,6 +29,12 @@ test: $(VENV)/dev.stamp
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clients: $(VENV)/dev.stamp
+	@$(BIN)/python -m pytest -q tests/clients -m "clients or not clients"
+
+vendors: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.vendors
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench
@@ -51,7 +59,7 @@ lock: $(VENV)/dev.stamp
 	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
-	@for set in build test-deploy test-mlserver; do \
+	@for set in build test-deploy test-frameworks test-mlserver test-vendors; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
 

@@ -87,6 +87,11 @@ class Caller:
         self._connection.last = self._connection.last or not self._chunked
         self._head = self._compose(status, headers + coding)
 
+    def flush(self) -> None:
+        """Let the head leave alone: the first piece may be long in coming."""
+        self._connection.write(self._head)
+        self._head = b""
+
     def send(self, body: bytes) -> None:
         """A piece of the body. Wait for `drained` before the next one."""
         if body:

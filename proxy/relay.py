@@ -1,6 +1,7 @@
 """What passes unjudged: routes that an operator opened, and the names of models.
 
-INVARIANT: what passes on an open route is counted as unscanned and its record is durable before the answer leaves.
+INVARIANT: what passes on an open route is counted as unscanned and its record is durable before the answer leaves: the
+outcome of one that is gathered, the intent of one that passes on as it comes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from .upstream import Response, UpstreamError
 log = get_logger("penstock.relay")
 
 MODELS = b"/v1/models"
+SMALL = 64 * 1024
+"""Bytes of an answer on an open route up to which it is gathered before it leaves."""
 UNRECORDED = "Decisions cannot be recorded at the moment."
 
 
@@ -61,7 +64,11 @@ class Relay:
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
             listing = _check(known, body) and method == b"GET"
-            response, whole = await self._ask(backend, known.head(backend), None if bodiless else body, notes)
+            response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
+            if not _gathered(response, owned=known.holder is not None):
+                await self._stream(known, response, caller, notes)
+                return
+            whole = await response.read(self._most)
             notes.ended("relayed", "unjudged")
             own = whole if known.holder is None else _owned(known.holder, response, whole, listing)
             answer = Answer(response.status, relayed(response, keep_length=own is whole), own)
@@ -78,6 +85,33 @@ class Relay:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
             answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
         caller.answer(answer)
+
+    async def _stream(self, known: Head, response: Response, caller: Caller, notes: Notes) -> None:
+        """Pass an answer on as it comes, once its intent is durable. Where it breaks off, so does what the caller gets,
+        as it would without us."""
+        try:
+            await self._audit.durable(notes.intent())
+        except Exception as error:
+            log.error("decision not recorded", decision=notes.id, problem=str(error))
+            response.abort()
+            notes.ended("refused", "audit_unavailable")
+            caller.answer(self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED))
+            return
+        caller.start(response.status, relayed(response))
+        caller.flush()
+        try:
+            while (piece := await response.next()) is not None:
+                caller.send(piece)
+                if caller.drained is not None:
+                    await caller.drained
+            notes.ended("relayed", "unjudged")
+            caller.finish()
+        except UpstreamError as error:
+            self._failed(known, error, notes)
+        except asyncio.CancelledError:
+            response.abort()
+            raise
+        self._audit.append(notes.outcome())
 
     async def models(self, known: Head, path: bytes, may: Patterns | None, caller: Caller, notes: Notes) -> None:
         """Answer a GET of the models, or of one. `may` are those that the caller may use; None is all."""
@@ -129,10 +163,14 @@ class Relay:
 
     async def _ask(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> tuple[Response, bytes]:
         """An answer with its whole body. Raises UpstreamError."""
+        response = await self._sent(backend, head, body, notes)
+        return response, await response.read(self._most)
+
+    async def _sent(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> Response:
         notes.sent(backend.name)
         response = await backend.send(head, body)
         notes.answered(response.status)
-        return response, await response.read(self._most)
+        return response
 
     def _failed(self, known: Head, error: UpstreamError, notes: Notes) -> Answer:
         self._metrics.faults.inc(notes.upstream, error.fault)
@@ -173,3 +211,12 @@ def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> b
     except Malformed:
         return whole
     return orjson.dumps(tree) if holder.answered(tree, all_of_them=listing) else whole
+
+
+def _gathered(response: Response, *, owned: bool) -> bool:
+    """Whether an answer on an open route is worth no stream. `owned`: the ids in its JSON are looked at."""
+    kind = response.header(b"content-type") or b""
+    if response.status in {204, 304} or (owned and b"json" in kind.lower()):
+        return True
+    size = response.header(b"content-length")
+    return size is not None and size.isdigit() and int(size) <= SMALL

@@ -1,70 +1,113 @@
-"""Packages that one test needs and the development environment must not hold: other people's servers, PyTorch.
+"""Packages that one test needs and the development environment must not hold: other people's servers, PyTorch, clients.
 
-They are installed once from `requirements/test-NAME.lock` into a folder under `build/`, to be put on the path of a
-process of their own or behind our own packages.
+They are installed once into a folder under `build/`: from `requirements/test-NAME.lock`, to be put on the path of a
+process of their own or behind our own packages, or from a folder with `package.json` and `package-lock.json`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 400
-_UNREACHABLE = ("No matching distribution", "Could not find a version", "Connection", "timed out", "name resolution")
+_UNREACHABLE = (
+    "No matching distribution", "Could not find a version", "Connection", "timed out", "name resolution",
+    "ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN",
+)  # fmt: skip
+_PIP = (sys.executable, "-m", "pip")
+_QUIETLY = ("--quiet", "--disable-pip-version-check", "--no-input", "--retries=1")
 
 
 def packages(name: str) -> Path:
     """The folder with the packages of that lock. Skips the test where the package index is out of reach, or has no
     such packages for this platform, and says so."""
-    lock = ROOT / "requirements" / f"test-{name}.lock"
-    key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    lock = _lock(name)
+
+    def install(half: Path) -> None:
+        what = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile", "--target", str(half)]
+        _run([*_PIP, "install", *_QUIETLY, *what, "-r", str(lock)], lock.name)
+
+    return _once(name, lock.read_bytes(), install)
+
+
+def sources(name: str, distribution: str) -> Path:
+    """The folder with the unpacked source distribution that a lock names. Skips as `packages` does."""
+    entry = re.search(rf"^{re.escape(distribution)}==(?:.*\\\n)+.*\n", _lock(name).read_text(), re.MULTILINE)
+    assert entry is not None, f"{_lock(name).name} holds no {distribution}"
+
+    def fetch(half: Path) -> None:
+        half.mkdir()
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = Path(folder) / "wanted.txt"
+            wanted.write_text(entry[0])
+            what = ["--no-deps", "--require-hashes", f"--no-binary={distribution}", "--dest", folder]
+            _run([*_PIP, "download", *_QUIETLY, *what, "-r", str(wanted)], f"the source of {distribution}")
+            (archive,) = Path(folder).glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                tar.extractall(half, filter="data")
+
+    (unpacked,) = _once(f"{name}-{distribution}-source", entry[0].encode(), fetch).iterdir()
+    return unpacked
+
+
+def node_packages(folder: Path) -> Path:
+    """A folder like `folder`, with its `node_modules`. Skips the test where node or npm is missing, or the package
+    index out of reach."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not installed")
+    files = [folder / "package.json", folder / "package-lock.json"]
+
+    def install(half: Path) -> None:
+        half.mkdir()
+        for file in files:
+            shutil.copy(file, half)
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+        _run([*command, "--prefix", str(half)], f"{folder.name}/package-lock.json")
+
+    return _once(f"node-{folder.name}", b"".join(file.read_bytes() for file in files), install)
+
+
+def _lock(name: str) -> Path:
+    return ROOT / "requirements" / f"test-{name}.lock"
+
+
+def _once(name: str, what: bytes, fill: Callable[[Path], None]) -> Path:
+    """The folder that `fill` fills, once for each `what`."""
+    key = hashlib.sha256(what + sys.version.encode()).hexdigest()[:12]
     folder = ROOT / "build" / "packages" / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{name}.wait").open("w") as waiting:
         fcntl.flock(waiting, fcntl.LOCK_EX)  # other test processes want the same
         if not folder.exists():
-            _install(lock, folder)
+            half = folder.with_suffix(".half")
+            shutil.rmtree(half, ignore_errors=True)
+            try:
+                fill(half)
+                half.rename(folder)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
     return folder
 
 
-def _install(lock: Path, folder: Path) -> None:
-    half = folder.with_suffix(".half")
-    shutil.rmtree(half, ignore_errors=True)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--retries=1",
-    ]
-    what = [
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--no-compile",
-        "--target",
-        str(half),
-        "-r",
-        str(lock),
-    ]
+def _run(command: Sequence[str], what: str) -> None:
+    """Run an installer. Skips the test where its index is out of reach; fails it on any other fault."""
     try:
-        done = subprocess.run([*pip, *what], capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         said, code = done.stderr, done.returncode
     except subprocess.TimeoutExpired:
         said, code = "timed out", 1
     if code:
-        shutil.rmtree(half, ignore_errors=True)
         if any(sign in said for sign in _UNREACHABLE):
-            pytest.skip(f"the packages of {lock.name} are out of reach: {said.strip().splitlines()[-1][:200]}")
-        pytest.fail(f"pip could not install {lock.name}: {said[-2000:]}")
-    half.rename(folder)
+            pytest.skip(f"the packages of {what} are out of reach: {said.strip().splitlines()[-1][:200]}")
+        pytest.fail(f"could not install {what}: {said[-2000:]}")

@@ -1,8 +1,9 @@
 """Anthropic Messages: what a stream says, event by event, and how it is ended.
 
 A stream is a message that opens blocks, fills them and closes them. Text and thinking flow; every other block is held
-until it is closed, for it may be a call that a client executes. What breaks that order is not relayed: clients would
-disagree on what it means.
+until it is closed. Calls of the client's tools wait for each other until the message says why it stopped: LangChain and
+LiteLLM run the calls that came before a blocked one. What breaks that order is not relayed: clients would disagree on
+what it means.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ all blocks of a type are one channel."""
 _GROUPS = {"text": -2, "thinking": -3}
 """Prose goes on until the message is over. Thoughts end with their block: what was held of them would hold up the
 answer behind them."""
+_CALLS = -4
+"""The group of all calls that the client is to execute."""
 _WHOLE = frozenset({"signature", "citation"})
 """Fields of a delta that are complete where they stand."""
 
@@ -54,6 +57,7 @@ class MessagesReader:
         self._news = False  # the event at hand said something that is said once
         self._repeats = Repeats()
         self._open: dict[int, Any] = {}  # block -> its type
+        self._called = False  # a call waits for the end of the message
         self._begun: set[int] = set()
         self._complete = self._finished = False
         # What has left:
@@ -109,15 +113,17 @@ class MessagesReader:
                 closes = self._block_event(pieces, opaque, tree)
             case "message_stop":
                 self._complete = True
-                closes = tuple(_GROUPS.values())
+                closes = (*_GROUPS.values(), _CALLS)
+                self._called = False
                 self._rest(pieces, tree, "", Role.SETTING)
-            case "error" if any(of not in _FLOWING for of in self._open.values()):
+            case "error" if self._called or any(of not in _FLOWING for of in self._open.values()):
                 # It would wait behind a block that never leaves: the end of the stream is ours to tell.
-                raise Malformed("it reports an error before a block of it is whole")
+                raise Malformed("it reports an error before its calls are whole")
             case kind:
                 delta = tree.get("delta")
                 if kind == "message_delta" and isinstance(delta, dict) and delta.get("stop_reason"):
-                    self._finished = True
+                    self._finished, self._called = True, False
+                    closes = (_CALLS,)
                 self._rest(pieces, tree, "", Role.ERROR if kind == "error" else Role.SETTING)
         if not opaque and not self._news and all(piece.path and piece.kind is not Kind.ATOM for piece in pieces):
             self._repeats.learn(event.raw, tree, [piece.path for piece in pieces], tuple(pieces))
@@ -201,6 +207,7 @@ class MessagesReader:
                 raise Malformed("a block begins twice")
             self._begun.add(index)
             self._open[index] = block.get("type")
+            self._called = self._called or self._open[index] == "tool_use"
             self._block(pieces, opaque, block, index)
         elif index not in self._open:
             raise Malformed("a block goes on that is not open")
@@ -221,11 +228,12 @@ class MessagesReader:
         body = Body()
         read_block(body, block, Role.ASSISTANT, base)
         opaque.extend(body.unscannable)
+        group = _group(kind, index)
         for said in body.messages:
             field = said.origin.removeprefix(base + "/")
             if kind not in _FLOWING:
                 path = _path(block, field)
-                pieces.append(Piece(said.origin, said.role, said.text, Kind.CALL, index, path))
+                pieces.append(Piece(said.origin, said.role, said.text, Kind.CALL, group, path))
             elif field == kind:
                 path = ("content_block", field)
                 pieces.append(Piece(f"/content/{field}", said.role, said.text, Kind.FLOW, _GROUPS[field], path))
@@ -250,7 +258,7 @@ class MessagesReader:
                 kind = Kind.CALL if call or of not in _FLOWING else Kind.FLOW
                 if key not in VOCABULARY:
                     self._atom(pieces, place + "#key", key, Role.SETTING)
-                self._grow(pieces, value, place, role, kind, index, ("delta", key))
+                self._grow(pieces, value, place, role, kind, _group(of, index), ("delta", key))
 
     def _grow(
         self, pieces: list[Piece], value: Any, channel: str, role: Role, kind: Kind, group: int, path: Path
@@ -286,6 +294,10 @@ class MessagesReader:
             self._news = True
             channel = place if "#" in place else place + "#"
             pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1))
+
+
+def _group(kind: Any, index: int) -> int:
+    return _CALLS if kind == "tool_use" else index
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -36,7 +36,7 @@ class Responses:
             raise BadRequest("The body must be a JSON object.")
         request = Request(tree=tree, stream=tree.get("stream") is True)
         check_shape(request, tree, self._opened)
-        request.model = tree["model"]
+        request.model = tree.get("model") or ""
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key not in VOCABULARY:

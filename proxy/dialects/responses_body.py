@@ -86,8 +86,8 @@ _FIXED = frozenset({Role.TOOL_DEFINITION, Role.SETTING})
 def check_shape(body: Body, tree: dict[str, Any], opened: frozenset[str]) -> None:
     """The few types that the way of an exchange depends on, and what must not be asked for (T13, T14) but for what the
     operator `opened`: of that nobody can read what it leads to."""
-    if not isinstance(tree.get("model"), str) or not tree["model"]:
-        raise BadRequest("You must provide a model parameter: a string.", "model")
+    if not isinstance(tree.get("model"), str | None):  # whether one is needed is the upstream's to say
+        raise BadRequest("'model' must be a string.", "model")
     if not isinstance(tree.get("input"), str | list | None):
         raise BadRequest("'input' must be a string or an array of items.", "input")
     if not isinstance(tree.get("stream"), bool | None):

@@ -3,6 +3,8 @@
 A text comes several times: in deltas, when it is done, when its part, its item and the response are done. Deltas flow
 and are held back; every copy is a text of its own, complete where it stands, that is judged and masked like the first.
 An item that is no message and no reasoning is a tool call: nothing of it leaves before the whole of it was judged.
+Calls of the client's tools wait for each other until the response is over: pydantic-ai runs those that came before a
+blocked one.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ _OTHER: tuple[Role | None, str, str] = (None, "", "")
 _SPEAKING = frozenset({"message", "reasoning"})
 _NUMBERS = ("content_index", "summary_index")
 _SPLIT = 400
+_CALLS = -4
+"""The group of all calls that the client is to execute."""
+_CLIENTS = frozenset(
+    f"{kind}_call" for kind in ("function", "custom_tool", "computer", "local_shell", "shell", "apply_patch")
+)
+_CLIENT_EVENTS = ("response.function_call_", "response.custom_tool_call_", "response.shell_call_command.")
 
 
 class ResponsesReader:
@@ -50,6 +58,7 @@ class ResponsesReader:
         self._told = Told()
         self._groups: dict[int | str, int] = {}  # output index (or item id) -> group
         self._done: set[int] = set()  # groups whose item is done
+        self._calls: set[int] = set()  # groups of calls that the client is to execute
         self._settings: set[str] = set()  # names, ids and states that were judged already
         self._said: dict[str, list[tuple[int, str]]] = {}  # channel -> (part, text) of deltas that have left
         self._count = 0
@@ -176,7 +185,7 @@ class ResponsesReader:
         return name in VOCABULARY or name in _TYPES
 
     def _all(self) -> tuple[int, ...]:
-        return tuple(self._groups.values())
+        return (*self._groups.values(), _CALLS)
 
     def _frame(self, pieces: list[Piece], opaque: list[tuple[str, str]], tree: Json, name: str) -> tuple[int, ...]:
         """An event of the whole response."""
@@ -204,6 +213,8 @@ class ResponsesReader:
         group, key = self._group(tree)
         grows = name.endswith((".delta", ".added"))
         item = tree.get("item")
+        if name.startswith(_CLIENT_EVENTS) or (isinstance(item, dict) and item.get("type") in _CLIENTS):
+            self._calls.add(group)
         if name == "response.output_item.added":
             self._done.discard(group)
         elif grows and group in self._done:
@@ -227,9 +238,12 @@ class ResponsesReader:
         else:
             self._copies(pieces, opaque, body, hold, group)
         if hold is Kind.CALL and isinstance(item, dict) and not any(piece.kind is hold for piece in pieces):
-            pieces.append(Piece(f"/output/{key}/type", Role.TOOL_CALL, str(item.get("type")), Kind.CALL, group))
+            closer = self._closer(group)
+            pieces.append(Piece(f"/output/{key}/type", Role.TOOL_CALL, str(item.get("type")), Kind.CALL, closer))
         if name == "response.output_item.done":
             self._done.add(group)
+            if group in self._calls:
+                self._repeats = Repeats()  # it does not go on, whatever its events looked like
             return (group,)
         if name.endswith(".delta") and len(self._settings) == before and not opaque:
             self._learn(raw, tree, pieces)
@@ -285,7 +299,11 @@ class ResponsesReader:
         grows = kind is Kind.CALL and origin.startswith("/delta")
         channel = f"/output/{group}{origin}" if grows else f"/events/{self._count}{origin}"
         path = () if "#" in origin else _path(origin)
-        pieces.append(Piece(channel, role, text, kind, group, path))
+        pieces.append(Piece(channel, role, text, kind, self._closer(group) if kind is Kind.CALL else group, path))
+
+    def _closer(self, group: int) -> int:
+        """The group with which a call of `group` is closed."""
+        return _CALLS if group in self._calls else group
 
     def _setting(self, pieces: list[Piece], text: str) -> None:
         """A name, an id, a state: judged once however often it is repeated, so it cannot be masked (its channel says

@@ -31,6 +31,7 @@ opens a path and all below it: what passes there is **not judged**. It is counte
 kind `route`) and written into the audit (status `relayed`, detail `unjudged`). `open_routes: [/v1]` opens every
 closed path but those that only their own name opens. A judged path stays judged whatever is opened. WebSockets are
 never opened.
+Answers to opened routes that are streams, or large, pass on as they come.
 
 A closed path answers 404 (`route_closed`), a served path asked with another method 405, and an unknown path 404
 (`unknown_url`). Each such refusal is in the audit.

@@ -212,12 +212,15 @@ def test_a_sentence_runs_on_from_block_to_block() -> None:
     assert (found["/content/text"], found["/content/thinking"]) == ("MARK", "I mean MARK")
 
 
-def test_calls_are_held_until_their_block_is_closed() -> None:
-    _, parts = parts_of(*stream(text("So."), call(name="f", id="i", a="x"), size=2))
-    calls = [piece for part in parts for piece in part.pieces if piece.group == 1]
-    assert {piece.kind for piece in calls} == {Kind.CALL}
-    assert {piece.channel for piece in calls} == {"/content/1/id", "/content/1/name", "/content/1/partial_json"}
-    assert [part.closes for part in parts if part.closes] == [(0,), (1,), (-2, -3)]
+def test_calls_are_held_until_the_message_says_why_it_stopped() -> None:
+    """All of them: clients run the honest ones that came before a blocked one."""
+    _, parts = parts_of(*stream(text("So."), call(name="f", id="i", a="x"), call(name="g", id="j", a="y"), size=2))
+    calls = [piece for part in parts for piece in part.pieces if piece.kind is Kind.CALL]
+    assert {piece.group for piece in calls} == {-4}
+    assert {piece.channel for piece in calls} == {
+        f"/content/{index}/{field}" for index in (1, 2) for field in ("id", "name", "partial_json")
+    }
+    assert [part.closes for part in parts if part.closes] == [(0,), (1,), (2,), (-4,), (-2, -3, -4)]
 
 
 def test_a_call_is_one_wherever_it_comes() -> None:
@@ -354,9 +357,9 @@ def test_however_a_stream_is_cut_the_same_leaves(
     assert MARK not in "".join(block.get("text", "") for block in told(cut))
 
 
-@pytest.mark.parametrize("first", [thinking("thought " * 9), text("words " * 9), call()])
+@pytest.mark.parametrize("first", [thinking("thought " * 9), text("words " * 9), {**call(), "type": "server_tool_use"}])
 def test_what_came_before_does_not_hold_up_the_answer(first: dict[str, Any]) -> None:
-    """Text leaves while it is written, whatever block stands before it."""
+    """Text leaves while it is written, whatever block stands before it; but for a call of the client's tools."""
     events = stream(first, text("word " * 40), size=5)
     raw = b"".join(events[:-6])
     reader, gate = MessagesReader(Request(model="m")), Gate(20)

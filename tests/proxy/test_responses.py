@@ -107,8 +107,7 @@ def test_what_the_caller_said_itself_is_not_judged_again() -> None:
 
 SHAPES: dict[str, tuple[Any, str | None]] = {
     "no object": ([], None),
-    "no model": ({"input": "x"}, "model"),
-    "model empty": ({"model": "", "input": "x"}, "model"),
+    "model no string": ({"model": 5, "input": "x"}, "model"),
     "input no list": ({"model": "m", "input": {}}, "input"),
     "item no object": ({"model": "m", "input": ["x"]}, "input[0]"),
     "stream no boolean": ({"model": "m", "input": "x", "stream": "true"}, "stream"),
@@ -153,6 +152,11 @@ def test_who_speaks(item: Any, role: Role) -> None:
     assert [message.role for message in request.messages if message.text == "x"] == [role]
 
 
+def test_a_model_may_be_left_out() -> None:
+    """The upstream says whether it wants one."""
+    assert Responses().read_request({"input": "x"}).model == ""
+
+
 def test_text_that_is_split_is_read_as_one() -> None:
     pieces = [{"type": "input_text", "text": "MA"}, {"type": "input_text", "text": "RK"}]
     assert MARK in told(Responses().read_request({"model": "m", "input": [{"role": "user", "content": pieces}]}))
@@ -173,7 +177,7 @@ def test_channels_are_places_in_the_answer_and_calls_are_held() -> None:
     assert flowing["/output/1/content/1/refusal"] == "But I name nobody."
     assert flowing["/output/0/summary/0/text"] == "They ask for a place."
     assert flowing["/output/0/content/0/text"] == "So a lookup is due."
-    assert [part.closes for part in read_parts if part.closes] == [(n,) for n in range(7)] + [tuple(range(7))]
+    assert [part.closes for part in read_parts if part.closes] == [(n,) for n in range(7)] + [(*range(7), -4)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""No client shows an empty answer, asks again after a refusal, or runs a tool that was blocked.
+
+Each client runs in a process of its own, with packages that are installed for it alone (tests/packages.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.clients.sayings import Saying
+from tests.packages import ROOT, node_packages, packages
+from tests.proxy.conftest import Stand, standing
+
+FOLDER = Path(__file__).parent
+SCENARIOS: list[dict[str, Any]] = YAML(typ="safe").load(FOLDER / "scenarios.yaml")
+WORDS = "I'm sorry, but I can't help with that request"
+PATIENCE = 60.0
+"""Seconds for a client to import what it needs, and to carry out an order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client: its driver, the APIs that it speaks, and what it says by itself in place of our words."""
+
+    driver: str
+    dialects: tuple[str, ...]
+    own: str = WORDS
+
+    @property
+    def node(self) -> bool:
+        return self.driver.endswith(".mjs")
+
+
+ALL = ("chat", "responses", "messages")
+OPENAI = ("chat", "responses")
+CLIENTS = {
+    "langchain": Client("langchain", ALL),
+    "openai-agents": Client("openai_agents", OPENAI),
+    "pydantic-ai": Client("pydanticai", OPENAI),
+    "litellm": Client("litellm_sdk", ("chat", "messages")),
+    "anthropic": Client("anthropic_sdk", ("messages",)),
+    "node-openai": Client("openai.mjs", OPENAI, own="rejected by the content filter"),
+    "node-anthropic": Client("anthropic.mjs", ("messages",)),
+    "node-ai": Client("ai.mjs", ALL),
+}
+
+
+def command(client: Client, url: str) -> tuple[list[str], dict[str, str]]:
+    """How a driver is started."""
+    kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    kept["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the internet first
+    if client.node:
+        folder = node_packages(FOLDER / "node")
+        for file in (FOLDER / "node").glob("*.mjs"):
+            shutil.copy(file, folder)  # Node looks for packages beside the program
+        return ["node", str(folder / client.driver), url], kept
+    path = os.pathsep.join([str(packages("frameworks")), str(ROOT)])
+    return [sys.executable, "-m", f"tests.clients.drivers.{client.driver}", url], {**kept, "PYTHONPATH": path}
+
+
+@asynccontextmanager
+async def driven(client: Client, url: str) -> AsyncIterator[Callable[[dict[str, Any]], Any]]:
+    """A client in its process: a function that gives it an order and returns what came of it."""
+    program, environment = await asyncio.to_thread(command, client, url)
+    process = await asyncio.create_subprocess_exec(
+        *program, env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def said() -> Any:
+        async with asyncio.timeout(PATIENCE):
+            while line := await stdout.readline():
+                if line.startswith(b"{"):
+                    return json.loads(line)
+        raise AssertionError("the client's process has ended")
+
+    async def ask(order: dict[str, Any]) -> Any:
+        stdin.write(json.dumps(order).encode() + b"\n")
+        return await said()
+
+    try:
+        await said()
+        yield ask
+    finally:
+        stdin.close()
+        try:
+            async with asyncio.timeout(10):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def play(s: Stand, ask: Any, client: Client, scenario: dict[str, Any], dialect: str, stream: bool) -> list[str]:
+    """What is wrong with what a client did: nothing where all is well."""
+    s.upstream.reply = Saying(**scenario["say"])
+    before, rows = len(s.upstream.requests), len(await s.rows())
+    order = {
+        "dialect": dialect,
+        "stream": stream,
+        "tools": scenario.get("tools", False),
+        "prompt": scenario.get("prompt", "What is the weather like?"),
+    }
+    found = await ask(order)
+    seen = f"{found['text']}\n{found['error'] or ''}".replace("\\", "")  # some show the body as it is written
+    wrong = []
+    if sorted(found["ran"]) != sorted(scenario.get("ran", [])):
+        wrong.append(f"the tool ran for {found['ran']}")
+    refusal = scenario["sees"] == "refusal"
+    if not any(words in seen for words in ((WORDS, client.own) if refusal else (scenario["sees"],))):
+        wrong.append(f"a person reads {seen!r}")
+    if found["error"] and not refusal:
+        wrong.append("it raised")
+    if "MARK" in seen:
+        wrong.append("blocked text was shown")
+    for what, count in (("upstream", len(s.upstream.requests) - before), ("asked", len(await s.rows()) - rows)):
+        if count != scenario[what]:
+            wrong.append(f"{what}: {count} requests instead of {scenario[what]}")
+    way = f"{dialect}, {'streamed' if stream else 'whole'}: {scenario['name']}"
+    return [f"{way}: {item}" for item in wrong]
+
+
+ALWAYS = frozenset({"langchain", "openai-agents", "pydantic-ai", "node-ai"})
+"""Those that `make test` drives; `make clients` drives all."""
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param(client, id=name, marks=() if name in ALWAYS else pytest.mark.clients)
+        for name, client in CLIENTS.items()
+    ],
+)
+async def test_what_a_client_does(tmp_path: Path, client: Client) -> None:
+    wrong: list[str] = []
+    async with standing(tmp_path) as s, driven(client, s.url) as ask:
+        for dialect in client.dialects:
+            for scenario in SCENARIOS:
+                for stream in (False, True):
+                    wrong += await play(s, ask, client, scenario, dialect, stream)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.clients
+async def test_instructor_makes_no_object_of_a_blocked_call(tmp_path: Path) -> None:
+    """Where it gets no call it asks again, whatever the answer says: with a limit of its own, and never of a refusal
+    before the model was asked."""
+    client = Client("instructor_sdk", ("chat",))
+    order = {"dialect": "chat", "tools": True, "prompt": "What is the weather like?"}
+    async with standing(tmp_path) as s, driven(client, s.url) as ask:
+        for stream in (False, True):
+            s.upstream.reply = Saying(cities=["Paris"])
+            assert await ask({**order, "stream": stream}) == {"text": "", "error": None, "ran": ["Paris"]}
+            for cities in (["MARK"], ["MARK", "Paris"]):
+                s.upstream.reply = Saying(cities=cities)
+                found = await ask({**order, "stream": stream})
+                assert found["ran"] == []
+                assert "MARK" not in str(found)
+            rows = len(await s.rows())
+            found = await ask({**order, "stream": stream, "prompt": "What about MARK?"})
+            assert WORDS in found["error"]
+            assert len(await s.rows()) == rows + 1
