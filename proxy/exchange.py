@@ -26,7 +26,7 @@ from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
 from .answers import Answer, ids, problem, relayed
-from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced
+from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
 from .guard import Guard
 from .later import Later, Pending
 from .listener import Caller
@@ -403,7 +403,7 @@ def _changed(raw: bytes, request: Request, decision: Decision, model: str | None
         return raw
     tree = json.loads(raw)
     tree["model"] = model
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
+    return written(tree).encode()
 
 
 def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
@@ -418,4 +418,4 @@ def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
     for index, pieces in texts.items():
         message = body.messages[index]
         replaced(tree, message.origin, "".join(pieces) + message.text[position[index] :])
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
+    return written(tree).encode()

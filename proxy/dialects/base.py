@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from classifiers.base import Message, Role
 
 from ..gate import Kind, Part, Piece, Run
-from ..sse import Event
+from ..sse import Event, read
 from ..strict import Malformed, parse
 
 
@@ -187,14 +188,36 @@ def escaped(key: str) -> str:
 
 
 def replaced(tree: Any, origin: str, value: str) -> None:
-    """Set the string leaf at JSON pointer `origin` of `tree`."""
+    """Set the string leaf at JSON pointer `origin` of `tree`.
+
+    Log probabilities spell an answer's text again, token by token: beside a leaf that is set they are taken out, and so
+    they are where `origin` means one of them."""
     *path, last = (token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
-    for token in path:
-        tree = tree[int(token)] if isinstance(tree, list) else tree[token]
+    for step in path:
+        _unspell(tree)
+        tree = tree[int(step)] if isinstance(tree, list) else tree[step]
+        if not tree:
+            return  # it was taken out
+    _unspell(tree)
     if isinstance(tree, list):
         tree[int(last)] = value
-    else:
+    elif isinstance(tree[last], str):
         tree[last] = value
+
+
+def _unspell(tree: Any) -> None:
+    if isinstance(tree, dict) and isinstance(spelled := tree.get("logprobs"), dict | list):
+        tree["logprobs"] = [] if isinstance(spelled, list) else None
+
+
+def exact(raw: bytes) -> Any:
+    """The JSON value in an event that was read before, to be changed and `written` again: whole numbers of any size
+    survive, which are floats to the quicker parser."""
+    return json.loads(read(raw).data or "")
+
+
+def written(tree: Any) -> str:
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
 
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -239,5 +262,7 @@ __all__ = [
     "StreamReader",
     "decoded",
     "escaped",
+    "exact",
     "replaced",
+    "written",
 ]

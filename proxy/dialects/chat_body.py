@@ -207,8 +207,8 @@ def read_choice(body: Body, choice: Any, origin: str) -> None:
             read_message(body, value, Role.ASSISTANT, place)
         elif key == "logprobs":
             tokens, others = spelled(value)
-            body.add(Role.ASSISTANT, tokens, place + "#tokens")
-            body.add(Role.ASSISTANT, others, place + "#top")
+            body.add(Role.ASSISTANT, tokens, place)
+            body.add(Role.ASSISTANT, others, place + "/top")
         else:
             read_key(body, key, Role.SETTING, place)
             body.leaves(value, Role.SETTING, place, VOCABULARY)

@@ -12,7 +12,7 @@ from classifiers.base import Role
 
 from ..sse import Event, framed
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
 from .chat_body import REASONING, VOCABULARY, error_of, read_message, spelled, trace_of
 from .repeats import Repeats
 
@@ -112,7 +112,7 @@ class ChatReader:
                 self._told.add(choice.get("index", position))
 
     def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
-        tree = part.tree if part.tree is not None else parse(part.raw[6:-2])
+        tree = exact(part.raw)
         for piece, text in edits:
             target = tree
             for step in piece.path[:-1]:
@@ -122,7 +122,7 @@ class ChatReader:
             choice = tree["choices"][piece.path[1]]
             if choice.get("logprobs") is not None:
                 choice["logprobs"] = None
-        return framed(orjson.dumps(tree).decode())
+        return framed(written(tree))
 
     def ending(self, refusal: Refusal) -> bytes:
         head = self._head or {

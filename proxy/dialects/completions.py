@@ -147,8 +147,8 @@ def _read_choice(body: Body, choice: Any, origin: str) -> None:
     logprobs = rest.pop("logprobs", None)
     if logprobs is not None:
         tokens, others = _spelled(logprobs)
-        body.add(Role.ASSISTANT, tokens, origin + "/logprobs#tokens")
-        body.add(Role.ASSISTANT, others, origin + "/logprobs#top")
+        body.add(Role.ASSISTANT, tokens, origin + "/logprobs")
+        body.add(Role.ASSISTANT, others, origin + "/logprobs/top")
     read_choice(body, rest, origin)
 
 

@@ -18,7 +18,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as event_of
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
 from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
@@ -145,14 +145,13 @@ class MessagesReader:
                 self._shown.pop(tree["index"], None)
 
     def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
-        event = event_of(part.raw)
-        tree = parse(event.data or "")
+        tree = exact(part.raw)
         for piece, text in edits:
             target = tree
             for step in piece.path[:-1]:
                 target = target[step]
             target[piece.path[-1]] = text
-        return framed(orjson.dumps(tree).decode(), event.name)
+        return framed(written(tree), event_of(part.raw).name)
 
     def ending(self, refusal: Refusal) -> bytes:
         out: list[bytes] = []

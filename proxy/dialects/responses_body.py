@@ -152,8 +152,8 @@ def _object(body: Body, value: dict[str, Any], role: Role, place: str) -> None:
             body.add(role, key, at + "#key")
         if key == "logprobs" and type(inner) is list:
             tokens, others = spelled(inner)
-            body.add(role, tokens, at + "#tokens")
-            body.add(role, others, at + "#top")
+            body.add(role, tokens, at)
+            body.add(role, others, at + "/top")
         elif key == "result" and what == "image_generation_call" and inner:
             body.unscannable.append((at, "image"))
         elif what in _OPAQUE and type(inner) is str and (key == "data" or inner.startswith("data:")):

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import orjson
-
 from classifiers.base import Role
 
 from ..sse import Event, framed
 from ..sse import read as read_event
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
 from .repeats import Repeats
 from .responses_body import VOCABULARY, read_response, read_value
 from .responses_ending import Json, Told, blocked_stream, broken_stream, refused_stream
@@ -147,8 +145,7 @@ class ResponsesReader:
             _note(told, part.tree)
 
     def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
-        event = read_event(part.raw)
-        tree = part.tree if isinstance(part.tree, dict) else parse(event.data or "")
+        tree = exact(part.raw)
         for piece, text in edits:
             target = tree
             for step in piece.path[:-1]:
@@ -162,7 +159,7 @@ class ResponsesReader:
                 if said[at][0] == id(part):
                     said[at] = (0, text)
                     break
-        return framed(orjson.dumps(tree).decode(), event.name)
+        return framed(written(tree), read_event(part.raw).name)
 
     def ending(self, refusal: Refusal) -> bytes:
         told = self._told

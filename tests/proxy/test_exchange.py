@@ -137,6 +137,9 @@ async def test_log_probabilities_of_masked_text_do_not_leave(stand: Make) -> Non
         ):
             s.upstream.reply = reply
             response = await s.chat("Hi", stream=stream)
+            assert response.status_code == 200
+            assert "[VEILED]" in response.text  # masked, not blocked, in one piece as in a stream
+            assert "content_filter" not in response.text
             assert b"SECRET" not in response.content
             assert str(list(b"SECRET"))[1:-1].replace(" ", "") not in response.text.replace(" ", "")
 
@@ -148,6 +151,7 @@ INPUT_MASKS: dict[str, str] = {
     "numbers stay": '{"model":"m","messages":[],"n":1,"x":"SECRET","y":123456789012345678901234567890}',
     "odd keys": '{"model":"m","messages":[],"a/b~c":{"0":["SECRET"]}}',
     "two places": '{"model":"m","messages":[{"content":"SECRET"},{"content":"and SECRET SECRET"}]}',
+    "a name that means something else elsewhere": '{"model":"m","messages":[],"metadata":{"logprobs":"SECRET"}}',
     "wide letters": '{"model":"m","messages":[{"content":"\u00e9\U0001f600SECRET\u2028"}]}',
 }
 
