@@ -50,7 +50,7 @@ _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 
 _APART = APART.encode()
 _SHORT = 200
-_KEY = os.urandom(32)
+_KEY = os.urandom(16).hex()
 _MOST_KNOWN = 4096
 
 
@@ -82,7 +82,7 @@ class Patterns:
         self._use_views = use_views
         # Short texts return with every request (models, names, keys). What is kept of them is a keyed hash: no text
         # that could be a secret. Such a text is still judged itself each time; its other readings are not.
-        self._known: set[bytes] = set()
+        self._known: set[int] = set()
         self._matcher = Matcher([pattern.expression for pattern in patterns])
         self._joinable = not any(is_anchored(pattern.expression.source) for pattern in patterns)
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
@@ -136,10 +136,10 @@ class Patterns:
             return not self._matcher.hits(data)
         if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
             return False
-        fresh: dict[bytes, str] = {}
+        fresh: dict[int, str] = {}
         asked = [(text, gates_of(encode(text))) for text in groups]
         if short and (gates := gates_of(APART.join(short).encode())):
-            marks = {_mark(text): text for text in short}
+            marks = {hash(_KEY + text): text for text in short}
             fresh = {mark: text for mark, text in marks.items() if mark not in self._known}
             if fresh:
                 asked.append((APART.join(fresh.values()), gates))
@@ -156,7 +156,7 @@ class Patterns:
             self._remember(fresh)
         return True
 
-    def _remember(self, marks: Iterable[bytes]) -> None:
+    def _remember(self, marks: Iterable[int]) -> None:
         """Nothing is to be read between the lines of these short texts."""
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
@@ -223,10 +223,6 @@ def _grouped(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     if long:
         groups.append(APART.join(long))
     return short, groups
-
-
-def _mark(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16, key=_KEY).digest()
 
 
 def _whole(text: str) -> Readings:

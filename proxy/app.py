@@ -358,7 +358,7 @@ class DataPlane:
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})
-_SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"host", b"x-api-key", b"api-key"})
+_SINGLE = frozenset({b"authorization", b"content-type", b"host", b"x-api-key", b"api-key"})
 
 
 def _unserved(

@@ -94,6 +94,9 @@ class Response:
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
+        if self._connection is not None and (body := self._connection.rest(limit)) is not None:
+            self._connection = None
+            return body
         pieces: list[bytes] = []
         size = 0
         while (piece := await self.next()) is not None:
@@ -178,6 +181,14 @@ class Connection(asyncio.Protocol):
             await self._wait()
         self._deadline = self._loop.time() + self._gap
         return Response(self, self._parser.get_status_code(), self._headers)
+
+    def rest(self, limit: int) -> bytes | None:
+        """The rest of the body, where all of it is here already and no larger than `limit`."""
+        if not self._complete or self._error or self._buffered > limit:
+            return None
+        data = self._taken()
+        self._finish()
+        return data
 
     async def next(self) -> bytes | None:
         while not self._body:

@@ -33,18 +33,20 @@ _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s i
 
 
 class Incoming:
-    """The head of a request: `target` as it came, cut into `path` and `query`; header names in lower case.
+    """The head of a request: `target` as it came, cut into `path` and `query`; header names in lower case. Its
+    `Content-Length`, which differs from request to request, is not among the headers: the listener heeds it alone.
 
     `memo` is the application's: on one connection the same head brings it back, so that what follows from a head
     alone need not be worked out for each request of a client that keeps its connection.
     """
 
-    __slots__ = ("headers", "keep_alive", "memo", "method", "path", "query", "target")
+    __slots__ = ("headers", "keep_alive", "memo", "method", "path", "query", "target", "waits")
 
     def __init__(self, method: bytes, target: bytes, headers: Headers, keep_alive: bool) -> None:
         self.method, self.target, self.headers, self.keep_alive = method, target, headers, keep_alive
         path, _, query = target.partition(b"?")
         self.path, self.query = path, query.partition(b"#")[0]
+        self.waits = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
         self.memo: object = None
 
 
@@ -162,6 +164,7 @@ class Connection(asyncio.Protocol):
         "_head_size",
         "_headers",
         "_incoming",
+        "_length",
         "_listener",
         "_parser",
         "_seen",
@@ -182,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: Headers = []
-        self._head_size = 0
+        self._head_size = self._length = 0
         self._incoming: Incoming | None = None
         self._seen: Incoming | None = None
         self._body: list[bytes] = []
@@ -289,7 +292,11 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._incoming is None:  # trailers are no headers
-            self._headers.append((name.lower(), value))
+            name = name.lower()
+            if name == b"content-length":  # the parser has seen to it that it is one number, and there once
+                self._length = int(value)
+            else:
+                self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -319,11 +326,10 @@ class Connection(asyncio.Protocol):
         if answer is not None:
             self._say(answer)
             return
-        for name, value in headers:
-            if name == b"content-length" and value.isdigit() and int(value) > self._listener.max_body:
-                self._too_large()
-            elif name == b"expect" and value.lower() == b"100-continue" and self._caller is None:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._length > self._listener.max_body:
+            self._too_large()
+        elif incoming.waits and self._caller is None:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if self.deaf:
@@ -337,7 +343,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         incoming, pieces = self._incoming, self._body
         self._incoming = None
-        self._head_size = self._size = 0
+        self._head_size = self._size = self._length = 0
         if self.deaf or incoming is None:
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)

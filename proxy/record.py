@@ -66,11 +66,11 @@ class Notes:
     ) -> None:
         """A decision on `messages` and, after them, unscannable `places` fell. A stream has many on its output: they
         add up."""
-        seen = self._stages.get(decision.stage)
-        if seen is None:
-            seen = self._stages[decision.stage] = _Seen()
+        seen = self._stages.setdefault(decision.stage, _NOTHING)
         # A rule may fire on facts alone.
         if decision.findings or decision.failures or decision.fired or decision.shadow:
+            if seen is _NOTHING:
+                seen = self._stages[decision.stage] = _Seen()
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
 
     def sent(self, upstream: str) -> None:
@@ -122,14 +122,16 @@ class Notes:
 
     def outcome(self) -> Record:
         """The record of how it ended; counts it in the metrics. Call it once."""
-        self._times["total"] = time.perf_counter() - self._began
+        times = self._times
+        times["total"] = time.perf_counter() - self._began
         self._count()
-        times = {name: round(seconds * 1000, 3) for name, seconds in self._times.items()}
         # What was refused before the model was asked took our time alone.
         own = ("input", "output", "audit") if self._sent else ("total",)
-        added = sum([self._times.get(name, 0.0) for name in own])
+        added = sum([times.get(name, 0.0) for name in own])
+        told = {name: int(seconds * 1e6) / 1e3 for name, seconds in times.items()}
+        told["added"] = int(added * 1e6) / 1e3
         body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
-        body["milliseconds"] = {**times, "added": round(added * 1000, 3)}
+        body["milliseconds"] = told
         return Record(self.id, "outcome", time.time(), body)
 
     def _verdict(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class Notes:
         fired = [rule for seen in self._stages.values() for rule in seen.fired.values()]
         if not fired:
             # What was never judged has no action: it did not pass.
-            return {"action": str(Action.PASS) if self._stages else None, "rule": None}
+            return _PASSED if self._stages else _UNJUDGED
         first = max(fired, key=lambda item: item.action.severity)
         stage = next(stage for stage, seen in self._stages.items() if first in seen.fired.values())
         why = {f"{finding.classifier}.{finding.label}": round(finding.score, 4) for finding in first.findings}
@@ -150,7 +152,7 @@ class Notes:
         }
 
     def _seen(self) -> dict[str, Any]:
-        return {str(stage): seen.facts() for stage, seen in self._stages.items()}
+        return {_STAGES[stage]: seen.facts() for stage, seen in self._stages.items()}
 
     def _count(self) -> None:
         metrics = self._metrics
@@ -229,3 +231,10 @@ class _Seen:
             facts["failures"] = self.failures
             facts["present"] = sorted(map(str, self.present))
         return facts
+
+
+_NOTHING = _Seen()
+"""What was seen at a stage where there was nothing to see; nobody adds to it."""
+_STAGES = {stage: str(stage) for stage in Stage}
+_PASSED: dict[str, Any] = {"action": str(Action.PASS), "rule": None}
+_UNJUDGED: dict[str, Any] = {"action": None, "rule": None}

@@ -79,19 +79,17 @@ class Histogram:
 
     def __init__(self, name: str, help_text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self._name, self._help, self._labels, self._bounds = name, help_text, tuple(labels), tuple(bounds)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
+        self._rows: dict[tuple[str, ...], list[float]] = {}  # a count for each bound and what is beyond, then the sum
         self._examples: dict[tuple[tuple[str, ...], int], tuple[float, Example]] = {}
 
-    def declare(self, *labels: str) -> list[int]:
+    def declare(self, *labels: str) -> list[float]:
         """Show this series from now on, also while nothing was observed."""
-        self._sums.setdefault(labels, 0.0)
-        return self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
+        return self._rows.setdefault(labels, [0.0] * (len(self._bounds) + 2))
 
     def observe(self, value: float, *labels: str) -> None:
-        counts = self._counts.get(labels) or self.declare(*labels)
-        counts[bisect_left(self._bounds, value)] += 1
-        self._sums[labels] += value
+        row = self._rows.get(labels) or self.declare(*labels)
+        row[bisect_left(self._bounds, value)] += 1
+        row[-1] += value
 
     def example(self, value: float, example: Example, *labels: str) -> None:
         """The newest of what was observed in the bucket of `value`."""
@@ -101,15 +99,15 @@ class Histogram:
         from prometheus_client.core import HistogramMetricFamily
 
         family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, counts in list(self._counts.items()):
-            below = 0
+        for labels, (*counts, total) in list(self._rows.items()):
+            below = 0.0
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             for place, (bound, count) in enumerate(zip((*map(str, self._bounds), "+Inf"), counts, strict=True)):
                 below += count
                 value, example = self._examples.get((labels, place), (0.0, None))
                 exemplar = _exemplar(example, value)
-                buckets.append((bound, float(below), exemplar) if exemplar else (bound, float(below)))
-            family.add_metric([str(value) for value in labels], buckets, self._sums[labels])
+                buckets.append((bound, below, exemplar) if exemplar else (bound, below))
+            family.add_metric([str(value) for value in labels], buckets, total)
         yield family
 
 

@@ -34,9 +34,9 @@ LAZY = 0.02
 """Seconds that records without a waiter may wait for company."""
 BATCH = 2048
 """Most records in one commit."""
-BUSY, REST = 8, 0.001
-"""Where so many records came during a commit, the next one waits for more half as long as that one took, and at most so
-many seconds: a sync costs as much CPU as twenty records."""
+BUSY, REST = 8, 0.004
+"""Where so many records came during a commit, the next one waits for more as long as that one took, and at most so many
+seconds: a sync costs as much CPU as twenty records."""
 RESTART = (0.05, 5.0)
 """Seconds before a writer that ended is replaced: the first time, and at most."""
 
@@ -275,7 +275,7 @@ class Audit:
         """Go on after a batch: under load after a rest, else with what this turn of the loop still brings."""
         if len(self._entries) >= BUSY and not self._closing:
             took = time.monotonic() - self._since
-            self._loop.call_later(min(took / 2, REST), self._flush)
+            self._loop.call_later(min(took, REST), self._flush)
         elif self._waiters or self._closing:
             self._loop.call_soon(self._flush)
         else:

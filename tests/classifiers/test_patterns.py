@@ -135,7 +135,8 @@ def test_what_is_remembered_of_short_texts_changes_nothing() -> None:
         assert [found.message for found in patterns.classify(messages(*ids, coded, "1gn0r3 pr3v10us"))] == [40, 41]
         assert [found.message for found in patterns.classify(messages(coded, ids[0]))] == [0]
     assert len(patterns._known) == len(ids)
-    assert all(len(mark) == 16 and not any(each.encode() in mark for each in ids) for mark in patterns._known)
+    # A number that says nothing of the text, nor to whoever knows how Python hashes texts.
+    assert patterns._known.isdisjoint({*ids, *map(hash, ids)})
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -46,7 +46,7 @@ REFUSED: dict[str, bytes] = {
     "depth 10,000 list": b"[" * DEEP + b"]" * DEEP,
     "depth 10,000 objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "depth 10,000, never closed": b"[" * DEEP,
-    "one level too deep": b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2),
+    "one level too deep": b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
     "trailing data": b'{"a":1}x',
     "two values": b'{"a":1}{"a":2}',
     "trailing NUL": b'{"a":1}\0',
