@@ -67,7 +67,7 @@ SERVED: tuple[tuple[bytes, Moderations], ...] = ((b"/v1/moderations", Moderation
 RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 
-_STORING = frozenset({"responses", "messages", "batches"})
+_STORING = frozenset({"responses", "batches"})
 """Dialects whose answers name what is kept at the provider; in others it must be asked for (`store`)."""
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
 
@@ -89,6 +89,7 @@ class _Known:
     key: Key
     exchange: type[Exchange] = Exchange
     holder: Holder | None = None
+    stores: bool = False
     heads: dict[str, bytes] = field(default_factory=dict)
 
     def lead(self, request: Request) -> tuple[Way, bytes]:
@@ -99,9 +100,9 @@ class _Known:
         if self.holder is not None:
             named = self.holder.named()
             self.holder.request(request.tree)
-            if self.speaker.name in _STORING or (request.tree and request.tree.get("store") is True):
-                listing = self.asked[0] == b"GET" and not named
-                request.own = functools.partial(self.holder.answered, all_of_them=listing)
+            kept = self.stores and (self.speaker.name in _STORING or bool(request.tree and request.tree.get("store")))
+            listing = self.asked[0] == b"GET" and not named
+            request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing)
         way = self.routing.way(self.family, request.model)
         return way, self.head(way.backend)
 
@@ -204,6 +205,7 @@ class DataPlane:
             self._claimed(incoming, identity),
             self._key,
             holder=self._holder(incoming, identity),
+            stores=self._settings.stores,
         )
         return None
 
@@ -228,6 +230,7 @@ class DataPlane:
             self._key,
             found.exchange,
             self._holder(incoming, identity),
+            self._settings.stores,
         )
         return None
 

@@ -210,7 +210,7 @@ def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> b
         tree = parse(whole)
     except Malformed:
         return whole
-    return orjson.dumps(tree) if holder.answered(tree, all_of_them=listing) else whole
+    return orjson.dumps(tree) if holder.answered(tree, kept=True, all_of_them=listing) else whole
 
 
 def _gathered(response: Response, *, owned: bool) -> bool:

@@ -187,7 +187,7 @@ def _owned(settings: Settings, key: Key) -> Owned | None:
         return None
     from .accounts.owned import Owned
 
-    return Owned(settings.owned_path, key.keyed_hash, settings.shared_ids, writes=settings.stores)
+    return Owned(settings.owned_path, key.keyed_hash, settings.shared_ids)
 
 
 def check_packages() -> None:

@@ -51,10 +51,10 @@ class Holder:
             elif isinstance(value, str) and self._owned.foreign(self._account, value):
                 raise NotFound("The request refers to an object that does not exist, or is not yours.")
 
-    def answered(self, tree: Any, *, all_of_them: bool = False) -> bool:
-        """Note the ids that an answer gives away. `all_of_them`: it may list what belongs to others, which is taken
-        out. Returns whether `tree` was changed."""
-        self._owned.mint(self._account, minted(tree))
+    def answered(self, tree: Any, *, kept: bool, all_of_them: bool = False) -> bool:
+        """Note the ids that an answer gives away; `kept`: its own, too. `all_of_them`: it may list what belongs to
+        others, which is taken out. Returns whether `tree` was changed."""
+        self._owned.mint(self._account, minted(tree, kept=kept))
         return all_of_them and self._kept(tree)
 
     def _kept(self, tree: Any) -> bool:

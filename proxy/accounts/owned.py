@@ -47,14 +47,12 @@ class Owned:
         hashed: Callable[[str], str],
         shared: Collection[str] = (),
         *,
-        writes: bool = True,
         kept: float = KEPT,
         most: int = MOST,
     ) -> None:
-        """The file is opened, or made, when it is first needed. `shared` ids are everybody's. `writes` False notes no
-        new ones: nothing is stored that could be named later."""
+        """The file is opened, or made, when it is first needed. `shared` ids are everybody's."""
         self._path, self._hashed, self._shared = path, hashed, frozenset(shared)
-        self._kept, self._most, self._writes = kept, most, writes
+        self._kept, self._most = kept, most
         self._fresh = 0
         self._db: sqlite3.Connection | None = None
 
@@ -72,8 +70,6 @@ class Owned:
 
     def mint(self, account: str, ids: Iterable[str]) -> None:
         """`ids` belong to `account` from now on, where they belong to nobody. What cannot be written is nobody's."""
-        if not self._writes:
-            return
         now, owner = time.time(), self._hash("account", account)
         rows = [(self._hash("id", name), owner, now) for name in ids if 0 < len(name) <= _LONGEST]
         if not rows:

@@ -9,7 +9,7 @@ from typing import Any
 _VERB = re.compile(r"[a-z_]{1,40}")
 """A segment of a path that names no thing but what is to be done with one: ids have figures in them."""
 _HOLDS = frozenset({dict, list})
-_MINTED = ("id", "conversation", "container", "output_file_id", "error_file_id")
+_KEPT = ("id", "conversation", "output_file_id", "error_file_id")
 
 
 def first_id(path: str, family: str) -> str | None:
@@ -20,12 +20,13 @@ def first_id(path: str, family: str) -> str | None:
     return None
 
 
-def minted(tree: Any) -> Iterator[str]:
-    """The ids that an object of the provider gives away: its own, and those of what came to be with it."""
+def minted(tree: Any, *, kept: bool) -> Iterator[str]:
+    """The ids that an answer gives away: of the containers that it worked in, and if it is `kept` at the provider its
+    own, and those of what came to be with it."""
     if not isinstance(tree, dict):
         return
-    for name in _MINTED[1:] if tree.get("type") == "message" else _MINTED:  # a message is stored nowhere
-        value = tree.get(name)
+    output = [item.get("container_id") for item in _list(tree.get("output")) if isinstance(item, dict)]
+    for value in [tree.get("container"), *output, *(tree.get(name) for name in (_KEPT if kept else ()))]:
         found = value.get("id") if isinstance(value, dict) else value
         if isinstance(found, str):
             yield found

@@ -109,6 +109,7 @@ class MessagesReader:
         match tree.get("type"):
             case "message_start":
                 self._start(pieces, opaque, tree)
+                self._own(tree.get("message"))
             case "content_block_start" | "content_block_delta" | "content_block_stop":
                 closes = self._block_event(pieces, opaque, tree)
             case "message_stop":
@@ -121,9 +122,11 @@ class MessagesReader:
                 raise Malformed("it reports an error before its calls are whole")
             case kind:
                 delta = tree.get("delta")
-                if kind == "message_delta" and isinstance(delta, dict) and delta.get("stop_reason"):
-                    self._finished, self._called = True, False
-                    closes = (_CALLS,)
+                if kind == "message_delta" and isinstance(delta, dict):
+                    self._own(delta)
+                    if delta.get("stop_reason"):
+                        self._finished, self._called = True, False
+                        closes = (_CALLS,)
                 self._rest(pieces, tree, "", Role.ERROR if kind == "error" else Role.SETTING)
         if not opaque and not self._news and all(piece.path and piece.kind is not Kind.ATOM for piece in pieces):
             self._repeats.learn(event.raw, tree, [piece.path for piece in pieces], tuple(pieces))
@@ -174,6 +177,11 @@ class MessagesReader:
 
     def broken(self, message: str, code: str) -> bytes:
         return _event("error", error=error_of(502, code, message), request_id=None)
+
+    def _own(self, told: Any) -> None:
+        """Part of a message, which may name what is kept for its account: a container."""
+        if self._request.own is not None:
+            self._request.own(told)
 
     def _start(self, pieces: list[Piece], opaque: list[tuple[str, str]], tree: dict[str, Any]) -> None:
         message = tree.get("message")

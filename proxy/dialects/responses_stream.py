@@ -60,7 +60,7 @@ class ResponsesReader:
         self._settings: set[str] = set()  # names, ids and states that were judged already
         self._said: dict[str, list[tuple[int, str]]] = {}  # channel -> (part, text) of deltas that have left
         self._count = 0
-        self._over = self._complete = self._owned = False
+        self._over = self._complete = False
         self._repeats = Repeats()
 
     @property
@@ -190,8 +190,7 @@ class ResponsesReader:
         asked = self._request.tree if isinstance(self._request.tree, dict) else {}
         for key, value in tree.items():
             if key == "response" and isinstance(value, dict):
-                if self._request.own is not None and not self._owned:
-                    self._owned = True
+                if self._request.own is not None and name != "response.in_progress":
                     self._request.own(value)
                 read_response(body, value, "/response", asked)
             else:

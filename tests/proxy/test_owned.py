@@ -17,7 +17,7 @@ from proxy.accounts.stored import first_id, minted, referred
 from proxy.audit import Key
 from proxy.dialects.base import NotFound
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
-from tests.upstream import Request, replies, responses
+from tests.upstream import Request, messages, replies, responses
 
 HASHED = Key(b"k" * 32).keyed_hash
 
@@ -65,11 +65,9 @@ def test_the_table_is_bounded(tmp_path: Path) -> None:
     assert count <= 50
 
 
-def test_nothing_is_written_for_nobody(tmp_path: Path) -> None:
-    owned = table(tmp_path, writes=False)
-    owned.mint("a", ["resp_1"])
+def test_nothing_is_written_for_nothing(tmp_path: Path) -> None:
+    table(tmp_path).mint("a", [])
     assert list(tmp_path.iterdir()) == []
-    assert not owned.owns("a", "resp_1")
 
 
 def test_a_table_that_cannot_be_read_gives_nothing_away(tmp_path: Path) -> None:
@@ -147,11 +145,20 @@ def test_what_a_request_refers_to(tmp_path: Path, tree: dict[str, Any], ids: set
             other.request(tree)
 
 
-def test_what_an_answer_gives_away() -> None:
-    assert set(minted({"id": "resp_1", "conversation": {"id": "conv_1"}})) == {"resp_1", "conv_1"}
-    assert set(minted({"id": "batch_1", "output_file_id": "file-2", "error_file_id": None})) == {"batch_1", "file-2"}
-    assert set(minted({"type": "message", "id": "msg_1", "container": {"id": "c_1"}})) == {"c_1"}
-    assert set(minted([])) == set(minted("x")) == set(minted({"id": 3})) == set()
+GIVES: dict[str, tuple[Any, set[str], set[str]]] = {
+    "response": ({"id": "resp_1", "conversation": {"id": "conv_1"}}, {"resp_1", "conv_1"}, set()),
+    "batch": ({"id": "batch_1", "output_file_id": "file-2", "error_file_id": None}, {"batch_1", "file-2"}, set()),
+    "message": ({"type": "message", "id": "msg_1", "container": {"id": "c_1"}}, {"msg_1", "c_1"}, {"c_1"}),
+    "container": ({"id": "r", "output": [{"container_id": "c_1"}, {}, "x"]}, {"r", "c_1"}, {"c_1"}),
+    "list": ([], set(), set()),
+    "number": ({"id": 3, "output": 4, "container": []}, set(), set()),
+}
+
+
+@pytest.mark.parametrize(("tree", "kept", "not_kept"), GIVES.values(), ids=GIVES.keys())
+def test_what_an_answer_gives_away(tree: Any, kept: set[str], not_kept: set[str]) -> None:
+    assert set(minted(tree, kept=True)) == kept
+    assert set(minted(tree, kept=False)) == not_kept
 
 
 # Through a whole Penstock
@@ -311,7 +318,28 @@ async def test_files_in_judged_requests_are_ones_own(stand: Make) -> None:
         for store, status in (("vs_1", 404), ("vs_all", 200)):
             tools = [{"type": "file_search", "vector_store_ids": [store]}]
             assert (await ask(s, "a", tools=tools)).status_code == status
-        assert not (s.data / "owned.db").exists() or len(s.upstream.requests) == 1
+        assert len(s.upstream.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_containers_are_ones_own(stand: Make, stream: bool) -> None:
+    """With nothing opened, too: an answer names the container that the next request goes on in."""
+    async with stand(policy=POLICY, keys={"a": {}, "b": {}}) as s:
+        said = messages.message(messages.text("Hello."), model="m")
+        events = messages.stream(messages.text("Hello."), model="m")
+        told = b'"container":{"id":"container_1","expires_at":"2030-01-01T00:00:00Z"},'
+        events = [event.replace(b'"stop_reason":"end_turn"', told + b'"stop_reason":"end_turn"') for event in events]
+        whole = replies.json({**said, "container": {"id": "container_1", "expires_at": "2030-01-01T00:00:00Z"}})
+        s.upstream.reply = replies.sse(events) if stream else whole
+
+        async def go_on(who: str, **more: Any) -> int:
+            body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+            headers = {"x-api-key": s.keys[who]}
+            return (await s.client.post("/v1/messages", json={**body, **more}, headers=headers)).status_code
+
+        assert [await go_on("a"), await go_on("a", container="container_1")] == [200, 200]
+        assert [await go_on("b", container="container_1"), await go_on("a", container="container_2")] == [404, 404]
+        assert len(s.upstream.requests) == 2
 
 
 async def test_batches_are_ones_own(stand: Make) -> None:
