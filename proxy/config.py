@@ -136,9 +136,9 @@ class Settings(BaseModel):
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
     admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"
     admin_port: Annotated[Port, Field(description="Port of health and metrics; 0 takes a free one.")] = 8701
-    data_dir: Annotated[Path, Field(description="Where the audit log and its key lie; made if missing.")] = Path(
-        "penstock-data"
-    )
+    data_dir: Annotated[
+        Path, Field(description="Where the audit log, its key and the callers' keys lie; made if missing.")
+    ] = Path("penstock-data")
     max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
     max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
     max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096

@@ -55,9 +55,9 @@ class Holder:
         """Note the ids that an answer gives away; `kept`: its own, too. `all_of_them`: it may list what belongs to
         others, which is taken out. Returns whether `tree` was changed."""
         self._owned.mint(self._account, minted(tree, kept=kept))
-        return all_of_them and self._kept(tree)
+        return all_of_them and self._without_others(tree)
 
-    def _kept(self, tree: Any) -> bool:
+    def _without_others(self, tree: Any) -> bool:
         changed = False
         for name in _LISTED if isinstance(tree, dict) else ():
             items = tree.get(name)

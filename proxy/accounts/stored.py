@@ -58,16 +58,18 @@ def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(tree: Any) -> Iterator[tuple[str, str]]:
-    """Files may stand anywhere."""
+    """Files may stand anywhere but in what a tool is called with, which is between the caller and its tools."""
     stack = [tree]
     while stack:
         value = stack.pop()
-        if type(value) is dict:
-            found = value.get("file_id")
-            if type(found) is str and found:
-                yield found, "file_id"
-            value = value.values()
-        stack += [inner for inner in value if type(inner) in _HOLDS]
+        if type(value) is list:
+            stack += [inner for inner in value if type(inner) in _HOLDS]
+            continue
+        found = value.get("file_id")
+        if type(found) is str and found:
+            yield found, "file_id"
+        called = str(value.get("type")).endswith("tool_use")
+        stack += [inner for key, inner in value.items() if type(inner) in _HOLDS and not (called and key == "input")]
 
 
 def _list(value: Any) -> list[Any]:

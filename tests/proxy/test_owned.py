@@ -127,6 +127,14 @@ REFERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "Anthropic's container": ({"container": {"id": "container_1", "skills": []}}, {"container_1"}),
     "file": ({"input": [{"content": [{"type": "input_file", "file_id": "file-1"}]}]}, {"file-1"}),
     "deep file": ({"messages": [{"content": [{"source": {"type": "file", "file_id": "file_1"}}]}]}, {"file_1"}),
+    "what a tool is called with": (
+        {"messages": [{"content": [{"type": "tool_use", "name": "f", "input": {"file_id": "mine"}}]}]}, set(),
+    ),
+    "a file beside a call": (
+        {"messages": [{"content": [{"type": "tool_use", "input": {}}, {"type": "document", "file_id": "file_1"}]}]},
+        {"file_1"},
+    ),
+    "a tool's parameter": ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, set()),
     "odd shapes": ({"tools": "x", "input": 1, "conversation": [], "container": 3}, set()),
 }  # fmt: skip
 
