@@ -70,10 +70,11 @@ class Owned:
 
     def mint(self, account: str, ids: Iterable[str]) -> None:
         """`ids` belong to `account` from now on, where they belong to nobody. What cannot be written is nobody's."""
-        now, owner = time.time(), self._hash("account", account)
-        rows = [(self._hash("id", name), owner, now) for name in ids if 0 < len(name) <= _LONGEST]
-        if not rows:
+        names = [name for name in ids if 0 < len(name) <= _LONGEST]
+        if not names:
             return
+        now, owner = time.time(), self._hash("account", account)
+        rows = [(self._hash("id", name), owner, now) for name in names]
         try:
             self._open().executemany("INSERT OR IGNORE INTO owned VALUES (?, ?, ?)", rows)
             self._fresh += len(rows)
