@@ -125,6 +125,13 @@ class Settings(BaseModel):
             "Penstock key (`penstock keys`), and the upstream gets the operator's."
         ),
     ] = "pass_through"
+    keys_dir: Annotated[
+        Path | None,
+        Field(
+            description="Where keys.json and keys.key lie, the callers' keys and the secret of their hashes; the data "
+            "directory if not set. Servers that are given the same two files know the same keys."
+        ),
+    ] = None
     end_user_header: Annotated[
         str, Field(description="A header that names the end user: recorded as a claim of the account, never believed.")
     ] = ""
@@ -136,9 +143,9 @@ class Settings(BaseModel):
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
     admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"
     admin_port: Annotated[Port, Field(description="Port of health and metrics; 0 takes a free one.")] = 8701
-    data_dir: Annotated[
-        Path, Field(description="Where the audit log, its key and the callers' keys lie; made if missing.")
-    ] = Path("penstock-data")
+    data_dir: Annotated[Path, Field(description="Where the audit log and its key lie; made if missing.")] = Path(
+        "penstock-data"
+    )
     max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
     max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
     max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096
@@ -253,7 +260,11 @@ class Settings(BaseModel):
 
     @property
     def keys_path(self) -> Path:
-        return self.data_dir / "keys.json"
+        return (self.keys_dir or self.data_dir) / "keys.json"
+
+    @property
+    def keys_secret_path(self) -> Path:
+        return (self.keys_dir or self.data_dir) / "keys.key"
 
     @property
     def owned_path(self) -> Path:

@@ -15,14 +15,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from .accounts.file import KeyFile, KeysUnavailable
+from .accounts.file import KeyFile, KeysUnavailable, hashing
 from .accounts.record import SCOPES, KeyRecord, new_id
 from .accounts.secret import mint
 from .audit import Audit, AuditUnavailable, Key, Record
@@ -66,10 +66,10 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter an option
             known = ", ".join(settings.policies) or "none is configured"
             raise KeysUnavailable(f"there is no policy {policy!r} in the settings ({known})")
         now, secret = time.time(), mint()
-        key = _hashing(settings)
+        hashed = _hashing(settings)
         record = _record(
             id=new_id(),
-            digest=key.caller_hash(secret.encode()),
+            digest=hashed(secret.encode()),
             name=name,
             account=account or name,
             created=now,
@@ -81,7 +81,7 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter an option
             grants=dict(_grant(text, now) for text in grant or ()),
         )
         # A key that nobody can account for must not work: it is recorded first.
-        _tell(settings, key, record, "key_created")
+        _tell(settings, record, "key_created")
         KeyFile(settings.keys_path).change(lambda known: [*known, record])
     if as_json:
         typer.echo(json.dumps({**_shown(record), "key": secret}))
@@ -147,19 +147,20 @@ def revoke(which: Which, config: ConfigFile = None, data_dir: DataDir = None) ->
             return
         typer.echo(f"{revoked[0].id} is revoked", err=True)
         # Last: where nothing can be recorded a key must end all the same.
-        _tell(settings, _hashing(settings), revoked[0], "key_revoked")
+        _tell(settings, revoked[0], "key_revoked")
 
 
 def _settings(file: Path | None, data_dir: Path | None) -> Settings:
     return load(file, data_dir=data_dir)
 
 
-def _hashing(settings: Settings) -> Key:
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KeysUnavailable(f"the data directory {settings.data_dir} cannot be made: {error.strerror}") from None
-    return Key.load(settings.key_path)
+def _hashing(settings: Settings) -> Callable[[bytes], str]:
+    for folder in (settings.data_dir, settings.keys_path.parent):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KeysUnavailable(f"the directory {folder} cannot be made: {error.strerror}") from None
+    return hashing(settings.keys_secret_path)
 
 
 def _record(**values: Any) -> KeyRecord:
@@ -171,8 +172,9 @@ def _record(**values: Any) -> KeyRecord:
         raise typer.BadParameter(first["msg"], param_hint=f"--{option}" if option else str(first["loc"][0])) from None
 
 
-def _tell(settings: Settings, key: Key, record: KeyRecord, status: str) -> None:
+def _tell(settings: Settings, record: KeyRecord, status: str) -> None:
     """Write it into the audit. Raises AuditUnavailable."""
+    key = Key.load(settings.key_path)
     kept = record.model_dump(mode="json", exclude={"digest", "id"})
     body = {"account": record.account, "status": status, "key": record.id, "by": _user(), "record": kept}
 

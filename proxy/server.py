@@ -81,7 +81,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         for guard in guards.values():
             await _warm(guard, panel)
         metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
-        keys = _keys(settings, key)
+        keys = _keys(settings)
         if keys is not None:
             keys.watch()
             stack.callback(keys.close)
@@ -165,15 +165,15 @@ async def _policy(path: str) -> PolicySet:
     return result.policy
 
 
-def _keys(settings: Settings, key: Key) -> Keys | None:
+def _keys(settings: Settings) -> Keys | None:
     """The callers' keys, where callers need one. Raises CannotServe."""
     if settings.credentials != "keys":
         return None
-    from .accounts.file import KeyFile, KeysUnavailable
+    from .accounts.file import KeyFile, KeysUnavailable, hashing
     from .accounts.keys import Keys
 
     try:
-        keys = Keys(KeyFile(settings.keys_path), key.caller_hash)
+        keys = Keys(KeyFile(settings.keys_path), hashing(settings.keys_secret_path))
     except KeysUnavailable as error:
         raise CannotServe(f"the keys cannot be read: {error}") from None
     if not len(keys):

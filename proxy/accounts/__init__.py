@@ -7,6 +7,7 @@ end user is a claim of that account (`claims`) and no more. `stored` finds the i
 `owned` knows whose they are, and `holder` is one account's view of them.
 
 Decision: keys stand in one JSON file that is replaced whole, and every process looks each second whether it was. Why:
-no server to run, several processes agree, a revocation needs no restart, and nobody ever reads half a change. Cost:
-thousands of keys, not millions; a revoked key works for up to a second more.
+no server to run, several processes agree, a revocation needs no restart, nobody ever reads half a change, and the file
+and its secret can be mounted read-only where servers have no disk in common (`keys_dir`). Cost: thousands of keys, not
+millions; a revoked key works for up to a second more.
 """

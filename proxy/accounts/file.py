@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..audit import AuditUnavailable, Key
 from .record import KeyRecord
 
 Records = Sequence[KeyRecord]
@@ -20,6 +21,15 @@ Stamp = tuple[int, int, int]
 
 class KeysUnavailable(Exception):
     """The file of keys cannot be read or written. The message is one line for an operator, with the mend."""
+
+
+def hashing(path: Path) -> Callable[[bytes], str]:
+    """The hash that keys are kept by, whose secret stands in the file at `path`, made where it is missing. Raises
+    KeysUnavailable."""
+    try:
+        return Key.load(path).caller_hash
+    except AuditUnavailable as error:
+        raise KeysUnavailable(f"{error.problem} ({error.mend})") from None
 
 
 class _Content(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from ..accounts.file import KeyFile, KeysUnavailable
+from ..accounts.file import KeyFile, KeysUnavailable, hashing
 from ..config import Settings
 from .base import Finding, Place, State
 
@@ -36,8 +36,12 @@ def check_callers(place: Place) -> Iterator[Finding]:
 def _keys(settings: Settings) -> Iterator[Finding]:
     try:
         records = KeyFile(settings.keys_path).read()
+        if settings.keys_secret_path.exists():
+            hashing(settings.keys_secret_path)
+        elif records:
+            raise KeysUnavailable(f"{settings.keys_secret_path} is missing: no key can be known without it")
     except KeysUnavailable as error:
-        yield Finding(NAME, State.WRONG, str(error), "without the file nobody can ask")
+        yield Finding(NAME, State.WRONG, str(error), "put both files back: without them nobody can ask")
         return
     now = time.time()
     active = [record for record in records if record.state(now) == "active"]

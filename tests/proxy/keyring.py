@@ -6,17 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from proxy.accounts.file import KeyFile
+from proxy.accounts.file import KeyFile, hashing
 from proxy.accounts.record import KeyRecord, new_id
 from proxy.accounts.secret import mint
-from proxy.audit import Key
 
 
 def give(data: Path, name: str = "ci", **more: Any) -> str:
     """A new key in the data directory `data`; `more` are fields of its record."""
     data.mkdir(exist_ok=True)
     secret = mint()
-    digest = Key.load(data / "audit.key").caller_hash(secret.encode())
+    digest = hashing(data / "keys.key")(secret.encode())
     values = {"id": new_id(), "digest": digest, "name": name, "account": name, "created": time.time(), **more}
     KeyFile(data / "keys.json").change(lambda known: [*known, KeyRecord(**values)])
     return secret

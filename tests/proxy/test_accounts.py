@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.accounts.claims import claims
-from proxy.accounts.file import KeyFile, KeysUnavailable
+from proxy.accounts.file import KeyFile, KeysUnavailable, hashing
 from proxy.accounts.identity import Denied, Identities
 from proxy.accounts.keys import Keys
 from proxy.accounts.record import SCOPES, KeyRecord
@@ -65,7 +65,7 @@ def test_what_is_kept_is_no_key(tmp_path: Path) -> None:
     body = secret.removeprefix(PREFIX)
     for file in tmp_path.rglob("*"):
         assert body[:12].encode() not in file.read_bytes()
-    assert {item.name for item in tmp_path.iterdir()} == {"audit.key", "keys.json", "keys.json.lock"}
+    assert {item.name for item in tmp_path.iterdir()} == {"keys.json", "keys.json.lock", "keys.key"}
 
 
 BROKEN: dict[str, tuple[bytes, str]] = {
@@ -116,7 +116,7 @@ class Desk:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.key = Key.load(data / "audit.key")
-        self.keys = Keys(KeyFile(data / "keys.json"), self.key.caller_hash)
+        self.keys = Keys(KeyFile(data / "keys.json"), hashing(data / "keys.key"))
         self.who = Identities(self.key, self.keys)
 
     def ask(self, secret: str, header: bytes = b"authorization") -> Any:

@@ -352,6 +352,14 @@ def test_keys_that_cannot_be_read(given: dict[str, Any]) -> None:
     assert (found.state, "keys.json" in found.detail) == (State.WRONG, True)
 
 
+def test_keys_without_their_secret(given: dict[str, Any]) -> None:
+    give(given["data_dir"], "ci")
+    (given["data_dir"] / "keys.key").unlink()
+    found = worst(looked({**given, "credentials": "keys"}, "callers"))
+    assert (found.state, "keys.key" in found.detail) == (State.WRONG, True)
+    assert not (given["data_dir"] / "keys.key").exists()
+
+
 def test_each_policy_is_looked_at(given: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("no policy")
     found = looked({**given, "policies": {"same": given["policy"], "other": str(tmp_path / "other.yaml")}}, "policy")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from proxy.accounts.file import KeyFile
+from proxy.accounts.file import KeyFile, hashing
 from proxy.accounts.keys import Keys
 from proxy.accounts.secret import well_formed
-from proxy.audit import Key, Reader
+from proxy.audit import Reader
 from proxy.keys_cli import app
 
 
@@ -34,7 +34,7 @@ class Desk:
         return CliRunner().invoke(app, [*arguments, "--config", str(self.settings)])
 
     def keys(self) -> Keys:
-        return Keys(KeyFile(self.data / "keys.json"), Key.load(self.data / "audit.key").caller_hash)
+        return Keys(KeyFile(self.data / "keys.json"), hashing(self.data / "keys.key"))
 
     def rows(self) -> list[Any]:
         with Reader(self.data / "audit.db") as log:
@@ -156,3 +156,21 @@ def test_a_broken_file_is_left_alone(desk: Desk) -> None:
         assert done.exit_code == 1
         assert "keys.json" in done.stderr
     assert path.read_text() == "{"
+
+
+def test_keys_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Made here, known to every server that is given the two files; the record of it stays here."""
+    desk = Desk(tmp_path)
+    desk.settings.write_text(f"data_dir: {desk.data}\nkeys_dir: {tmp_path}/shared\n")
+    secret = desk("create", "ci").stdout.strip()
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"keys.json", "keys.json.lock", "keys.key"}
+    assert not (desk.data / "keys.json").exists()
+    assert [row["status"] for row in desk.rows()] == ["key_created"]
+    copied = tmp_path / "mounted"
+    copied.mkdir()
+    for name in ("keys.json", "keys.key"):
+        (copied / name).write_bytes((tmp_path / "shared" / name).read_bytes())
+        (copied / name).chmod(0o400)
+    found = Keys(KeyFile(copied / "keys.json"), hashing(copied / "keys.key")).find(secret.encode())
+    assert found is not None
+    assert found.name == "ci"
