@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clients vendors lint bench figures train lock clean
+.PHONY: help demo test clients vendors lint fuzz bench figures train lock clean
 
 help:
 	@echo "make demo    a real client, a real model, and Penstock between them"
 	@echo "make test    lint, types and all tests"
 	@echo "make clients other people's clients and agents, driven through Penstock (minutes)"
 	@echo "make vendors the SDKs' own test suites, directly and through Penstock (minutes)"
+	@echo "make fuzz    any bytes at every reader, for SECONDS (60) each; guided where atheris is installed"
 	@echo "make bench   measure against nginx (installs Debian's nginx and wrk)"
 	@echo "make figures DATA=DIR   what the shipped classifiers reach, against their goals"
 	@echo "make train DATA=DIR   train the shipped classifier again"
@@ -35,6 +36,9 @@ clients: $(VENV)/dev.stamp
 
 vendors: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.vendors
+
+fuzz: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench

@@ -97,7 +97,8 @@ class Decoder:
 
     def last_frames(self) -> list[bytes]:
         """The bytes of the event that `finish` gives."""
-        return self.frames(b"\n") if self._buffer.endswith(b"\r") else []
+        # A line feed settles that the last CR is a line end; it was not sent, and is no part of the event.
+        return [frame[:-1] for frame in self.frames(b"\n")] if self._buffer.endswith(b"\r") else []
 
     def _end_of_event(self) -> int:
         """The offset just behind the next blank line, or 0 where none is complete.

@@ -17,6 +17,8 @@ _TYPE = re.compile(rb'multipart/form-data;[ \t]*boundary=(?:([0-9A-Za-z_.+-]{1,7
 _DISPOSITION = re.compile(
     r'form-data; ?name="([a-z_]{1,64}(?:\[[a-z_]{1,64}\])?)"(?:; ?filename="([^"\\%\x00-\x1f]+)")?'
 )
+_HEAD = re.compile(rb"\r\n(?:[A-Za-z-]+: [^\x00-\x1f\x7f]+\r\n)+\r\n")
+"""The headers of a part, a line each. A parser that takes a lone CR or LF for a line end finds none here."""
 _HEADERS = frozenset({"content-disposition", "content-type"})
 
 
@@ -59,6 +61,8 @@ def read_form(body: bytes, boundary: bytes) -> Form:
         raise Malformed("the form holds no file: send one as the field 'file'")
     if body.count(delimiter) != parts + 1:
         raise Malformed("the form's boundary stands within a part")
+    if not all(_HEAD.match(part) for part in body.split(delimiter)[1:-1]):
+        raise Malformed("a part of the form has a header that can be read in two ways")
     return Form(fields, *file)
 
 

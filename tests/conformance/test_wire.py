@@ -1,0 +1,278 @@
+"""What a table of requests cannot say: raw bytes, slow peers, long texts and clients that leave, in every dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from tests.conformance.cases import Answer, Send
+from tests.conformance.speak import PATHS, reply, request
+from tests.proxy.conftest import Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
+from tests.proxy.test_app import statuses, talk
+from tests.upstream import Reply, replies
+
+DIALECTS = sorted(PATHS)
+STREAMED = [name for name in DIALECTS if name != "embeddings"]
+dialects = pytest.mark.parametrize("dialect", DIALECTS)
+streamed = pytest.mark.parametrize("dialect", STREAMED)
+
+
+def post(dialect: str, text: str, *, host: bytes = b"x", more: bytes = b"", stream: bool = False) -> bytes:
+    _, target, body, _ = request(dialect, Send(text=text), stream)
+    head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n" % (target.encode(), host)
+    return head + more + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+async def settled(s: Stand) -> None:
+    while s.running.plane.in_flight:
+        await asyncio.sleep(0.005)
+
+
+def framings(dialect: str) -> dict[str, tuple[bytes, list[int]]]:
+    """Bytes with two readings, and the statuses that they are answered with."""
+    clean, marked = post(dialect, "Hi"), post(dialect, "MARK")
+    chunked = b"transfer-encoding: chunked\r\n"
+    head, _, body = marked.partition(b"\r\n\r\n")
+    unsized = head.rpartition(b"\r\n")[0] + b"\r\n"
+    return {
+        "a length and chunks": (unsized + b"content-length: 5\r\n" + chunked + b"\r\n0\r\n\r\n" + marked, [400]),
+        "chunks and a length": (unsized + chunked + b"content-length: 5\r\n\r\n0\r\n\r\n" + marked, [400]),
+        "two lengths": (head + b"\r\ncontent-length: 2\r\n\r\n" + body, [400]),
+        "a coding that only looks chunked": (unsized + b"transfer-encoding: \x0bchunked\r\n\r\n" + body, [400]),
+        "bare line feeds": (marked.replace(b"\r\n", b"\n"), [400]),
+        "a hidden request behind an empty one": (unsized + chunked + b"\r\n0\r\n\r\n" + marked, [400, 400]),
+        "clean, then marked": (clean + marked + clean, [200, 400, 200]),
+        "more than was said": (clean + b"MARK", [200]),
+    }
+
+
+@dialects
+async def test_bytes_with_two_readings(stand: Make, dialect: str) -> None:  # noqa: F811
+    """T6: refused or judged, and what follows is judged by itself."""
+    async with stand() as s:
+        s.upstream.reply = reply(dialect, Answer(), False)
+        for name, (data, wanted) in framings(dialect).items():
+            s.upstream.requests.clear()
+            answer = await talk(s, data, wait=0.25)
+            assert statuses(answer) == wanted, name
+            assert b"MARK" not in answer, name
+            assert not [r for r in s.upstream.requests if b"MARK" in r.body], name
+            assert len(s.upstream.requests) == wanted.count(200), name
+
+
+@dialects
+async def test_hosts_lead_nowhere(stand: Make, dialect: str) -> None:  # noqa: F811
+    """T7: whatever a caller calls us, the upstream is the operator's, and is called by its own name."""
+    async with stand() as s:
+        s.upstream.reply = reply(dialect, Answer(), False)
+        for host in (b"evil.example", b"127.0.0.1:1", b"x@evil.example", b"", b"localhost:99999", b"[::1]"):
+            assert statuses(await talk(s, post(dialect, "Hi", host=host), wait=0.25)) == [200], host
+        more = b"x-forwarded-host: evil.example\r\nforwarded: host=evil.example\r\nx-original-host: evil.example\r\n"
+        assert statuses(await talk(s, post(dialect, "Hi", more=more), wait=0.25)) == [200]
+        absolute = post(dialect, "Hi").replace(b"POST /", b"POST http://evil.example/")
+        assert statuses(await talk(s, absolute, wait=0.25)) == [200]
+        twice = post(dialect, "Hi", more=b"host: evil.example\r\n")
+        assert statuses(await talk(s, twice, wait=0.25)) == [400]
+        names = {seen.header("host") for seen in s.upstream.requests}
+        assert names == {f"127.0.0.1:{s.upstream.port}"}
+        assert len(s.upstream.requests) == 8
+
+
+UPGRADE = (
+    b"connection: upgrade\r\nupgrade: %b\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+async def test_no_protocol_is_changed(stand: Make) -> None:  # noqa: F811
+    """T11: no WebSocket, no HTTP/2 and no minted secret, on closed paths or on open ones."""
+    for opened in ([], ["/v1/realtime", "/v1/responses", "/v1/live"]):
+        async with stand(settings={"open_routes": opened}) as s:
+            s.upstream.reply = replies.json({})
+            for kind in (b"websocket", b"h2c", b"TLS/1.2"):
+                for path in (b"/v1/realtime?model=m", b"/v1/responses", b"/v1/live"):
+                    start = b"GET %b HTTP/1.1\r\nhost: x\r\n" % path + UPGRADE % kind + b"\r\n"
+                    assert statuses(await talk(s, start, wait=0.2)) == [400], (kind, path)
+                for dialect in DIALECTS:
+                    said = await talk(s, post(dialect, "MARK", more=UPGRADE % kind), wait=0.2)
+                    assert statuses(said) == [400], (kind, dialect)
+                    assert b"upgrade_refused" in said or dialect == "messages"
+            assert s.upstream.requests == []
+            minted = await s.client.post("/v1/realtime/client_secrets", json={"session": {"instructions": "MARK"}})
+            assert minted.status_code == (200 if opened else 404)  # its own name opens it, and nothing else does
+            assert len(s.upstream.requests) == (1 if opened else 0)
+
+
+@streamed
+@pytest.mark.parametrize("when", ["before the first byte", "midway", "after the last"])
+async def test_a_client_that_leaves(stand: Make, dialect: str, when: str) -> None:  # noqa: F811
+    """T37: the upstream is let go, and the record says how it ended."""
+    async with stand() as s:
+        events = list(reply(dialect, Answer(text="word " * 200), True))
+        hold = asyncio.Event()
+        scripts: dict[str, Reply] = {
+            "before the first byte": [hold],
+            "midway": [*events[: len(events) // 2], hold],
+            "after the last": events,
+        }
+        s.upstream.reply = scripts[when]
+        reader, writer = await asyncio.open_connection(*s.running.address, limit=1 << 24)
+        writer.write(post(dialect, "Hi", stream=True))
+        asked = await s.upstream.arrived()
+        if when == "midway":
+            await asyncio.wait_for(reader.readuntil(b"word"), 10)
+        elif when == "after the last":
+            await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 10)
+        writer.transport.abort()
+        if when != "after the last":
+            await asyncio.wait_for(asked.gone.wait(), 10)
+        await settled(s)
+        (row,) = await s.rows()
+        assert row["status"] == ("released" if when == "after the last" else "client_gone")
+        hold.set()
+
+
+LONG = 200_000
+PLACES = {"start": 0, "middle": LONG // 2, "end": LONG - 5}
+
+
+@dialects
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_word_in_a_long_text(stand: Make, dialect: str, place: str) -> None:  # noqa: F811
+    """T28: nothing is cut, in requests and in answers, whole and streamed."""
+    at = PLACES[place]
+    text = "lorem ipsum " * (LONG // 12)
+    text = text[:at] + "MARK" + text[at:]
+    async with stand(options="inline: true", stream="whole") as s:
+        _, target, body, headers = request(dialect, Send(text=text), False)
+        refused = await s.client.post(target, content=body, headers=headers)
+        assert (refused.status_code, s.upstream.requests) == (400, [])
+        for stream in (False, True) if dialect in STREAMED else ():
+            s.upstream.reply = reply(dialect, Answer(text=text, size=2000), stream)
+            _, target, body, headers = request(dialect, Send(), stream)
+            answer = await s.client.post(target, content=body, headers=headers)
+            assert b"MARK" not in answer.content
+            assert b"I'm sorry" in answer.content
+        page = (await s.client.get(s.admin_url + "/metrics")).text
+        assert 'kind="text"' not in page  # no text was left unread
+
+
+FLOODS = {"a letter": "a", "a combining mark": "\u0301", "a letter that unfolds into eighteen": "\ufdfa"}
+PATTERNS = """
+id: test
+version: 1
+owner: tests
+description: Blocks a word, however it is disguised.
+classifiers:
+  words: {kind: patterns, patterns: {mark: {words: [MARK]}}}
+rules:
+  - id: no-mark
+    description: The word is blocked.
+    stages: [input]
+    when: {finding: words.mark, at_least: 0.5}
+    action: block
+"""
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_floods_of_letters(stand: Make, name: str) -> None:  # noqa: F811
+    """T41: hundreds of thousands of letters, some of which grow when they are read: time is bounded, nothing hides."""
+    flood = FLOODS[name] * (1_000_000 if name == "a letter" else 300_000)
+    async with stand(PATTERNS) as s:
+        began = time.process_time()
+        for text, status in ((flood, {200, 503}), (flood + " MARK", {400, 503}), ("MARK " + flood, {400, 503})):
+            answer = await s.chat(text)
+            assert answer.status_code in status
+        assert time.process_time() - began < 30
+        assert (await s.chat("MARK")).status_code == 400
+
+
+@dialects
+async def test_slow_requests_hold_nobody_up(stand: Make, dialect: str) -> None:  # noqa: F811
+    """T42: heads and bodies that come byte by byte are let go in time, and others are served meanwhile."""
+    async with stand(settings={"receive_timeout": 1.0}) as s:
+        s.upstream.reply = reply(dialect, Answer(), False)
+        whole = post(dialect, "MARK")
+        pairs = [await asyncio.open_connection(*s.running.address) for _ in range(100)]
+        try:
+            for number, (_, writer) in enumerate(pairs):
+                writer.write(whole[:20] if number % 2 else whole[:-10])
+            _, target, body, headers = request(dialect, Send(), False)
+            assert (await s.client.post(target, content=body, headers=headers)).status_code == 200
+            for step in range(4):
+                await asyncio.sleep(0.1)
+                for number, (_, writer) in enumerate(pairs):
+                    writer.write(whole[20 + step : 21 + step] if number % 2 else whole[-10 + step : -9 + step])
+            said = await asyncio.gather(*(asyncio.wait_for(reader.read(), 20) for reader, _ in pairs))
+        finally:
+            for _, writer in pairs:
+                writer.transport.abort()
+        assert [statuses(each) for each in said] == [[408]] * 100
+        assert len(s.upstream.requests) == 1
+        await settled(s)
+
+
+def resident() -> int:
+    """Bytes that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def narrow(s: Stand) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection whose reader has hardly any room: what it does not take waits at the other end."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plain, s.running.address)
+    return await asyncio.open_connection(sock=plain, limit=1024)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the memory of a process is read from /proc")
+async def test_slow_readers_cost_little_memory(stand: Make) -> None:  # noqa: F811
+    """T56: three hundred clients that read nothing of a long answer: what waits for them is of the answer's size."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
+    many, events, before = 300, 60, resident()
+    async with stand() as s:
+        s.upstream.reply = [*replies.sse([event])[:-1], *[replies.chunk(event)] * events, asyncio.Event()]
+        pairs = []
+        try:
+            for _ in range(many):
+                pair = await narrow(s)
+                pair[1].write(post("chat", "Hi", stream=True))
+                pairs.append(pair)
+            await s.upstream.arrived(many, timeout=60)
+            whole = many * events * len(event)
+            while sum(request.sent for request in s.upstream.requests) < whole:
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(1)
+            held = resident() - before
+            assert len(s.running.plane.in_flight) == many
+        finally:
+            for _, writer in pairs:
+                writer.transport.abort()
+        # All three sides of each connection, in this one process, and an answer of 120 kB.
+        assert held < many * 600_000, held
+        await settled(s)
+        assert {row["status"] for row in await s.rows()} == {"client_gone"}
+
+
+def turns(*texts: str) -> list[Any]:
+    return [{"role": "user", "content": text} for text in texts]
+
+
+async def test_a_word_in_any_turn(stand: Make) -> None:  # noqa: F811
+    """T29, in part: every turn is judged, not the last one alone."""
+    async with stand() as s:
+        for at in range(5):
+            said = ["Hi"] * 5
+            said[at] = "MARK"
+            body = json.dumps({"model": "m", "messages": turns(*said)}).encode()
+            answer = await s.client.post(PATHS["chat"], content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 400
+        assert s.upstream.requests == []
