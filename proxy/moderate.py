@@ -16,7 +16,7 @@ from policies.model import Action, Stage
 
 from .answers import Answer, problem
 from .dialects.base import BadRequest, Body
-from .dialects.moderations import Inputs, Moderations, category_of, result
+from .dialects.moderations import Inputs, Moderations, categories_of, category_of, result
 from .guard import Guard
 from .listener import Caller
 from .logs import get_logger
@@ -122,8 +122,7 @@ def tellers(policies: PolicySet) -> dict[str, frozenset[str]]:
     out: dict[str, frozenset[str]] = {}
     for reading in policies.tables[Stage.INPUT].readings:
         if Role.USER in reading.roles:
-            labels = policies.classifiers[reading.classifier].labels
-            out[reading.classifier] = frozenset(filter(None, map(category_of, labels)))
+            out[reading.classifier] = categories_of(policies.classifiers[reading.classifier].labels)
     return out
 
 

@@ -46,6 +46,15 @@ LABELS: Mapping[str, str] = {
 }
 """A classifier's label -> the category that it speaks for. A category that no label leads to has a score of 0."""
 
+APPROXIMATED: Mapping[str, tuple[str, str]] = {
+    "harassment/threatening": ("harassment", "violence_weapons"),
+    "hate/threatening": ("hate", "violence_weapons"),
+    "illicit/violent": ("harmful", "violence_weapons"),
+    "self-harm/instructions": ("harmful", "self_harm"),
+}
+"""A category for which no label stands -> two of our own encoder's labels; the lower of their scores is its score.
+Nothing tells `self-harm/intent` and `violence/graphic`: they are 0."""
+
 SURE = 0.9
 """The score from which a category of a flagged input is said to be there, although no rule fired for it."""
 
@@ -94,6 +103,13 @@ def category_of(label: str) -> str | None:
     return LABELS.get(label)
 
 
+def categories_of(labels: Iterable[str]) -> frozenset[str]:
+    """The categories that a classifier with these labels can tell, or come close to."""
+    known = frozenset(labels)
+    told = {category for category, parts in APPROXIMATED.items() if known.issuperset(parts)}
+    return frozenset(told.union(LABELS[label] for label in known if label in LABELS))
+
+
 def result(
     flagged: bool,
     told: Iterable[str],
@@ -105,10 +121,15 @@ def result(
     which it was flagged."""
     named = {LABELS.get(finding.label) for finding in decisive}
     scores = dict.fromkeys(CATEGORIES, 0.0)
+    highest: dict[str, float] = {}
     for finding in findings:
-        category = LABELS.get(finding.label)
+        highest[finding.label] = max(highest.get(finding.label, 0.0), finding.score)
+    for label, score in highest.items():
+        category = LABELS.get(label)
         if category is not None:
-            scores[category] = max(scores[category], finding.score)
+            scores[category] = max(scores[category], score)
+    for category, (one, other) in APPROXIMATED.items():
+        scores[category] = max(scores[category], min(highest.get(one, 0.0), highest.get(other, 0.0)))
     read = frozenset(told)
     return {
         "flagged": flagged,

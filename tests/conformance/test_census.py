@@ -15,10 +15,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from classifiers.training.labels import LABELS as ENCODER
 from proxy.app import DIALECTS, RELAYED, SERVED
 from proxy.batches.routes import TABLE
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
+from proxy.dialects.moderations import APPROXIMATED, CATEGORIES, LABELS
 from proxy.surface import FAMILIES, METHODS, Opened, family_of, table
 from tests.proxy.conftest import Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
 from tests.upstream import End, replies
@@ -48,6 +50,8 @@ user's message:
   `proxy/dialects/moderations.py`), 0 where no classifier of the policy can tell. A policy without such classifiers
   says 0 everywhere. `category_applied_input_types` names `text` for the categories that somebody read the text for,
   and nothing else.
+- Where no label stands for a category it is approximated by two labels of the shipped encoder (the table below), the
+  lower of whose scores it gets: both must be there, and neither says that they belong together.
 - `categories` are true in a flagged input for categories that a rule fired for, or whose score is 0.9 or more.
 - An input can be flagged for something that is no category (a jailbreak, a part that nobody can read): then no
   category need be true, and `penstock` in the result tells the action, the policy, the reason and the scores of all
@@ -55,6 +59,7 @@ user's message:
 - Images are not judged: rules on `surface.unscannable` decide about them. They never appear among the applied types.
 - Where a classifier that is needed is silent the answer is 503 with `x-should-retry: false`.
 
+{categories}
 ## Batches
 
 With `judge_batches: true` files of requests, batches and their results are judged, whatever is opened beside them:
@@ -101,7 +106,21 @@ CALL = re.compile(
 def page() -> str:
     judged = sorted((path.decode(), dialect.name) for path, dialect in DIALECTS)
     served = [(path.decode(), dialect.name) for path, dialect in SERVED]
-    return HEAD + table(judged, served, [path.decode() for path in RELAYED], TABLE)
+    return HEAD.replace("{categories}", categories()) + table(
+        judged, served, [path.decode() for path in RELAYED], TABLE
+    )
+
+
+def categories() -> str:
+    """What each category of a moderation rests on, in Markdown. The labels are those of our own encoder."""
+    own = {label.name for label in ENCODER}
+    lines = ["| category | score | labels of the shipped encoder |", "| --- | --- | --- |"]
+    for category in CATEGORIES:
+        told = sorted(label for label, name in LABELS.items() if name == category and label in own)
+        near = APPROXIMATED.get(category)
+        how = "the highest of" if told else "approximated: the lower of" if near else "0: nothing tells it"
+        lines.append(f"| `{category}` | {how} | {', '.join(told or near or ())} |")
+    return "\n".join(lines) + "\n"
 
 
 def known_to_clients() -> Iterator[tuple[str, str]]:

@@ -12,10 +12,12 @@ import pytest
 
 from classifiers import catalog
 from classifiers.base import Finding, Message
+from classifiers.training.labels import LABELS as TRAINED
 from proxy.dialects.base import BadRequest
-from proxy.dialects.moderations import CATEGORIES, LABELS, Moderations, category_of
+from proxy.dialects.moderations import APPROXIMATED, CATEGORIES, LABELS, Moderations, categories_of, category_of, result
 from tests.proxy.conftest import Make, Stand
 
+ENCODER = {label.name for label in TRAINED}
 OPINION = """
 id: test
 version: 1
@@ -222,3 +224,27 @@ async def test_the_shipped_policy_and_model(stand: Make) -> None:
         assert flagged["categories"]["violence"] is True
         assert flagged["category_scores"]["violence"] > clean["category_scores"]["violence"] + 0.5
         assert flagged["penstock"]["reason"] == "harmful_content"
+
+
+def test_categories_that_are_approximated_need_both_labels() -> None:
+    """The lower score counts, and a classifier without one of the labels tells nothing of the category."""
+    for category, (one, other) in APPROXIMATED.items():
+        findings = [Finding("c", one, 0.9, 0), Finding("c", other, 0.6, 0), Finding("c", other, 0.7, 0)]
+        assert result(True, [], findings, [], {})["category_scores"][category] == 0.7
+        assert result(True, [], findings[:1], [], {})["category_scores"][category] == 0.0
+        assert category in categories_of([one, other])
+        assert category not in categories_of([one])
+    assert not set(APPROXIMATED) & {LABELS[label] for label in LABELS if label in ENCODER}
+    assert {label for parts in APPROXIMATED.values() for label in parts} <= ENCODER
+
+
+def test_the_shape_is_the_official_clients_own() -> None:
+    openai = pytest.importorskip("openai", reason="the official client comes with the demo extra")
+    tree = orjson.loads(Moderations().answer("pn_1", "abc", [result(False, ["hate"], [], [], {})]))
+    read = openai.types.ModerationCreateResponse.model_validate(tree, strict=True)
+    (told,) = read.results
+    by_alias = told.model_dump(by_alias=True)
+    for name in ("categories", "category_scores", "category_applied_input_types"):
+        assert set(by_alias[name]) == set(CATEGORIES), name
+    assert set(tree) == set(read.model_dump())
+    assert set(tree["results"][0]) == {*by_alias, "penstock"}
