@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Role(StrEnum):
@@ -104,8 +104,7 @@ class NoAnswer(Exception):
         self.reason, self.detail, self.findings = reason, detail, findings
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """All that the panel saw of one list of messages.
 
     `unread` holds the indices of messages that no classifier was asked to read or could read.

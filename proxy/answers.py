@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .dialects.base import Speaker
 from .upstream import Headers, Response
@@ -50,8 +50,7 @@ _CREDENTIALS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer. Header names are lower case."""
 
     status: int

@@ -132,7 +132,7 @@ class Guard:
             first = len(messages)
             messages = messages + [message for message, _ in unscannable]
             found = tuple(Finding(SURFACE, "unscannable", 1.0, first + i) for i in range(len(unscannable)))
-            report = replace(report, findings=report.findings + found)
+            report = report._replace(findings=report.findings + found)
             for _, kind in unscannable:
                 self._metrics.unscanned.inc(dialect, stage, kind)
         if report.unread:
@@ -179,7 +179,7 @@ def _located(messages: Sequence[Message], report: Report) -> Report:
             if part != index and scores.get(there, -1.0) >= finding.score:
                 continue
         findings.append(replace(finding, span=None))
-    return replace(report, findings=tuple(findings))
+    return report._replace(findings=tuple(findings))
 
 
 _JOINED = "#joined"

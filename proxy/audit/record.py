@@ -6,9 +6,8 @@ import functools
 import os
 import re
 import time
-from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ _LETTERS = _ALPHABET.encode() * 8
 """A letter for each byte, all equally often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One half of an exchange. `id` is shared by both halves; `at` is unix seconds; `body` is JSON-able."""
 
     id: str
