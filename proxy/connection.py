@@ -96,7 +96,7 @@ class Response:
         """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
         if self._connection is not None and (body := self._connection.rest(limit)) is not None:
             self._connection = None
-            return body
+            return self._shown(body)
         pieces: list[bytes] = []
         size = 0
         while (piece := await self.next()) is not None:
@@ -105,8 +105,10 @@ class Response:
                 self.abort()
                 raise UpstreamError(Fault.PROTOCOL, f"the upstream's answer is larger than {limit} bytes")
             pieces.append(piece)
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return data.replace(self.hidden, b"*" * len(self.hidden)) if self.hidden else data
+        return self._shown(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _shown(self, body: bytes) -> bytes:
+        return body.replace(self.hidden, b"*" * len(self.hidden)) if self.hidden else body
 
     def abort(self) -> None:
         """Stop reading and close the connection: the model stops writing."""
