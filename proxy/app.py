@@ -46,6 +46,7 @@ from .upstream import Headers
 if TYPE_CHECKING:
     from .accounts.owned import Owned
     from .batches.routes import Batches, Found
+    from .traces import Traces
 
 log = get_logger("penstock.app")
 
@@ -144,6 +145,7 @@ class DataPlane:
     ) -> None:
         self.guards, self.routing, self.draining = dict(guards), routing, False
         self.in_flight: set[asyncio.Task[None]] = set()
+        self.traces: Traces | None = None
         self._settings, self._audit, self._key, self._identities = settings, audit, key, identities
         self._metrics = metrics
         self._end_user = settings.end_user_header.encode()
@@ -292,6 +294,8 @@ class DataPlane:
             identity.key,
             known.claims,
         )
+        if self.traces is not None:
+            notes.trace = self.traces.begin(notes.id, incoming.headers)
         try:
             if known.unjudged:
                 await self._relay.unjudged(known, incoming.method, body, caller, notes)

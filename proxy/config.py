@@ -156,6 +156,11 @@ class Settings(BaseModel):
     first_byte_timeout: Annotated[Seconds, Field(description="For the head of the upstream's answer.")] = 600.0
     gap_timeout: Annotated[Seconds, Field(description="For the next piece of the upstream's answer.")] = 120.0
     drain_timeout: Annotated[Seconds, Field(description="For exchanges in flight to end after SIGTERM.")] = 30.0
+    traces: Annotated[
+        bool, Field(description="Send OpenTelemetry traces, as OTEL_* variables say; needs penstock[otel].")
+    ] = False
+    trace_content: Annotated[bool, Field(description="Tell in traces what was said; else no text is in them.")] = False
+    trace_genai: Annotated[bool, Field(description="Use OpenTelemetry's names for generative AI in traces.")] = True
     heartbeat_interval: Annotated[
         float, Field(ge=0, le=86_400, description="Seconds between two probes of the guard by its own cases; 0 is off.")
     ] = 60.0

@@ -199,7 +199,7 @@ class Exchange:
 
     async def _forward(self, request: Request, way: Way, head: bytes, body: bytes | None) -> None:
         notes = self.notes
-        notes.sent(way.backend.name)
+        head = notes.sent(way.backend.name, head)
         try:
             response = await way.backend.send(head, body)
         except UpstreamError as error:

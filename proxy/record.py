@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message, Role
 from policies.engine import Decision, Fired
@@ -13,6 +13,9 @@ from policies.model import Action, Stage
 from .audit import Record, new_id
 from .dialects.base import Request
 from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from .traces import Trace
 
 
 class Notes:
@@ -53,6 +56,7 @@ class Notes:
         self._sent = 0.0
         self._head = 0.0
         self._stream = False
+        self.trace: Trace | None = None
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -72,17 +76,26 @@ class Notes:
             if seen is _NOTHING:
                 seen = self._stages[decision.stage] = _Seen()
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
+        if self.trace is not None:
+            self.trace.said(decision.stage, messages)
 
-    def sent(self, upstream: str) -> None:
-        """The request went to the upstream of this name."""
+    def sent(self, upstream: str, head: bytes) -> bytes:
+        """The request goes to the upstream of this name now; its head, which a trace may add itself to."""
         self.upstream = self._facts["upstream"] = upstream
         self._sent = time.perf_counter()
         self._times["input"] = self._sent - self._began
+        if self.trace is None:
+            return head
+        if self._stages:
+            self.trace.stage("judge input", self._times["input"])
+        return self.trace.carried(head, upstream)
 
     def answered(self, status: int) -> None:
         self._head = time.perf_counter()
         self._facts["upstream_status"] = status
         self._times["upstream"] = self._head - self._sent
+        if self.trace is not None:
+            self.trace.head(status)
         self._metrics.upstream.observe(self._head - self._sent, self.upstream)
 
     def first_token(self) -> None:
@@ -94,15 +107,21 @@ class Notes:
         self._metrics.first.example(now - self._began, example)
         self._metrics.added.observe(now - self._head, "gate")
         self._metrics.added.example(now - self._head, example, "gate")
+        if self.trace is not None:
+            self.trace.stage("hold back", now - self._head)
 
     def waited(self, seconds: float) -> None:
         """For the intent to be durable."""
         self._times["audit"] = seconds
         self._metrics.added.observe(seconds, "audit")
+        if self.trace is not None:
+            self.trace.stage("audit", seconds)
 
     def judged(self, seconds: float) -> None:
         """Time in which the output was judged and nothing else could happen."""
         self._times["output"] = self._times.get("output", 0.0) + seconds
+        if self.trace is not None:
+            self.trace.stage("judge output", seconds)
 
     def usage(self, tree: Any) -> None:
         usage = tree.get("usage") if isinstance(tree, dict) else None
@@ -132,6 +151,10 @@ class Notes:
         told["added"] = int(added * 1e6) / 1e3
         body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
         body["milliseconds"] = told
+        if self.trace is not None:
+            if self._stages and not self._sent:
+                self.trace.stage("judge input", self._times["total"])
+            self.trace.ended(body)
         return Record(self.id, "outcome", time.time(), body)
 
     def _verdict(self) -> dict[str, Any]:

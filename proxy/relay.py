@@ -167,7 +167,7 @@ class Relay:
         return response, await response.read(self._most)
 
     async def _sent(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> Response:
-        notes.sent(backend.name)
+        head = notes.sent(backend.name, head)
         response = await backend.send(head, body)
         notes.answered(response.status)
         return response

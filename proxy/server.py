@@ -91,6 +91,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         if owned is not None:
             stack.callback(owned.close)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
+        _trace(settings, plane, stack)
         ready = _Readiness(plane, panel, audit, keys)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
         admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
@@ -262,6 +263,18 @@ def _routing(settings: Settings) -> Routing:
         return routing_of(settings)
     except (OSError, ssl.SSLError) as error:
         raise CannotServe(f"an upstream's ca_file holds no certificate that can be read: {error.strerror}") from None
+
+
+def _trace(settings: Settings, plane: DataPlane, stack: contextlib.AsyncExitStack) -> None:
+    """Have exchanges traced, where it is wanted."""
+    if not settings.traces:
+        return
+    try:
+        from .traces import exporting
+    except ImportError:
+        raise CannotServe("traces need OpenTelemetry: pip install 'penstock[otel]', or leave traces out") from None
+    plane.traces = exporting(settings.trace_content, settings.trace_genai)
+    stack.push_async_callback(asyncio.to_thread, plane.traces.close)
 
 
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:

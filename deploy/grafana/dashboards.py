@@ -148,8 +148,9 @@ HEALTH = Board(
     "health", "Penstock: health", "Is everybody there, of one mind, and writing everything down?",
     [
         Panel("Instances that answer", "number", "short", [('sum(up{job=~"$job"})', "")]),
-        Panel("Revisions in force", "number", "short", [('max(penstock:policy_revisions:count{job=~"$job"})', "")],
-              "More than one for long: replicas decide differently."),
+        Panel("Revisions not enforced by all", "number", "short",
+              [('max(penstock:policy_revisions:partial{job=~"$job"})', "")],
+              "More than none for long: replicas decide differently."),
         Panel("Alerts that fire", "number", "short",
               [('count(count by (alertname) (ALERTS{alertname=~"Penstock.*", alertstate="firing"})) or vector(0)',
                 "")]),
