@@ -101,7 +101,7 @@ def test_random_names_make_no_series() -> None:
         account = key.keyed_hash(path)
         notes = Notes(metrics, "chat", "POST", path, account, "r1", "key_" + path[:6], lambda tree: {"user": path})
         notes.asked(Request(tree={"user": path}, model=model))
-        notes.sent("upstream")
+        notes.sent("upstream", b"")
         notes.answered(200)
         notes.ended("released")
         notes.outcome()
