@@ -51,7 +51,8 @@ class Probe:
 
 
 class Heartbeat:
-    """`run` beats every `interval` seconds until it is cancelled. `guard` tells the one in force."""
+    """Of one policy: `run` beats every `interval` seconds until it is cancelled. `guard` tells the one in force;
+    `policy` is the name under which keys have it, empty for the default."""
 
     def __init__(
         self,
@@ -60,8 +61,9 @@ class Heartbeat:
         metrics: Metrics,
         dialects: Iterable[Dialect | Moderations],
         interval: float,
+        policy: str = "",
     ) -> None:
-        self._guard, self._metrics, self._interval = guard, metrics, interval
+        self._guard, self._metrics, self._interval, self._policy = guard, metrics, interval, policy
         self._panel = panel.apart()
         self._dialects = tuple(dialects)
         self._revision = ""
@@ -93,16 +95,17 @@ class Heartbeat:
         if policies.digest == self._revision:
             return
         caught = await asyncio.to_thread(caught_by, policies)
+        for probe in self._probes:
+            self._metrics.heartbeat.remove(self._policy, *probe.labels)
+            self._metrics.heartbeat_success.remove(self._policy, *probe.labels)
         self._probes = tuple(chosen(policies, caught, self._dialects))
         # Counters of its own, which nobody reads.
         self._mine = Guard(policies, self._panel, Metrics())
         self._revision = policies.digest
-        self._metrics.heartbeat.clear()
-        self._metrics.heartbeat_success.clear()
         kept = {probe.labels for probe in self._probes} & self._success.keys()
         self._success = {labels: self._success[labels] for labels in kept}
         for labels, when in self._success.items():
-            self._metrics.heartbeat_success.set(when, *labels)
+            self._metrics.heartbeat_success.set(when, self._policy, *labels)
         self._well.clear()
         if missing := uncovered(policies, caught):
             log.warning(
@@ -112,12 +115,14 @@ class Heartbeat:
 
     def _show(self, probe: Probe, trouble: str) -> None:
         labels, well = probe.labels, not trouble
-        self._metrics.heartbeat.set(1 if well else 0, *labels)
+        self._metrics.heartbeat.set(1 if well else 0, self._policy, *labels)
         if well:
             self._success[labels] = now = time.time()
-            self._metrics.heartbeat_success.set(now, *labels)
+            self._metrics.heartbeat_success.set(now, self._policy, *labels)
         if self._well.get(labels, True) is not well:
-            told = dict(zip(("dialect", "stage", "classifier", "probe"), labels, strict=True))
+            told = dict(
+                zip(("policy", "dialect", "stage", "classifier", "probe"), (self._policy, *labels), strict=True)
+            )
             if well:
                 log.info("heartbeat is well again", **told)
             else:

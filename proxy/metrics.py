@@ -41,7 +41,7 @@ FIRST_BUCKETS = (
     45,
     60,
 )
-HEARTBEAT = ("dialect", "stage", "classifier", "probe")
+HEARTBEAT = ("policy", "dialect", "stage", "classifier", "probe")
 
 
 class Metrics:

@@ -247,15 +247,18 @@ async def _warm(guard: Guard, panel: Panel) -> None:
     log.debug("classifiers answer", seconds=round(time.perf_counter() - began, 3))
 
 
-def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics) -> asyncio.Task[None] | None:
-    """The heartbeat, where it is wanted."""
+def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics) -> asyncio.Future[list[None]] | None:
+    """The heartbeat of each policy, where it is wanted."""
     if not settings.heartbeat_interval:
         return None
     from .heartbeat import Heartbeat
 
     dialects: list[Dialect | Moderations] = [*dict(DIALECTS).values(), *dict(SERVED).values()]
-    heartbeat = Heartbeat(lambda: plane.guard, panel, metrics, dialects, settings.heartbeat_interval)
-    return asyncio.create_task(heartbeat.run())
+
+    def heart(name: str) -> Heartbeat:
+        return Heartbeat(lambda: plane.guards[name], panel, metrics, dialects, settings.heartbeat_interval, name)
+
+    return asyncio.gather(*(heart(name).run() for name in plane.guards))
 
 
 def _routing(settings: Settings) -> Routing:

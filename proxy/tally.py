@@ -65,6 +65,10 @@ class Gauge:
     def clear(self) -> None:
         self._values.clear()
 
+    def remove(self, *labels: str) -> None:
+        """Show this series no more."""
+        self._values.pop(labels, None)
+
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 

@@ -119,7 +119,7 @@ async def test_a_reload_hides_nothing(beating: Beating, tmp_path: Path, monkeypa
 
     def times() -> dict[tuple[str, ...], float]:
         (family,) = beating.metrics.heartbeat_success.collect()
-        return {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        return {tuple(sample.labels.values())[1:]: sample.value for sample in family.samples}
 
     seen = await beating.beat()
     before = times()
@@ -178,6 +178,23 @@ async def test_it_follows_the_policy_in_force(stand: Make, tmp_path: Path) -> No
                 page = (await s.client.get(s.admin_url + "/metrics")).text
                 await asyncio.sleep(0.02)
         assert 'classifier="veil"' not in page
+
+
+async def test_each_policy_has_a_heartbeat_of_its_own(stand: Make, tmp_path: Path) -> None:
+    """One that a key is under is probed beside the default, and a reload of one leaves the other's series alone."""
+    other = POLICY.replace("id: test\n", "id: other\n").replace("  canary:", "  raven:").replace("canary.", "raven.")
+    (tmp_path / "other.yaml").write_text(other)
+    more = {"heartbeat_interval": 0.02, "policies": {"other": str(tmp_path / "other.yaml")}}
+    async with stand(POLICY, settings=more) as s:
+        page = ""
+        async with asyncio.timeout(20):
+            while not ('policy=""' in page and 'policy="other"' in page):
+                page = (await s.client.get(s.admin_url + "/metrics")).text
+                await asyncio.sleep(0.02)
+        lines = [line for line in page.splitlines() if line.startswith("penstock_guard_heartbeat{")]
+        assert any('classifier="canary"' in line and 'policy=""' in line for line in lines)
+        assert any('classifier="raven"' in line and 'policy="other"' in line for line in lines)
+        assert all(line.endswith(" 1.0") for line in lines)
 
 
 async def test_classifiers_that_no_case_catches_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
