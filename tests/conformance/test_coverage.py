@@ -94,10 +94,10 @@ def test_every_test_that_is_named_exists() -> None:
 
 def test_honest_texts() -> None:
     """T60, a sample of it: a rate with its interval, and no honest text stopped for its form."""
-    texts = benign.drawn(((group, text[:1200]) for group, text in benign.library()), 24)
+    texts = benign.drawn(((group, text[:1200]) for group, text in benign.library()), 16)
     policies = load_policy("baseline")
     (whole, *_) = benign.report(policies, benign.judged(policies, texts))
-    match = re.fullmatch(r"all: (\d+) of 24 stopped, [\d.]+% \(95 % interval [\d.]+% to [\d.]+%\)", whole)
+    match = re.fullmatch(r"all: (\d+) of 16 stopped, [\d.]+% \(95 % interval [\d.]+% to [\d.]+%\)", whole)
     assert match, whole
     assert int(match[1]) <= 1, whole
 

@@ -88,4 +88,4 @@ class Gated(RuleBasedStateMachine):
 
 
 TestGated = Gated.TestCase
-TestGated.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestGated.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
