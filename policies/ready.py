@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cel.condition import Condition
 
 # Findings that do not come from a classifier of the policy: whoever asks for a decision states them as facts.
-BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable"})}
+BUILT_IN: dict[str, frozenset[str]] = {"surface": frozenset({"unscannable", "opaque"})}
 
 
 MOST_FACES = 1000

@@ -26,6 +26,8 @@ from .facts import calls_in, calls_of, facts_of
 from .metrics import Metrics
 
 SURFACE = "surface"
+ENCRYPTED = "encrypted"
+"""The kind of a part that a provider sealed and that must come back unchanged: a finding of its own (`opaque`)."""
 """The built-in source of findings that are facts about a body's form, not opinions of a classifier."""
 
 
@@ -131,7 +133,10 @@ class Guard:
         if unscannable:
             first = len(messages)
             messages = messages + [message for message, _ in unscannable]
-            found = tuple(Finding(SURFACE, "unscannable", 1.0, first + i) for i in range(len(unscannable)))
+            found = tuple(
+                Finding(SURFACE, "opaque" if kind == ENCRYPTED else "unscannable", 1.0, first + i)
+                for i, (_, kind) in enumerate(unscannable)
+            )
             report = report._replace(findings=report.findings + found)
             for _, kind in unscannable:
                 self._metrics.unscanned.inc(dialect, stage, kind)

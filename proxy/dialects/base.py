@@ -182,6 +182,15 @@ class Dialect(Speaker, Protocol):
         ...
 
 
+_SEALED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+
+
+def looks_sealed(text: str) -> bool:
+    """Whether `text` can be what a provider encrypted: base64 and nothing else, and no short word. All else can be
+    read, so it is."""
+    return _SEALED.fullmatch(text) is not None
+
+
 def escaped(key: str) -> str:
     """`key` as a token of a JSON pointer (RFC 6901)."""
     return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
@@ -263,6 +272,7 @@ __all__ = [
     "decoded",
     "escaped",
     "exact",
+    "looks_sealed",
     "replaced",
     "written",
 ]

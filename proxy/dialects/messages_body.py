@@ -11,7 +11,7 @@ from typing import Any
 
 from classifiers.base import Role
 
-from .base import BadRequest, Body, Refusal, escaped
+from .base import BadRequest, Body, Refusal, escaped, looks_sealed
 
 ROLES = {"user": Role.USER, "assistant": Role.ASSISTANT, "system": Role.SYSTEM}
 """An unknown role is read as the user's."""
@@ -193,7 +193,8 @@ def _members(body: Body, block: dict[str, Any], kind: Any, role: Role, origin: s
 
 def sealed(kind: Any, key: str, value: Any) -> bool:
     """Whether a member of a block holds bytes that only the provider can read (`opaque_kind` names them)."""
-    return isinstance(value, str) and (key in ENCRYPTED or (key == "data" and kind == "redacted_thinking"))
+    named = key in ENCRYPTED or (key == "data" and kind == "redacted_thinking")
+    return named and isinstance(value, str) and looks_sealed(value)
 
 
 def _source(body: Body, source: dict[str, Any], role: Role, origin: str) -> None:

@@ -18,7 +18,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as event_of
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, looks_sealed, written
 from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
@@ -251,7 +251,7 @@ class MessagesReader:
         of, base = self._open[index], f"/content/{index}"
         for key, value in delta.items():
             place = f"{base}/{escaped(key)}"
-            if key in ENCRYPTED and isinstance(value, str):
+            if key in ENCRYPTED and isinstance(value, str) and looks_sealed(value):
                 opaque.append((place, "encrypted"))
             elif key == "type" or says_nothing(key, value):
                 self._rest(pieces, {key: value}, base, Role.SETTING)

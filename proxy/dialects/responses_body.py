@@ -11,7 +11,7 @@ from typing import Any
 
 from classifiers.base import Role
 
-from .base import BadRequest, Body, escaped
+from .base import BadRequest, Body, escaped, looks_sealed
 from .chat_body import VOCABULARY as CHAT
 from .chat_body import spelled
 
@@ -176,7 +176,9 @@ def _text(body: Body, text: str, role: Role, place: str, key: str) -> None:
         return
     if key in _ENCODED:
         body.unscannable.append((place, _ENCODED[key]))
-    elif role is Role.TOOL_CALL and key in _CODE:
+        if _ENCODED[key] != "encrypted" or looks_sealed(text):
+            return
+    if role is Role.TOOL_CALL and key in _CODE:
         body.arguments(text, place)
     else:
         body.add(role, text, place)

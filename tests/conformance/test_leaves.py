@@ -19,7 +19,7 @@ REQUESTS: dict[str, Any] = {name: json.loads((FOLDER / f"{name}_request.json").r
 ANSWERS: dict[str, Any] = {name: json.loads((FOLDER / f"{name}_answer.json").read_text("utf-8")) for name in PATHS}
 OPAQUE = {
     "chat": ("/input_audio/data", "/file/file_data", "/message/audio/data", "/delta/audio/data"),
-    "messages": ("/encrypted_content", "/content/1/data", "/content/1/source/data", "/content/6/source/data"),
+    "messages": ("/content/1/source/data", "/content/6/source/data"),
 }
 """Encoded bytes: no classifier reads them, a rule on `surface.unscannable` decides about them."""
 REFUSED = {"chat": b'"content_filter"', "messages": b'"refusal"'}
@@ -33,7 +33,7 @@ rules:
   - id: unscannable
     description: Parts that nobody can read are blocked.
     stages: [input, output]
-    when: {finding: surface.unscannable, at_least: 0.5}
+    when: {finding: [surface.unscannable, surface.opaque], at_least: 0.5}
     action: block
     stream: {hold_back: 8}
 """

@@ -16,7 +16,7 @@ from tests.upstream import Reply, Request, replies, responses
 FOLDER = Path(__file__).parent.parent / "fixtures" / "openai_responses"
 REQUEST: dict[str, Any] = json.loads((FOLDER / "request.json").read_text("utf-8"))
 ANSWER: dict[str, Any] = json.loads((FOLDER / "response.json").read_text("utf-8"))
-OPAQUE = ("/input_audio/data", "/file_data", "/encrypted_content", "/result")
+OPAQUE = ("/input_audio/data", "/file_data", "/result")
 """Encoded bytes: no classifier reads them, a rule on `surface.unscannable` decides about them."""
 PATH = "/v1/responses"
 UNSCANNABLE = """
@@ -28,7 +28,7 @@ rules:
   - id: unscannable
     description: Parts that nobody can read are blocked.
     stages: [input, output]
-    when: {finding: surface.unscannable, at_least: 0.5}
+    when: {finding: [surface.unscannable, surface.opaque], at_least: 0.5}
     action: block
     stream: {hold_back: 8}
 """

@@ -25,7 +25,7 @@ from tests.upstream import responses, shapes
 FOLDER = Path(__file__).parent.parent / "fixtures" / "openai_responses"
 REQUEST: dict[str, Any] = json.loads((FOLDER / "request.json").read_text("utf-8"))
 ANSWER: dict[str, Any] = json.loads((FOLDER / "response.json").read_text("utf-8"))
-OPAQUE = ("/encrypted_content", "/file_data", "/input_audio/data", "/result", "/partial_image_b64")
+OPAQUE = ("/file_data", "/input_audio/data", "/result", "/partial_image_b64")
 REFUSAL = Refusal("No.", "content_policy_violation", "demo", "output", "pn_1")
 EVERYTHING = [
     responses.reasoning("They ask for a place.", "So a lookup is due."),
