@@ -1,0 +1,173 @@
+"""What is allowed passes as if Penstock were not there, in every dialect: bodies, streams, headers, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.proxy.conftest import Make, Stand
+from tests.proxy.test_transparency import HOP, OBSERVE, pieces, seen
+from tests.upstream import End, messages, replies, responses, shapes
+
+SETTINGS: dict[str, str] = {"stages": "[input, output]", "stream": "{hold_back: 8}"}
+UNKNOWN = {"x_new": {"y": [1.5, None, True, "\u00fc/\u2028"]}, "metadata": {"a": "b"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One API: what is asked, and what it answers whole and in a stream (none where it has no streams)."""
+
+    path: str
+    ask: dict[str, Any]
+    whole: Any
+    stream: tuple[bytes, ...] = ()
+
+
+LONG = "An honest answer that is long enough to be held back and let go several times over, word by word. " * 2
+USER = [{"role": "user", "content": "Hi"}]
+_ITEMS = (
+    responses.reasoning("They ask."), responses.message(responses.text(LONG)), responses.call(),
+    responses.call(id="fc_2", call_id="call_2"),
+)  # fmt: skip
+_BLOCKS = (messages.thinking("So."), messages.text(LONG), messages.call(), messages.call(id="toolu_2"))
+_TEXTS = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m"}
+
+
+def _text(words: str, end: str | None = None) -> bytes:
+    return shapes.event({**_TEXTS, "choices": [{"text": words, "index": 0, "logprobs": None, "finish_reason": end}]})
+
+
+APIS = {
+    "chat": Api(
+        "/v1/chat/completions",
+        {"model": "m", "messages": USER},
+        shapes.completion([LONG], tool_calls=[shapes.ToolCall()]),
+        tuple(shapes.stream([LONG], tool_calls=[shapes.ToolCall()], obfuscation=True, include_usage=True)),
+    ),
+    "responses": Api(
+        "/v1/responses",
+        {"model": "m", "input": "Hi"},
+        responses.response(*_ITEMS),
+        tuple(responses.stream(*_ITEMS, padded=True)),
+    ),
+    "messages": Api(
+        "/v1/messages",
+        {"model": "m", "max_tokens": 9, "messages": USER},
+        messages.message(*_BLOCKS),
+        tuple(messages.stream(*_BLOCKS, pad=True)),
+    ),
+    "count_tokens": Api("/v1/messages/count_tokens", {"model": "m", "messages": USER}, {"input_tokens": 14}),
+    "completions": Api(
+        "/v1/completions",
+        {"model": "m", "prompt": "Hi"},
+        {**_TEXTS, "choices": [{"text": LONG, "index": 0, "logprobs": None, "finish_reason": "stop"}]},
+        (*(_text(word) for word in shapes.pieces(LONG, 5)), _text("", "stop"), shapes.DONE),
+    ),
+    "embeddings": Api(
+        "/v1/embeddings",
+        {"model": "m", "input": ["Hi"]},
+        {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.1, -2e-9]}], "model": "m"},
+    ),
+}
+STREAMED = {name: api for name, api in APIS.items() if api.stream}
+LIMITS = [
+    ("retry-after", "7"), ("retry-after-ms", "7000"), ("x-ratelimit-reset-tokens", "4ms"), ("x-should-retry", "true"),
+    ("anthropic-ratelimit-requests-remaining", "0"), ("request-id", "req_9"), ("Set-Cookie", "a=1"),
+    ("Set-Cookie", "b=2"), ("X-Odd-CASE", "kept; as=\"it, is\""),
+]  # fmt: skip
+SENT = [
+    ("Authorization", "Bearer sk-secret"), ("X-Stainless-Lang", "python"), ("anthropic-version", "2023-06-01"),
+    ("anthropic-beta", "a-1"), ("anthropic-beta", "b-2"), ("Idempotency-Key", "k"), ("Cookie", "a=b"), ("X-Empty", ""),
+    ("Accept", "application/json"), ("User-Agent", "test/1"), ("Content-Type", "application/json"),
+]  # fmt: skip
+QUERY = "?beta=true&a=%20b%2Fc&&x[]=1&x[]=2&e="
+
+
+async def both(s: Stand, api: Api, body: bytes, query: str = "") -> list[Any]:
+    """What came back directly and through Penstock: status, headers in order but for those of one hop, raw body."""
+    found: list[Any] = []
+    async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
+        for url in (s.upstream.url, s.url):
+            async with client.stream("POST", url + api.path + query, content=body, headers=SENT) as response:
+                raw = b"".join([piece async for piece in response.aiter_raw()])
+            kept = [(name.lower(), value) for name, value in response.headers.raw if name.decode().lower() not in HOP]
+            found.append((response.status_code, kept, raw))
+    return found
+
+
+def body_of(api: Api, *, stream: bool) -> bytes:
+    """A request in a spelling of its own: blanks, escapes, unknown members, numbers that a parser would change."""
+    tree = {**api.ask, **UNKNOWN, **({"stream": True} if stream else {})}
+    return json.dumps(tree, indent=1).encode()[:-1] + b', "n_new" : 1.50, "big": 123456789012345678901}\n'
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=APIS.keys())
+async def test_whole_answers_and_their_requests(stand: Make, api: Api) -> None:
+    async with stand(**SETTINGS) as s:
+        raw = json.dumps({**api.whole, **UNKNOWN}, indent=1).encode() + b"\n"
+        s.upstream.reply = replies.json(raw, headers=LIMITS)
+        direct, through = await both(s, api, body_of(api, stream=False), QUERY)
+        assert direct == through
+        assert through[2] == raw
+        first, second = s.upstream.requests
+        assert seen(first) == seen(second)
+        # Headers of one name keep their order.
+        assert [value for name, value in second.headers if name == b"anthropic-beta"] == [b"a-1", b"b-2"]
+
+
+@pytest.mark.parametrize("api", STREAMED.values(), ids=STREAMED.keys())
+async def test_streams_however_they_are_cut(stand: Make, api: Api) -> None:
+    async with stand(**SETTINGS) as s:
+        raw = b"".join(api.stream)
+        for chunks in (list(api.stream), pieces(raw, 61), [raw]):
+            for chunked in (True, False):
+                s.upstream.reply = replies.sse(chunks, chunked=chunked, headers=LIMITS)
+                direct, through = await both(s, api, body_of(api, stream=True))
+                assert direct == through
+                assert through[2] == raw
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=APIS.keys())
+async def test_errors(stand: Make, api: Api) -> None:
+    """Those that come instead of a stream, too."""
+    async with stand(**SETTINGS) as s:
+        for status in (400, 401, 404, 413, 429, 500, 503, 529):
+            s.upstream.reply = replies.error(status, "No, not now.", headers=LIMITS)
+            for stream in {False, bool(api.stream)}:
+                direct, through = await both(s, api, body_of(api, stream=stream))
+                assert direct == through, status
+
+
+@pytest.mark.parametrize("api", STREAMED.values(), ids=STREAMED.keys())
+async def test_what_may_leave_leaves_before_the_next_event_comes(stand: Make, api: Api) -> None:
+    """Under a policy that only logs, each event when it comes."""
+    async with stand(policy=OBSERVE) as s:
+        go = asyncio.Event()
+        s.upstream.reply = replies.sse([*api.stream[:1], go, *api.stream[1:]])
+        body = body_of(api, stream=True)
+        async with s.client.stream("POST", api.path, content=body, headers=SENT) as response:
+            chunks = response.aiter_raw()
+            first = await asyncio.wait_for(anext(chunks), 10)
+            assert api.stream[0] in first
+            go.set()
+            assert first + b"".join([chunk async for chunk in chunks]) == b"".join(api.stream)
+
+
+@pytest.mark.parametrize("api", STREAMED.values(), ids=STREAMED.keys())
+async def test_who_leaves_is_followed(stand: Make, api: Api) -> None:
+    """A client that hangs up midway stops the model; a model that hangs up never makes a stream that looks whole."""
+    async with stand(**SETTINGS) as s:
+        half = api.stream[: len(api.stream) // 2]
+        s.upstream.reply = replies.keepalive(half)
+        async with s.client.stream("POST", api.path, content=body_of(api, stream=True), headers=SENT) as response:
+            await anext(response.aiter_raw())
+        await asyncio.wait_for(s.upstream.requests[-1].gone.wait(), 10)
+        s.upstream.reply = replies.sse([*half, 0.05, End.RESET])
+        told = (await s.client.post(api.path, content=body_of(api, stream=True), headers=SENT)).text
+        assert "error" in told.rstrip().rpartition("\n\n")[2]
+        assert not any(end in told for end in ("[DONE]", "message_stop", "response.completed"))
