@@ -129,7 +129,7 @@ class PolicySet:
         all apply."""
         if facts is None or not self.selective:
             return self
-        return self._face(
+        return self.only(
             tuple(each.id for each in self.policies if each.applies_to is None or each.applies_to.covers(facts))
         )
 
@@ -138,9 +138,10 @@ class PolicySet:
         owner beside those that are for everything."""
         if facts is not None or not self.selective:
             return self.facing(facts)
-        return self._face(tuple(each.id for each in self.policies if each.applies_to is None or each.id == owner))
+        return self.only(tuple(each.id for each in self.policies if each.applies_to is None or each.id == owner))
 
-    def _face(self, ids: tuple[str, ...]) -> PolicySet:
+    def only(self, ids: tuple[str, ...]) -> PolicySet:
+        """The policies of this set with these ids, under the same revision."""
         known = self._faces.get(ids)
         if known is None:
             policies = tuple(policy for policy in self.policies if policy.id in ids)

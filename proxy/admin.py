@@ -1,20 +1,27 @@
-"""The admin listener's application: health and metrics, on a port of their own."""
+"""The admin listener's application: health, metrics and the policy, on a port of their own."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
+from pydantic import SecretStr
 
 from .answers import Answer
 from .listener import Caller, Incoming
 from .metrics import Metrics
 
+Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
+"""Loads the policy again: whether that went well, and what is in force."""
+
 
 class Admin:
-    """GET /livez, /readyz and /metrics. `readiness` names what is not ready, and why; `upstreams` what became of the
-    last request to each upstream (readiness does not depend on that); `refresh` updates the gauges."""
+    """GET /livez, /readyz and /metrics; POST /policy/reload. `readiness` names what is not ready, and why; `upstreams`
+    what became of the last request to each upstream (readiness does not depend on that); `refresh` updates the gauges.
+    """
 
     def __init__(
         self,
@@ -24,16 +31,49 @@ class Admin:
         refresh: Callable[[], None],
     ) -> None:
         self._readiness, self._upstreams, self._metrics, self._refresh = readiness, upstreams, metrics, refresh
-        self._pages = {b"/livez": self._live, b"/readyz": self._ready, b"/metrics": self._scrape}
+        self._pages = {
+            b"/livez": self._live,
+            b"/readyz": self._ready,
+            b"/metrics": self._scrape,
+            b"/policy/reload": self._reload,
+        }
+        self._reloading: Reload | None = None
+        self._token: SecretStr | None = None
+        self._local = False
+
+    def let(self, reload: Reload, token: SecretStr | None, local: bool) -> None:
+        """Let callers load the policy again who bring `token`; without one, all where the listener is `local`."""
+        self._reloading, self._token, self._local = reload, token, local
 
     def opened(self, incoming: Incoming) -> Answer | None:
         if incoming.path not in self._pages:
-            return self.refused(incoming, 404, "unknown_url", "There are /livez, /readyz and /metrics here.")
+            text = "There are /livez, /readyz, /metrics and /policy/reload here."
+            return self.refused(incoming, 404, "unknown_url", text)
+        if incoming.path == b"/policy/reload":
+            return self._unfit(incoming)
         if incoming.method not in {b"GET", b"HEAD"}:
             answer = self.refused(incoming, 405, "method_not_allowed", "This path takes GET only.")
             answer.headers.append((b"allow", b"GET, HEAD"))
             return answer
         return None
+
+    def _unfit(self, incoming: Incoming) -> Answer | None:
+        """Why this caller may not change anything here."""
+        if incoming.method != b"POST":
+            answer = self.refused(incoming, 405, "method_not_allowed", "This path takes POST only.")
+            answer.headers.append((b"allow", b"POST"))
+            return answer
+        headers = dict(incoming.headers)
+        if self._token is None:
+            # A page in a browser on this machine can reach a local port, but not without saying where it comes from.
+            if self._local and b"origin" not in headers:
+                return None
+            text = "Set admin_token, or let the admin listener be on a loopback address."
+            return self.refused(incoming, 403, "forbidden", text)
+        given = headers.get(b"authorization", b"")
+        if hmac.compare_digest(given, b"Bearer " + self._token.get_secret_value().encode()):
+            return None
+        return self.refused(incoming, 401, "unauthorized", "Send the admin token: Authorization: Bearer ...")
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         answer = _json(status, {"error": {"code": code, "message": message}})
@@ -55,6 +95,11 @@ class Admin:
         missing = await self._readiness()
         status = "not ready" if missing else "ready"
         return _json(503 if missing else 200, {"status": status, "checks": missing, "upstreams": self._upstreams()})
+
+    async def _reload(self, _: Incoming) -> Answer:
+        assert self._reloading is not None  # set before the listener starts
+        well, state = await self._reloading()
+        return _json(200 if well else 409, {"status": "loaded" if well else "refused", **state})
 
     async def _scrape(self, incoming: Incoming) -> Answer:
         self._refresh()

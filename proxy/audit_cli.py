@@ -47,8 +47,8 @@ def tail(
     since: Annotated[str | None, typer.Option(help="Only since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = None,
 ) -> None:
     """The latest exchanges, oldest first: time, id, action, rule, model, status."""
-    begin = None if since is None else _since(since)
-    with _operator(), Reader(path := _path(path)) as log:
+    begin = None if since is None else parse_since(since)
+    with reading(), Reader(path := log_path(path)) as log:
         seq = log.last_seq()
         latest = log.latest(n, action=action, rule=rule, since=begin)
         for exchange in latest:
@@ -74,7 +74,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Everything that is kept about one decision."""
-    with _operator(), Reader(path := _path(path)) as log:
+    with reading(), Reader(path := log_path(path)) as log:
         exchange = log.exchange(id)
     if exchange is None:
         typer.echo(f"audit: no decision {clean(id)} in {path}", err=True)
@@ -97,7 +97,7 @@ def verify(
 ) -> None:
     """Walk the hash chain; name the first row that was edited, deleted, moved or cut off."""
     noted = None if head is None else _head(head)
-    with _operator(), Reader(path := _path(path)) as log:
+    with reading(), Reader(path := log_path(path)) as log:
         beside = path.with_suffix(".key")
         if key is None and beside.exists():
             key = beside
@@ -112,7 +112,8 @@ def verify(
     raise typer.Exit(1)
 
 
-def _path(given: Path | None) -> Path:
+def log_path(given: Path | None) -> Path:
+    """The log that is meant: the one named, else that of the settings. Raises AuditUnavailable."""
     if given is not None:
         return given
     file = os.environ.get("PENSTOCK_CONFIG")
@@ -128,7 +129,8 @@ def clean(value: object) -> str:
 
 
 @contextlib.contextmanager
-def _operator() -> Iterator[None]:
+def reading() -> Iterator[None]:
+    """Says what is wrong with a log, and ends with 2."""
     try:
         yield
     except AuditUnavailable as error:
@@ -139,7 +141,8 @@ def _operator() -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
-def _since(text: str) -> float:
+def parse_since(text: str) -> float:
+    """Unix seconds. Raises typer.BadParameter."""
     if found := re.fullmatch(r"(\d{1,9})([smhdw])", text.strip()):
         return time.time() - int(found[1]) * _UNITS[found[2]]
     try:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from .audit_cli import app as audit_app
+from .backtest_cli import backtest
 from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
@@ -20,7 +21,10 @@ from .config import load as load_settings
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
+from .explain_cli import explain
 from .keys_cli import app as keys_app
+from .new_rule_cli import new_rule
+from .policy_cli import app as policy_app
 from .teach_cli import teach
 
 app = typer.Typer(
@@ -31,10 +35,14 @@ app = typer.Typer(
 )
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 app.command("eval")(evaluate)
 app.command()(check)
 app.command()(doctor)
 app.command()(diff)
+app.command()(new_rule)
+app.command()(explain)
+app.command()(backtest)
 app.command()(teach)
 app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)

@@ -135,14 +135,28 @@ class Settings(BaseModel):
     end_user_header: Annotated[
         str, Field(description="A header that names the end user: recorded as a claim of the account, never believed.")
     ] = ""
-    policy: Annotated[str, Field(description="A directory, a file, or a shipped pack: baseline, observe.")] = "baseline"
+    policy: Annotated[
+        str, Field(description="A directory, a file, a shipped pack (baseline, observe), or a bundle's URL.")
+    ] = "baseline"
     policies: Annotated[
         dict[Name, str], Field(description="More policies by name, each as `policy` has it: a key may be under one.")
     ] = {}
+    policy_public_key: Annotated[
+        str,
+        Field(description="Who must have signed a policy that is fetched; `penstock policy keygen` prints it."),
+    ] = ""
+    policy_poll: Annotated[Seconds, Field(description="Between two looks at a policy that is fetched.")] = 60.0
+    watch_policy: Annotated[bool, Field(description="Load the policy again when its files change.")] = False
     host: Annotated[str, Field(description="Address of the data plane.")] = "127.0.0.1"
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
     admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"
     admin_port: Annotated[Port, Field(description="Port of health and metrics; 0 takes a free one.")] = 8701
+    admin_token: Annotated[
+        SecretStr | None,
+        Field(
+            description="Bearer token for POST on the admin listener; unset lets only a loopback listener take them."
+        ),
+    ] = None
     data_dir: Annotated[Path, Field(description="Where the audit log and its key lie; made if missing.")] = Path(
         "penstock-data"
     )
@@ -202,6 +216,30 @@ class Settings(BaseModel):
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_key(value)
+
+    @model_validator(mode="after")
+    def _fetched(self) -> Settings:
+        urls = [source for source in (self.policy, *self.policies.values()) if is_url(source)]
+        if urls:
+            from .bundle import BundleError, check_public
+            from .policy_fetch import problem_with
+
+            for url in urls:
+                if problem := problem_with(url):
+                    raise ValueError(f"policy: {url} {problem}")
+            try:
+                check_public(self.policy_public_key)
+            except BundleError as error:
+                raise ValueError(f"policy_public_key: {error}: a policy from a URL must be signed") from None
+        return self
+
+    @field_validator("admin_token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else "x" * 16
+        if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("is no token: 16 letters or more, without blanks, like `openssl rand -hex 32` makes")
+        return value
 
     @model_validator(mode="after")
     def _table(self) -> Settings:
@@ -279,6 +317,11 @@ class Settings(BaseModel):
     def stores(self) -> bool:
         """Whether what is stored at the provider can be named later."""
         return bool(self.open_routes or self.open_fields or self.judge_batches)
+
+
+def is_url(source: str) -> bool:
+    """Whether a policy is to be fetched."""
+    return source.startswith(("https://", "http://"))
 
 
 def _checked_url(value: str) -> str:

@@ -97,6 +97,11 @@ class Metrics:
             ("worker", "revision"),
         )
         self.reloads = Counter("penstock_policy_reloads", "Policies loaded again while serving.", ("result",))
+        self.reload_failed = Gauge(
+            "penstock_policy_reload_failed_timestamp_seconds",
+            "When a policy could last not be loaded; 0 where each could.",
+        )
+        self.reload_failed.set(0)
         self.judged = Counter(
             "penstock_classifier_messages",
             "Messages for classifiers that take milliseconds: read, known from before, spared by the classifier "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
+import ipaddress
 import signal
 import socket
 import ssl
@@ -12,27 +14,28 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import classifiers
 import policies
 import proxy
 from classifiers.base import Message, Role
 from classifiers.panel import Asked, Panel
-from policies.check import check
 from policies.ready import PolicySet
 
 from .accounts.identity import Identities
 from .admin import Admin
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
-from .config import Settings
+from .config import Settings, is_url
 from .dialects.base import Dialect
 from .dialects.moderations import Moderations
 from .guard import Guard
+from .keeper import Keeper, Refused
 from .listener import Listener
 from .logs import get_logger
 from .metrics import Metrics
+from .policy_store import Store
 from .routing import Routing, routing_of
 
 if TYPE_CHECKING:
@@ -51,11 +54,13 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What `serving` made. Addresses are (host, port) as bound."""
+    """What `serving` made. `keepers` by the policy's name, the default's is empty. Addresses are (host, port) as
+    bound."""
 
     plane: DataPlane
     audit: Audit
     metrics: Metrics
+    keepers: dict[str, Keeper]
     address: tuple[str, int]
     admin_address: tuple[str, int]
     stop: Callable[[], None]
@@ -68,7 +73,8 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     check_packages()
     if not settings.all_upstreams:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
-    sets = {name: await _policy(path) for name, path in settings.all_policies.items()}
+    keepers = _keepers(settings)
+    sets = {name: await _policy(keeper) for name, keeper in keepers.items()}
     async with contextlib.AsyncExitStack() as stack:
         data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
         admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
@@ -80,7 +86,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         guards = {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
         for guard in guards.values():
             await _warm(guard, panel)
-        metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
+        await _enforced(keepers, sets, metrics, stack)
         keys = _keys(settings)
         if keys is not None:
             keys.watch()
@@ -97,20 +103,15 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
         admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
         listener = Listener(plane, max_body=settings.max_request_bytes, **times)
-        stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def stop() -> None:
-            plane.draining = True
-            if not stopped.done():
-                stopped.set_result(None)
-
+        addresses = data_socket.getsockname()[:2], admin_socket.getsockname()[:2]
+        running = Running(plane, audit, metrics, keepers, *addresses, *_stopping(plane))
+        stack.callback(_watching(running))
+        admin.let(functools.partial(_reload_told, running), settings.admin_token, _is_loopback(settings.admin_host))
         await admin_listener.start(admin_socket)
         await listener.start(data_socket)
         beating = _beating(settings, plane, panel, metrics)
         try:
-            yield Running(
-                plane, audit, metrics, data_socket.getsockname()[:2], admin_socket.getsockname()[:2], stop, stopped
-            )
+            yield running
         finally:
             if beating is not None:
                 beating.cancel()
@@ -132,38 +133,104 @@ async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
         announce(running)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload(settings, running)))
+        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload(running)))
         await running.stopped
         log.info("draining", exchanges=len(running.plane.in_flight))
 
 
-async def reload(settings: Settings, running: Running) -> bool:
-    """Load every policy again; where one has an error, its old one stays in force."""
-    plane, whole = running.plane, True
-    for name, path in settings.all_policies.items():
-        told = {"policy": name} if name else {}
+async def reload(running: Running, only: str | None = None) -> bool:
+    """Load every policy again, or only the one called so; where one has an error, its old one stays in force."""
+    names = list(running.keepers) if only is None else [only]
+    return all([await _reload(running, name) for name in names])
+
+
+async def _reload(running: Running, name: str) -> bool:
+    plane, keeper = running.plane, running.keepers[name]
+    told = {"policy": name} if name else {}
+    async with keeper.lock:
         guard = plane.guards[name]
         try:
-            policy_set = await _policy(path)
-        except CannotServe as error:
+            policy_set = await keeper.load()
+        except Refused as error:
             running.metrics.reloads.inc("refused")
+            running.metrics.reload_failed.set(time.time())
+            await keeper.refused(str(error))
             revision = guard.policies.revision
             log.error("policy not loaded, the old one stays", revision=revision, problem=str(error), **told)
-            whole = False
-            continue
+            return False
         plane.guards[name] = guard.of(policy_set)
         running.metrics.enforce(*(each.policies.revision for each in plane.guards.values()))
         running.metrics.reloads.inc("loaded")
+        await keeper.enforced(policy_set)
         log.info("policy loaded", revision=policy_set.revision, source=policy_set.source, **told)
-    return whole
+        return True
 
 
-async def _policy(path: str) -> PolicySet:
-    """The policy there, once its own cases have passed. Raises CannotServe."""
-    result = await asyncio.to_thread(check, path, live=True)
-    if result.policy is None or not result.ok:
-        raise CannotServe("\n".join(result.lines()[:-1]))
-    return result.policy
+async def _reload_told(running: Running) -> tuple[bool, dict[str, Any]]:
+    """For the admin listener: whether all were loaded, and what is in force."""
+    well = await reload(running)
+    states = {name: keeper.state for name, keeper in running.keepers.items()}
+    default = states.pop("")
+    return well, {**default, "policies": states} if states else default
+
+
+def _keepers(settings: Settings) -> dict[str, Keeper]:
+    """The default policy's, and that of each named one, which is kept beside it."""
+    keepers = {}
+    for name, source in settings.all_policies.items():
+        home = settings.data_dir / "policies"
+        home = home / "named" / name if name else home
+        fetched = None
+        if is_url(source):
+            from .policy_fetch import Fetched
+
+            fetched = Fetched(home / "fetched", source, settings.policy_public_key, settings.policy_poll)
+        keepers[name] = Keeper(Store(home), source, settings.watch_policy, fetched)
+    return keepers
+
+
+async def _enforced(
+    keepers: dict[str, Keeper], sets: dict[str, PolicySet], metrics: Metrics, stack: contextlib.AsyncExitStack
+) -> None:
+    """Tell what this process enforces, until it ends."""
+    metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
+    for name, keeper in keepers.items():
+        await keeper.enforced(sets[name])
+        stack.callback(keeper.store.ended)
+
+
+def _stopping(plane: DataPlane) -> tuple[Callable[[], None], asyncio.Future[None]]:
+    """What ends this process, and what says that it shall end."""
+    stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def stop() -> None:
+        plane.draining = True
+        if not stopped.done():
+            stopped.set_result(None)
+
+    return stop, stopped
+
+
+def _watching(running: Running) -> Callable[[], None]:
+    """Look for changes of each policy; what is answered ends that."""
+    tasks = [
+        asyncio.create_task(keeper.watch(functools.partial(reload, running, name)))
+        for name, keeper in running.keepers.items()
+    ]
+
+    def end() -> None:
+        for task in tasks:
+            task.cancel()
+
+    return end
+
+
+async def _policy(keeper: Keeper) -> PolicySet:
+    """The policy that is to be in force, once its own cases have passed. Raises CannotServe."""
+    try:
+        return await keeper.load()
+    except Refused as error:
+        raise CannotServe(str(error)) from None
 
 
 def _keys(settings: Settings) -> Keys | None:
@@ -189,6 +256,13 @@ def _owned(settings: Settings, key: Key) -> Owned | None:
     from .accounts.owned import Owned
 
     return Owned(settings.owned_path, key.keyed_hash, settings.shared_ids)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_packages() -> None:

@@ -91,6 +91,11 @@ class Reader:
         with self._reading():
             return self._exchange(id)
 
+    def select(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query on the table `records`, one after the other."""
+        with self._reading():
+            yield from self._db.execute(sql, values)
+
     def verify(self, key: Key | None = None, noted: Head | None = None) -> Verdict:
         """Walk the whole chain. `noted` is a head that was written down elsewhere."""
         seal = sealer(key)

@@ -7,13 +7,17 @@ import http.client
 import re
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 from classifiers.catalog import OptionError
-from policies.check import check
+from policies.check import CheckResult, check
 
+from ..config import Settings, is_url
+from ..policy_store import FetchError
 from .base import Check, Finding, Place, State
 from .callers import check_callers
 from .disk import check_chain, check_disk
@@ -51,7 +55,11 @@ def check_our_packages(place: Place) -> Iterator[Finding]:
 def check_policy(place: Place) -> Iterator[Finding]:
     """Each policy, its cases with every classifier asked, and whether the heartbeat can probe those of the default."""
     for name, path in place.settings.all_policies.items():
-        result = check(path, live=True)
+        try:
+            result = _fetched(path, place.settings) if is_url(path) else check(path, live=True)
+        except FetchError as error:
+            yield Finding("policy", State.WRONG, str(error), "without it only the last good one is served, if any")
+            continue
         if not name:
             place.policy = result
         *problems, summary = result.lines()
@@ -68,6 +76,16 @@ def check_policy(place: Place) -> Iterator[Finding]:
     if missing:
         detail = f"no case shows that {', '.join(missing)} finds anything: the heartbeat cannot probe it"
         yield Finding("policy", State.WARNING, detail, "add a case that only it can catch, without 'scores'")
+
+
+def _fetched(url: str, settings: Settings) -> CheckResult:
+    """The check of a policy from a URL. Raises FetchError."""
+    from ..policy_fetch import Fetched
+
+    with tempfile.TemporaryDirectory() as home:
+        fetched = Fetched(Path(home), url, settings.policy_public_key)
+        fetched.refresh()
+        return check(str(fetched.newest), live=True)
 
 
 def check_models(place: Place) -> Iterator[Finding]:

@@ -196,8 +196,8 @@ async def play(made: Scene, seconds: float) -> None:
     policy = Path(made.settings.policy)
     text = policy.read_text()
     policy.write_text(text.replace("version: 1", "version: 2"))
-    assert await reload(made.settings, made.running)
+    assert await reload(made.running)
     policy.write_text(text + "rool: 1\n")
-    assert not await reload(made.settings, made.running)
+    assert not await reload(made.running)
     Helper.ill = True
     await asyncio.sleep(seconds / 2)

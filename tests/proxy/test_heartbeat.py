@@ -16,7 +16,6 @@ from policies.check import check
 from policies.model import Stage
 from proxy import probes
 from proxy.app import DIALECTS, SERVED
-from proxy.config import load
 from proxy.dialects.base import Dialect
 from proxy.dialects.moderations import Moderations
 from proxy.guard import Guard
@@ -171,7 +170,7 @@ async def test_it_follows_the_policy_in_force(stand: Make, tmp_path: Path) -> No
     async with stand(RULES.format(**DEFAULTS) + CASES, settings={"heartbeat_interval": 0.02}) as s:
         changed = POLICY.replace("  veil:", "  shroud:").replace("veil.mark", "shroud.mark")
         (tmp_path / "policy.yaml").write_text(changed)
-        assert await reload(load(None, upstream=s.upstream.url, policy=str(tmp_path / "policy.yaml")), s.running)
+        assert await reload(s.running)
         page = ""
         async with asyncio.timeout(20):
             while 'classifier="shroud"' not in page:

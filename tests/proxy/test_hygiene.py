@@ -9,7 +9,6 @@ import pytest
 
 from proxy.answers import forwarded, relayed
 from proxy.audit import Key
-from proxy.config import load as load_settings
 from proxy.dialects.base import Request
 from proxy.metrics import Metrics
 from proxy.record import Notes
@@ -135,5 +134,5 @@ async def test_what_was_found_is_known_to_its_account_only(stand: Make) -> None:
         assert [await ask(who) for who in ("a", "a", "b", "b", "a")] == [1, 0, 1, 0, 0]
         path = s.data.parent / "policy.yaml"
         path.write_text(RULES.format(**{**DEFAULTS, "options": "inline: false, word: LEMON"}))
-        assert await reload(load_settings(None, upstream=s.upstream.url, policy=str(path)), s.running)
+        assert await reload(s.running)
         assert await ask("a") == 1  # another classifier has not read it

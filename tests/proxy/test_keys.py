@@ -197,12 +197,11 @@ async def test_each_policy_is_reloaded_by_itself(stand: Make, tmp_path: Path) ->
     path = other(tmp_path, "LEMON")
     settings = {"policies": {"strict": path}}
     async with stand(settings=settings, keys={"usual": {}, "tight": {"policy": "strict"}}) as s:
-        loaded = load_settings(None, upstream=s.upstream.url, policy=str(tmp_path / "policy.yaml"), **settings)
         text = (tmp_path / "policy.yaml").read_text()
         Path(path).write_text("no policy")
         (tmp_path / "policy.yaml").write_text(text.replace("inline: true}", "inline: true, word: PLUM}", 1))
         before = s.running.plane.guards["strict"]
-        assert not await reload(loaded, s.running)
+        assert not await reload(s.running)
         assert s.running.plane.guards["strict"] is before
         for name, word, status in (("usual", "PLUM", 400), ("usual", "MARK", 200), ("tight", "LEMON", 400)):
             response = await ask(s, s.keys[name], messages=[{"role": "user", "content": word}])

@@ -134,7 +134,6 @@ async def test_nothing_stays_open_when_it_cannot_start(settings: dict[str, Any],
 async def test_one_policy_after_another(stand: Make, tmp_path: Path) -> None:
     """P3: the new one is in force at once, a broken one never, and what is in flight keeps its own."""
     async with stand() as s:
-        loaded = load(None, upstream=s.upstream.url, policy=str(tmp_path / "policy.yaml"))
         wait = asyncio.Event()
         s.upstream.reply = [wait, *replies.json(shapes.completion("an ODD word"))]
         early = asyncio.create_task(s.chat("Hi"))
@@ -143,7 +142,7 @@ async def test_one_policy_after_another(stand: Make, tmp_path: Path) -> None:
         (tmp_path / "policy.yaml").write_text(
             POLICY.replace("kind: canary, inline", "kind: canary, word: ODD, inline", 1)
         )
-        assert await reload(loaded, s.running)
+        assert await reload(s.running)
         second = s.running.plane.guard.policies.revision
         assert first != second
         wait.set()
@@ -152,7 +151,7 @@ async def test_one_policy_after_another(stand: Make, tmp_path: Path) -> None:
         assert (await s.chat("MARK")).status_code == 200
         for broken in ("", "rules: [", POLICY.replace("canary.mark", "canary.none"), POLICY[: len(POLICY) // 2]):
             (tmp_path / "policy.yaml").write_text(broken)
-            assert not await reload(loaded, s.running)
+            assert not await reload(s.running)
             assert s.running.plane.guard.policies.revision == second
         assert (await s.chat("ODD")).status_code == 400
         assert [row["revision"] for row in await s.rows()] == [first, second, second, second]
@@ -279,5 +278,5 @@ async def test_a_policy_serves_only_after_its_own_cases_passed(stand: Make, sett
     async with stand() as s:
         before = s.running.plane.guard
         path.write_text(FAILING_CASE)
-        assert not await reload(load(None, **settings), s.running)
+        assert not await reload(s.running)
         assert s.running.plane.guard is before

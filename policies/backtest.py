@@ -1,0 +1,332 @@
+"""What a policy would have decided about recorded exchanges, from the scores that were kept of them.
+
+No classifier is asked, and no rule is written a second time here. Between two neighbouring thresholds all scores decide
+alike, so a million exchanges come down to some hundred patterns: numpy finds them, and `decide` itself decides each
+pattern once. What the record cannot tell (a classifier that was not asked, a place that was not kept) is decided twice,
+as mildly and as severely as it could have been; where the two differ, the decision is unknown and not guessed.
+
+Two things follow from what a record keeps, the highest score for each label and role: an answer that was judged in
+pieces is decided as one, and parts of an `all` may meet in different pieces of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+
+from .decision import Decision
+from .engine import decide
+from .facts import Account, Facts, Settings
+from .forms import AppliesTo
+from .heard import Description, Gap, gaps
+from .lint import EXACT
+from .model import Action, Stage
+from .ready import BUILT_IN, PolicySet
+
+Sparse = tuple[list[int], list[float]]
+"""Rows, and the value of each."""
+Column = tuple[str, str, bool]
+"""The highest score of "classifier.label" in messages of a role; True for findings without a place in the text."""
+Silences = tuple[frozenset[str], frozenset[str]]
+"""Classifiers that failed, and the roles that were there."""
+NOTHING: Silences = (frozenset(), frozenset())
+_RANK = {action: place for place, action in enumerate(Action)}
+_WIDEST = 1 << 60
+"""Codes of patterns stay below it, so that they fit 64 bits."""
+
+
+@dataclass(slots=True)
+class Part:
+    """What was recorded of one stage of some exchanges. `judged` are the rows that came to this stage, `unclear` those
+    whose record does not say whose texts the scores are of."""
+
+    judged: list[int] = field(default_factory=list)
+    columns: dict[Column, Sparse] = field(default_factory=dict)
+    silent: dict[int, Silences] = field(default_factory=dict)
+    unclear: list[int] = field(default_factory=list)
+
+
+class Scope(NamedTuple):
+    """What a record says of a request beside its texts: what `applies_to` can be held against."""
+
+    dialect: str = ""
+    model: str = ""
+    account: str = ""
+    stream: bool = False
+
+
+@dataclass(slots=True)
+class Rows:
+    """Some recorded exchanges: of each its id, what was done and by which rule, the policy revision that decided, whose
+    request it was, and both stages."""
+
+    ids: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)
+    scopes: list[Scope] = field(default_factory=list)
+    stages: dict[Stage, Part] = field(default_factory=lambda: {stage: Part() for stage in Stage})
+
+
+class Verdict(NamedTuple):
+    """The mildest and the most severe that a decision could have been, and what decided the milder one."""
+
+    low: Action
+    high: Action
+    rule: str = ""
+    policy: str = ""
+    reason: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class Context(NamedTuple):
+    """What beside the scores decides: whether the stage was reached, what was not asked, the policies that apply for
+    sure and those that may, and what failed."""
+
+    reached: bool
+    missing: frozenset[Gap]
+    sure: PolicySet
+    maybe: PolicySet
+    silent: Silences = NOTHING
+
+
+PASSED = Verdict(Action.PASS, Action.PASS)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """One exchange decided again. `action` is None where it cannot be known, and `why` then says why. `unasked`: the
+    model would be asked now, and nobody knows what it says."""
+
+    action: Action | None
+    by: Verdict
+    unasked: bool = False
+    why: str = ""
+
+
+UNCLEAR = Again(None, PASSED, why="it was recorded without roles")
+
+
+class Backtest:
+    """Decides recorded exchanges again by `policies`. `heard` describes a recorded revision, or is None for one that
+    is not known."""
+
+    def __init__(self, policies: PolicySet, heard: Callable[[str], Description | None]) -> None:
+        self._policies, self._heard = policies, heard
+        self._gaps: dict[tuple[Stage, str], frozenset[Gap]] = {}
+        self._verdicts: dict[object, Verdict] = {}
+        self._steps: dict[tuple[Stage, str], NDArray[np.float64] | None] = {}
+
+    def decide(self, rows: Rows) -> list[Again]:
+        """Each row decided again, in order."""
+        inputs, on_input = self._stage(Stage.INPUT, rows)
+        outputs, on_output = self._stage(Stage.OUTPUT, rows)
+        came_out = set(rows.stages[Stage.OUTPUT].judged)
+        unclear = {row for part in rows.stages.values() for row in part.unclear}
+        known: dict[tuple[int, int, str, bool, str], Again] = {}
+        again: list[Again] = []
+        for row, key in enumerate(zip(inputs.tolist(), outputs.tolist(), rows.actions, rows.revisions, strict=True)):
+            first, second, action, revision = key
+            stopped = action == "block" and row not in came_out
+            place = first, second, action, stopped, revision
+            one = known.get(place)
+            if one is None:
+                one = self._one(on_input[first], on_output[second], stopped, action, revision)
+                known[place] = one
+            again.append(UNCLEAR if row in unclear else one)
+        return again
+
+    def _one(self, first: Verdict, second: Verdict, stopped: bool, action: str, revision: str) -> Again:
+        if revision == self._policies.revision:
+            # Equal digests decide equally: what the record leaves out need not be known.
+            worse = first if stopped or first.low.severity >= second.low.severity else second
+            return Again(Action(action), worse)
+        one = _together(first, second, stopped)
+        return one if one.action is not None else replace(one, why=self._why(revision))
+
+    def _why(self, revision: str) -> str:
+        """Why something is unknown of a decision by `revision`."""
+        if self._heard(revision) is None:
+            return f"revision {revision or '(none)'} is not kept: nobody knows what it asked"
+        names = sorted({name for stage in Stage for name, _ in self._missing(stage, revision)})
+        if names:
+            return f"revision {revision} did not ask {', '.join(names)} about the same texts"
+        if self._policies.selective:
+            return "the record does not say whether a policy with such an 'applies_to' is for it"
+        return "where a finding stood was not kept, and what cannot be masked is blocked"
+
+    def _missing(self, stage: Stage, revision: str) -> frozenset[Gap]:
+        key = stage, revision
+        if key not in self._gaps:
+            heard = self._heard(revision)
+            self._gaps[key] = gaps(self._policies, stage, heard)
+        return self._gaps[key]
+
+    def _stage(self, stage: Stage, rows: Rows) -> tuple[NDArray[np.int64], list[Verdict]]:
+        """(rows,) the number of each row's verdict, and the verdicts."""
+        part, count = rows.stages[stage], len(rows.ids)
+        columns, codes = self._codes(stage, part, count)
+        context, contexts = self._contexts(stage, rows)
+        pattern = codes * len(contexts) + context
+        _, first, inverse = np.unique(pattern, return_index=True, return_inverse=True)
+        verdicts = []
+        for row in first.tolist():
+            bins = tuple((column, int(dense[row])) for column, dense in columns if dense[row])
+            verdicts.append(self._verdict(stage, contexts[int(context[row])], bins))
+        return inverse.reshape(count).astype(np.int64), verdicts
+
+    def _codes(
+        self, stage: Stage, part: Part, count: int
+    ) -> tuple[list[tuple[Column, NDArray[np.int64]]], NDArray[np.int64]]:
+        """For each column that a rule could look at the step between thresholds that each row stands on, and one code
+        for all steps of a row."""
+        columns = []
+        codes, base = np.zeros(count, np.int64), 1
+        for column, (at, values) in part.columns.items():
+            steps = self._thresholds(stage, column[1])
+            if steps is None:
+                continue
+            dense = np.zeros(count, np.int64)
+            dense[np.asarray(at, np.int64)] = np.searchsorted(steps, np.asarray(values, np.float64), side="right")
+            if not dense.any():
+                continue
+            columns.append((column, dense))
+            wide = len(steps) + 1
+            if base * wide >= _WIDEST:
+                _, inverse = np.unique(codes, return_inverse=True)
+                codes, base = inverse.reshape(count).astype(np.int64), int(inverse.max()) + 1
+            codes, base = codes * wide + dense, base * wide
+        _, inverse = np.unique(codes, return_inverse=True)
+        return columns, inverse.reshape(count).astype(np.int64)
+
+    def _thresholds(self, stage: Stage, name: str) -> NDArray[np.float64] | None:
+        """All thresholds of a finding at a stage, rising; None where no rule asks for it."""
+        key = stage, name
+        if key not in self._steps:
+            classifier, _, label = name.partition(".")
+            labels = self._policies.tables[stage].tests.get(classifier, {})
+            row = labels.get(label) or labels.get("*")
+            self._steps[key] = None if row is None else np.unique([test.at_least for test in row[1]])
+        return self._steps[key]
+
+    def _contexts(self, stage: Stage, rows: Rows) -> tuple[NDArray[np.int64], list[Context]]:
+        """(rows,) the number of each row's context, and the contexts."""
+        part, count = rows.stages[stage], len(rows.ids)
+        names: dict[tuple[str, Scope], int] = {}
+        scopes = rows.scopes if self._policies.selective else [_ANYWHERE] * count
+        codes = np.asarray(
+            [names.setdefault(key, len(names)) for key in zip(rows.revisions, scopes, strict=True)], np.int64
+        )
+        codes *= 2
+        codes[np.asarray(part.judged, np.int64)] += 1
+        contexts = [
+            Context(reached, self._missing(stage, revision), *self._applying(scope))
+            for revision, scope in names
+            for reached in (False, True)
+        ]
+        more: dict[tuple[int, Silences], int] = {}
+        for row, silent in part.silent.items():
+            place = more.setdefault((int(codes[row]), silent), len(contexts))
+            if place == len(contexts):
+                contexts.append(contexts[int(codes[row])]._replace(silent=silent))
+            codes[row] = place
+        return codes.reshape(count), contexts
+
+    def _applying(self, scope: Scope) -> tuple[PolicySet, PolicySet]:
+        """The policies that are for such a request for sure, and with them those that may be."""
+        if not self._policies.selective:
+            return self._policies, self._policies
+        covered = {policy.id: _covers(policy.applies_to, scope) for policy in self._policies.policies}
+        sure = self._policies.only(tuple(name for name, is_ in covered.items() if is_))
+        return sure, self._policies.only(tuple(name for name, is_ in covered.items() if is_ is not False))
+
+    def _verdict(self, stage: Stage, context: Context, bins: tuple[tuple[Column, int], ...]) -> Verdict:
+        if not context.reached:
+            return PASSED
+        key = stage, context, frozenset(bins)
+        if key not in self._verdicts:
+            low = self._decided(context.sure, stage, context.silent, bins, frozenset())
+            high = self._decided(context.maybe, stage, context.silent, bins, context.missing, unplaced=True)
+            first = low.fired[0] if low.fired else None
+            if first is None:
+                verdict = Verdict(low.action, high.action)
+            else:
+                verdict = Verdict(low.action, high.action, first.rule, first.policy, first.reason, first.tags)
+            self._verdicts[key] = verdict
+        return self._verdicts[key]
+
+    def _decided(
+        self,
+        policies: PolicySet,
+        stage: Stage,
+        silent: Silences,
+        bins: Sequence[tuple[Column, int]],
+        missing: frozenset[Gap],
+        unplaced: bool = False,
+    ) -> Decision:
+        """What the engine says of such findings. `missing` classifiers find all they can; with `unplaced`, what may
+        have had no place in the text has none."""
+        failed, present = silent
+        roles = sorted({*present, *(role for (role, _, _), _ in bins), *(str(role) for _, role in missing)})
+        place = {role: at for at, role in enumerate(roles)}
+        found: list[Finding] = []
+        for (role, name, placeless), step in bins:
+            steps = self._thresholds(stage, name)
+            assert steps is not None  # columns that no rule asks for are left out
+            classifier, _, label = name.partition(".")
+            score, at = float(steps[step - 1]), place[role]
+            nowhere = placeless or classifier in BUILT_IN
+            if not nowhere:
+                found.append(Finding(classifier, label, score, at, (0, 1)))
+            if nowhere or (unplaced and not self._exact(classifier)):
+                found.append(Finding(classifier, label, score, at))
+        tests = policies.tables[stage].tests
+        for classifier, role in missing:
+            for label in tests.get(classifier, ()):
+                found += [Finding(classifier, label, 1.0, place[str(role)], span) for span in ((0, 1), None)]
+        # One that was not asked might have failed as well.
+        failures = tuple(Failure(name, Silence.UNAVAILABLE) for name in sorted(failed | {name for name, _ in missing}))
+        messages = [Message(Role(role), "x", f"/{role}") for role in roles]
+        return decide(policies, stage, messages, Report(tuple(found), failures))
+
+    def _exact(self, classifier: str) -> bool:
+        """Whether its findings have a place, unless the record says otherwise."""
+        spec = self._policies.specs.get(classifier)
+        return spec is not None and spec.kind in EXACT
+
+
+def _together(first: Verdict, second: Verdict, stopped: bool) -> Again:
+    """The decision on an exchange from those on its request and its answer. `stopped`: the request was blocked then, so
+    there is no answer to judge."""
+    if first.low is Action.BLOCK:
+        return Again(Action.BLOCK, first)
+    if first.high is Action.BLOCK:
+        return Again(None, first)
+    if stopped:
+        return Again(first.low if first.low is first.high else None, first, unasked=True)
+    worse = second if _RANK[second.low] > _RANK[first.low] else first
+    low = max(first.low, second.low, key=_RANK.__getitem__)
+    high = max(first.high, second.high, key=_RANK.__getitem__)
+    return Again(low if low is high else None, worse)
+
+
+_ANYWHERE = Scope()
+_KNOWN = frozenset({"models", "dialects", "accounts", "stream"})
+"""Keys of `applies_to` that a record can answer."""
+
+
+def _covers(applies: AppliesTo | None, scope: Scope) -> bool | None:
+    """Whether a policy is for a request, None where the record does not say."""
+    if applies is None:
+        return True
+    facts = Facts(scope.dialect, scope.model, Settings(stream=scope.stream), account=Account(scope.account))
+    unsaid = dict.fromkeys(applies.model_fields_set - _KNOWN)
+    if not applies.model_copy(update=unsaid).covers(facts):
+        return False
+    return None if unsaid else True

@@ -1,0 +1,98 @@
+"""Why a decision fell: each rule of its stage, each part of its condition, with the score that came nearest.
+
+Nothing is decided here: what fired is read off the decision, and the scores beside it off its findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from classifiers.base import Finding, Message
+
+from .decision import Decision, Fired
+from .forms import Mode
+from .model import Policy, Rule, Seen
+from .ready import BUILT_IN, PolicySet
+
+
+class State(StrEnum):
+    """What became of a rule or of a part of its condition."""
+
+    MET = "met"
+    NOT_MET = "not met"
+    NOT_EVALUATED = "not evaluated"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class PartView:
+    """One part of a condition. `score` is the highest that counts for it (0 where nothing was found), `distance` how
+    far that is above the threshold (below, where negative), `finding` where it was found."""
+
+    names: tuple[str, ...]
+    at_least: float
+    state: State
+    score: float
+    distance: float
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleView:
+    """One rule of the stage. `fired` is what it asked for, where it did; `every` whether all parts must be met;
+    `decided` whether the decision is its own."""
+
+    policy: str
+    rule: Rule
+    state: State
+    parts: tuple[PartView, ...]
+    every: bool
+    fired: Fired | None
+    decided: bool
+
+
+def explain(policies: PolicySet, messages: Sequence[Message], decision: Decision) -> list[RuleView]:
+    """Every rule that looks at the decision's stage, in the order of the set. `messages` are those that were judged,
+    with unreadable parts at their end."""
+    return [
+        _rule(policy, rule, messages, decision)
+        for policy in policies.policies
+        for rule in policy.rules
+        if decision.stage in rule.stages
+    ]
+
+
+def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Decision) -> RuleView:
+    own = [each for each in (*decision.fired, *decision.shadow) if each.policy == policy.id and each.rule == rule.id]
+    # A rule can fire twice: on what was seen, and on what could not be. The first is the more severe.
+    fired = own[0] if own else None
+    seen, every = rule.conditions
+    parts = tuple(_part(part, rule, messages, decision) for part in seen)
+    if rule.mode is Mode.OFF:
+        state = State.OFF
+    elif any(not each.not_evaluated for each in own):
+        state = State.MET
+    elif own or (parts and all(part.state is State.NOT_EVALUATED for part in parts)):
+        state = State.NOT_EVALUATED
+    else:
+        state = State.NOT_MET
+    decided = fired is not None and bool(decision.fired) and fired is decision.fired[0]
+    return RuleView(policy.id, rule, state, parts, every, fired, decided)
+
+
+def _part(part: Seen, rule: Rule, messages: Sequence[Message], decision: Decision) -> PartView:
+    names = frozenset(part.finding)
+    counted = [
+        found
+        for found in decision.findings
+        if (f"{found.classifier}.{found.label}" in names or f"{found.classifier}.*" in names)
+        and messages[found.message].role in rule.roles
+    ]
+    best = max(counted, key=lambda found: found.score, default=None)
+    score = best.score if best is not None else 0.0
+    asked = {name.partition(".")[0] for name in part.finding} - BUILT_IN.keys()
+    silent = asked & {failure.classifier for failure in decision.failures}
+    met = State.MET if score >= part.at_least else State.NOT_EVALUATED if silent else State.NOT_MET
+    return PartView(tuple(part.finding), part.at_least, met, score, score - part.at_least, best)

@@ -1,0 +1,114 @@
+"""`penstock backtest`: what another policy would have decided about yesterday's traffic, from the scores in the audit.
+
+Exit codes: 0 compared, 1 the policy or the log cannot be used, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from .audit_cli import clean, log_path, parse_since, reading
+from .check_cli import Output
+from .teach_cli import operator
+
+if TYPE_CHECKING:
+    from policies.changes import Changes
+
+
+def backtest(
+    new: Annotated[str, typer.Argument(help="The policy to try: a directory, a file, or a shipped pack.")],
+    since: Annotated[str, typer.Option(help="Decisions since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = "7d",
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="The log's file; else the one in the data directory.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Decision ids to show of each change.")] = 3,
+    output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+) -> None:
+    """Decide recorded exchanges again by another policy, from their stored scores and without asking a classifier.
+
+    Where the scores cannot tell (a classifier that was not asked then), the decision is counted as unknown. A canary is
+    taken to act on everybody, a shadow on nobody.
+    """
+    from policies.backtest import Backtest
+    from policies.changes import Changes
+    from policies.load import load
+
+    from .audit import Reader
+    from .policy_store import Store, StoreError, heard_by
+    from .recorded import recorded
+
+    if output is Output.GITHUB:
+        raise typer.BadParameter("text or json", param_hint="--output")
+    begin = parse_since(since)
+    with operator(), reading():
+        policies = load(new)
+        path = log_path(audit)
+        home = path.parent / "policies"
+        try:
+            heard = heard_by([Store(home), *map(Store, sorted(home.glob("named/*")))])
+        except StoreError as error:
+            typer.echo(f"penstock: {clean(error)}", err=True)
+            raise typer.Exit(1) from None
+        trial, changes = Backtest(policies, heard.get), Changes(keep=examples)
+        with Reader(path) as log, _progress() as bar:
+            for rows in recorded(log, begin):
+                changes.add(rows, trial.decide(rows))
+                bar(changes.decisions)
+    if output is Output.JSON:
+        typer.echo(dumps({"revision": policies.revision, **changes.plain()}, indent=1))
+    else:
+        for line in _lines(changes):
+            typer.echo(clean(line))
+
+
+def _lines(changes: Changes) -> Iterator[str]:
+    """For people: the sentence, then by rule, by reason, and what is not known."""
+    kinds = ", ".join(f"{count:,} {_one(kind, count)}" for kind, count in changes.kinds.most_common())
+    yield f"changes {changes.changed:,} of {changes.decisions:,} decisions" + (f": {kinds}" if kinds else "")
+    if changes.unasked:
+        yield f"  {changes.unasked:,} requests would reach the model now; what it answers is not known"
+    for group in sorted(changes.groups.values(), key=lambda group: -group.count):
+        shown = f"  e.g. {', '.join(group.examples)}" if group.examples else ""
+        yield f"  rule {group.rule or '(none)'}: {group.count:,} {_one(group.what, group.count)}{shown}"
+    for name, count in changes.by_reason().most_common():
+        reason, _, what = name.partition(": ")
+        yield f"  {reason}: {count:,} {_one(what, count)}"
+    total = changes.unknown.total()
+    if total:
+        yield f"unknown {total:,} of {changes.decisions:,}: they are not among the changes"
+        for why, count in changes.unknown.most_common():
+            yield f"  {count:,}: {why}"
+
+
+def _one(what: str, count: int) -> str:
+    """ "new blocks", or "new block" for one."""
+    if count != 1 or not what.startswith("new "):
+        return what
+    return "new pass" if what == "new passes" else what.removesuffix("s")
+
+
+class _progress:  # noqa: N801 - used like a function
+    """A counter on a terminal."""
+
+    def __enter__(self) -> _progress:
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+            disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task("reading")
+        return self
+
+    def __call__(self, done: int) -> None:
+        self._bar.update(self._task, description=f"{done:,} decisions")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,252 @@
+"""`penstock explain`: one request, and its answer, judged as in live traffic, with everything that led to the decision.
+
+No matched text is shown unless --show-text says so. Exit codes: 0 judged, 1 it cannot be, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .audit_cli import clean
+from .check_cli import Output
+from .teach_cli import Refused, operator
+
+if TYPE_CHECKING:
+    from classifiers.base import Finding, Message
+    from policies.decision import Decision
+    from policies.explain import PartView, RuleView
+    from policies.ready import PolicySet
+
+    from .dialects.base import Dialect, Request
+
+MOST = 20
+"""Findings that are listed for people; --output json has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What was judged at one stage, and what became of it."""
+
+    messages: Sequence[Message]
+    decision: Decision
+    rules: list[RuleView]
+    read: dict[str, int]
+
+
+def explain(
+    request: Annotated[str, typer.Argument(help="A file with the request's JSON body; - reads standard input.")],
+    policy: Annotated[str, typer.Option(help="A directory, a file, or a shipped pack.")] = "baseline",
+    response: Annotated[Path | None, typer.Option(help="A file with the JSON answer to it.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Where it would be sent, like /v1/messages; else its shape tells.")
+    ] = None,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show the text that matched.")] = False,
+    output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+) -> None:
+    """Show what each classifier saw in a request, each rule's condition with its values, and why the decision fell."""
+    from policies.load import load
+
+    from .dialects.base import BadRequest, Malformed
+    from .strict import parse
+
+    if output is Output.GITHUB:
+        raise typer.BadParameter("text or json", param_hint="--output")
+    with operator():
+        raw = sys.stdin.buffer.read() if request == "-" else Path(request).read_bytes()
+        policies = load(policy)
+        try:
+            tree = parse(raw)
+            place, dialect = _dialect(tree, path)
+            asked = dialect.read_request(tree)
+            answer = None if response is None else dialect.read_response(parse(response.read_bytes()))
+        except (Malformed, BadRequest) as error:
+            raise Refused(f"it would be refused before it is judged: {error}") from error
+        stages = asyncio.run(_judged(policies, dialect, asked, answer))
+    if output is Output.JSON:
+        plain = {str(stage.decision.stage): _plain(stage, show_text) for stage in stages}
+        typer.echo(dumps({"path": place, "revision": policies.revision, **plain}, indent=1))
+        return
+    typer.echo(f"read as {dialect.name} (POST {place}); policy {clean(policy)}, revision {policies.revision}")
+    for stage in stages:
+        for line in _lines(stage, show_text):
+            typer.echo(clean(line))
+
+
+def _dialect(tree: Any, path: str | None) -> tuple[str, Dialect]:
+    """The API that such a body is for. Raises Refused."""
+    from .app import DIALECTS
+
+    known = {place.decode(): dialect for place, dialect in DIALECTS}
+    if path is None:
+        path = _shape(tree)
+    if path not in known:
+        raise Refused(f"{path} is not judged: one of {', '.join(known)}")
+    return path, known[path]
+
+
+def _shape(tree: Any) -> str:
+    """The path that a body was made for, by the words in it."""
+    if not isinstance(tree, dict):
+        raise Refused("the body is no JSON object")
+    if "messages" in tree:
+        theirs = {"system", "stop_sequences", "thinking", "anthropic_version"} & tree.keys()
+        blocks = dumps(tree["messages"])
+        ours = any(word in blocks for word in ('"type": "tool_use"', '"type": "tool_result"'))
+        return "/v1/messages" if theirs or ours else "/v1/chat/completions"
+    if "prompt" in tree:
+        return "/v1/completions"
+    if "input" in tree:
+        return "/v1/embeddings" if {"encoding_format", "dimensions"} & tree.keys() else "/v1/responses"
+    raise Refused("no 'messages', 'input' or 'prompt' in it: say what it is with --path")
+
+
+async def _judged(policies: PolicySet, dialect: Dialect, request: Request, answer: Any) -> list[_Stage]:
+    """Both stages, by the same guard as in live traffic. The answer is judged even where the request is blocked."""
+    from classifiers.base import Role, said_before
+    from classifiers.panel import Panel
+    from policies.model import Stage
+
+    from .guard import Guard
+    from .metrics import Metrics
+
+    panel = Panel()
+    guard = Guard(policies, panel, Metrics())
+    judged = []
+    try:
+        for stage, body, role in ((Stage.INPUT, request, Role.USER), (Stage.OUTPUT, answer, Role.ASSISTANT)):
+            if body is not None:
+                before = said_before(request.messages) if stage is Stage.OUTPUT else ""
+                judged.append(await _stage(guard, stage, dialect, body, role, before))
+    finally:
+        panel.close()
+    return judged
+
+
+async def _stage(guard: Any, stage: Any, dialect: Dialect, body: Any, role: Any, before: str) -> _Stage:
+    from classifiers.base import Message
+    from policies.explain import explain as views
+    from policies.plan import plan
+
+    places = [(Message(role, "", origin), kind) for origin, kind in body.unscannable]
+    decision = await guard.check(stage, dialect.name, body.messages, places, before)
+    messages = [*body.messages, *(message for message, _ in places)]
+    read = {
+        reading.classifier: sum(message.role in reading.roles for message in body.messages)
+        for reading in plan(guard.policies, stage)
+    }
+    return _Stage(messages, decision, views(guard.policies, messages, decision), read)
+
+
+def _lines(stage: _Stage, show_text: bool) -> Iterator[str]:
+    decision = stage.decision
+    by = f" by rule '{decision.rule}' of policy '{decision.policy}'" if decision.rule else ", no rule fired"
+    yield ""
+    yield f"{decision.stage}: {decision.action}{by}"
+    if len(decision.fired) > 1:
+        yield f"  it is the most severe of {len(decision.fired)} that fired"
+    for at, message in enumerate(stage.messages):
+        yield f"  text {at}  {message.role}  {message.origin}  {len(message.text):,} characters"
+    for name, count in stage.read.items():
+        yield f"  {name} was to read {count} of {len(stage.messages)}"
+    for failure in decision.failures:
+        yield f"  {failure.classifier} gave no answer: {failure.reason} {failure.detail}".rstrip()
+    found = sorted(decision.findings, key=lambda each: -each.score)
+    for each in found[:MOST]:
+        yield f"  saw {_found(each, stage, show_text)}"
+    if len(found) > MOST:
+        yield f"  and {len(found) - MOST} findings with lower scores"
+    for view in stage.rules:
+        yield from _rule(view)
+
+
+def _found(found: Finding, stage: _Stage, show_text: bool) -> str:
+    message = stage.messages[found.message]
+    where = "the whole text" if found.span is None else f"characters {found.span[0]} to {found.span[1]}"
+    text = f"  '{_text(found, stage)}'" if show_text else ""
+    name = f"{found.classifier}.{found.label}"
+    return f"{name} {found.score:.4f} in text {found.message} ({message.role}), {where}{text}"
+
+
+def _text(found: Finding, stage: _Stage) -> str:
+    text = stage.messages[found.message].text
+    return text if found.span is None else text[found.span[0] : found.span[1]]
+
+
+def _rule(view: RuleView) -> Iterator[str]:
+    rule = view.rule
+    mode = "" if str(rule.mode) == "enforce" else f", {rule.mode}"
+    mark = "* " if view.decided else "  "
+    note = f" ({view.fired.note})" if view.fired is not None and view.fired.note else ""
+    yield f"{mark}rule {rule.id} ({rule.action}{mode}): {view.state}{note}"
+    for number, part in enumerate(view.parts):
+        joint = "" if number == 0 else "and " if view.every else "or "
+        yield f"      {joint}{_part(part)}"
+
+
+def _part(part: PartView) -> str:
+    names = " or ".join(part.names)
+    if part.state == "not evaluated":
+        return f"{names} >= {part.at_least:g}: nobody answered"
+    sign = ">=" if part.score >= part.at_least else "<"
+    return f"{names}: {part.score:.4f} {sign} {part.at_least:g} ({part.distance:+.4f}): {part.state}"
+
+
+def _plain(stage: _Stage, show_text: bool) -> dict[str, Any]:
+    decision = stage.decision
+    findings = []
+    for found in decision.findings:
+        message = stage.messages[found.message]
+        one = {
+            "classifier": found.classifier,
+            "label": found.label,
+            "score": found.score,
+            "message": found.message,
+            "role": str(message.role),
+            "origin": message.origin,
+            "span": found.span,
+        }
+        findings.append({**one, "text": _text(found, stage)} if show_text else one)
+    return {
+        "action": str(decision.action),
+        "rule": decision.rule,
+        "policy": decision.policy,
+        "reason": decision.reason,
+        "messages": [
+            {"role": str(message.role), "origin": message.origin, "characters": len(message.text)}
+            for message in stage.messages
+        ],
+        "asked": stage.read,
+        "failures": {failure.classifier: str(failure.reason) for failure in decision.failures},
+        "findings": findings,
+        "rules": [_plain_rule(view) for view in stage.rules],
+    }
+
+
+def _plain_rule(view: RuleView) -> dict[str, Any]:
+    return {
+        "policy": view.policy,
+        "rule": view.rule.id,
+        "action": str(view.rule.action),
+        "mode": str(view.rule.mode),
+        "state": str(view.state),
+        "decided": view.decided,
+        "all_needed": view.every,
+        "parts": [
+            {
+                "findings": list(part.names),
+                "at_least": part.at_least,
+                "score": part.score,
+                "distance": round(part.distance, 6),
+                "state": str(part.state),
+            }
+            for part in view.parts
+        ],
+    }

@@ -1,0 +1,208 @@
+"""Which policy is in force, from the first load to the last: pinned or from its source, kept, watched, told of.
+
+INVARIANT: what is in force changes only as a whole, only to a set whose own cases passed, and never because something
+could not be loaded. What is loaded is what is kept: files that change while they are read are read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.check import check
+from policies.document import PolicyError
+from policies.load import sources
+from policies.ready import PolicySet
+
+from .logs import get_logger
+from .policy_store import FetchError, Files, Store, StoreError, referred
+
+if TYPE_CHECKING:
+    from .policy_fetch import Fetched
+
+log = get_logger("penstock.policy")
+
+LOOK = 1.0
+"""Seconds between two looks at the files. A change is loaded once two looks agree: an editor may save in steps."""
+ATTEMPTS = 3
+"""How often files that change meanwhile are read."""
+
+
+class Refused(Exception):
+    """A policy cannot be put in force. The message has a line for each problem, with its place and mend."""
+
+
+class Keeper:
+    """One policy of this process. `source` is what the settings name: a directory, a file, a pack or a URL; `watch`
+    whether its files are looked at, `fetched` what fetches it where it is a URL."""
+
+    def __init__(self, store: Store, source: str, watch: bool = False, fetched: Fetched | None = None) -> None:
+        self.store, self.source = store, source
+        self._watch = watch and fetched is None
+        self._fetched = fetched
+        self._entry = ""  # where it was loaded from last
+        self._beside: tuple[Path, ...] = ()
+        self._loaded: dict[str, object] = {}  # how the files looked before they were loaded last
+        self._files: Files | None = None  # of what was loaded last, where it is not kept yet
+        self._failure: dict[str, Any] | None = None
+        self._since = 0.0
+        self.revision = ""
+        self.lock = asyncio.Lock()
+        """Held while it is loaded again: one after the other."""
+
+    async def load(self) -> PolicySet:
+        """The set that is to be in force, its cases passed, kept. Raises Refused."""
+        try:
+            return await asyncio.to_thread(self._load)
+        except StoreError as error:
+            raise Refused(str(error)) from None
+
+    def _load(self) -> PolicySet:
+        looked = self._look()
+        try:
+            pinned = self.store.pinned()
+            if pinned is not None:
+                return self._pinned(pinned)
+            source = self.source if self._fetched is None else self._fetch(self._fetched)
+            try:
+                return self._load_from(source)
+            except Refused as error:
+                last = self._fetched.accepted if self._fetched is not None and not self.revision else None
+                if last is None or last == source:
+                    raise
+                log.error("policy not loaded, the last good one is used", problem=str(error))
+                return self._load_from(last)
+        finally:
+            beside = {str(path): _stamp(path) for path in self._beside} if self._watch else {}
+            self._loaded = looked | beside | self._fetch_state()
+
+    def _fetch(self, fetched: Fetched) -> str:
+        """Where the newest bundle lies; where it cannot be had at the start, the one that was in force last."""
+        try:
+            fetched.refresh()
+        except FetchError as error:
+            if self.revision or fetched.accepted is None:
+                raise Refused(str(error)) from None
+            log.warning("policy not fetched, the last good one is used", problem=str(error))
+            return fetched.accepted
+        assert fetched.newest is not None  # it was fetched, now or before
+        return fetched.newest
+
+    def _pinned(self, revision: str) -> PolicySet:
+        policies = self._load_from(self.store.get(revision).entry)
+        self._files = None  # kept already
+        if policies.revision != revision:
+            raise Refused(
+                f"revision {revision} is pinned, and decides otherwise now: a model or file that it names has changed "
+                "(`penstock policy activate` another revision, or `penstock policy unpin`)"
+            )
+        return policies
+
+    def _load_from(self, source: str) -> PolicySet:
+        for _ in range(ATTEMPTS):
+            before = _contents(source)
+            result = check(source, live=True)
+            if before == _contents(source):
+                break
+        else:
+            raise Refused(f"{source}: its files change while they are read; load it again when they are at rest")
+        if result.policy is None or not result.ok:
+            raise Refused("\n".join(result.lines()[:-1]))
+        self._entry, self._beside = source, referred(result.policy)
+        self._files = Files(before, self._beside)
+        return result.policy
+
+    # ---- what is told
+
+    async def enforced(self, policies: PolicySet) -> None:
+        """What was loaded is in force now."""
+        self._failure = None
+        came = policies.revision != self.revision
+        if came:
+            self._since = time.time()
+            self.revision = policies.revision
+        await asyncio.to_thread(self._tell, policies, ("loaded", policies.revision, policies.source) if came else ())
+
+    async def refused(self, problem: str) -> None:
+        """It could not be loaded; what was in force still is."""
+        self._failure = {"at": time.time(), "problem": problem}
+        await asyncio.to_thread(self._tell, None, ("refused", self.revision, self.source, problem))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For operators, JSON-able: what is in force and since when, and what went wrong last."""
+        return {
+            "revision": self.revision,
+            "since": self._since,
+            "source": self.source,
+            "last_failure": self._failure,
+        }
+
+    def _tell(self, policies: PolicySet | None, event: tuple[str, ...]) -> None:
+        """Into the store. A disk that fails leaves nothing to go back to later, and is no reason to stop now."""
+        try:
+            if policies is not None and self._files is not None:
+                self.store.keep(policies, self._files)
+            if policies is not None and self._fetched is not None:
+                self._fetched.accept(self._entry)
+            if event:
+                self.store.note(*event)
+            self.store.serving(self.state)
+        except (StoreError, OSError) as error:
+            log.warning("policy not kept", revision=self.revision, problem=str(error))
+
+    # ---- watching
+
+    async def watch(self, changed: Callable[[], Awaitable[object]]) -> None:
+        """Calls `changed` whenever the pin changes, or the files where they are watched, until it is cancelled."""
+        seen: dict[str, object] | None = None
+        while True:
+            await asyncio.sleep(LOOK)
+            now = await asyncio.to_thread(self._look)
+            if now == seen and now != self._loaded:
+                try:
+                    await changed()
+                except Exception:  # a fault of ours must not end the watch
+                    log.exception("policy not loaded")
+            seen = now
+
+    def _look(self) -> dict[str, object]:
+        """What would show that something was written: sizes, times and inodes."""
+        paths = [self.store.pin_path]
+        if self._watch:
+            paths += [*_files(self.source), *self._beside]
+        if self._fetched is not None:
+            self._fetched.poll()
+        return {str(path): _stamp(path) for path in paths} | self._fetch_state()
+
+    def _fetch_state(self) -> dict[str, object]:
+        """A server that cannot be reached any more is a change, too: the load then says so."""
+        return {} if self._fetched is None else {self.source: (self._fetched.newest, self._fetched.problem)}
+
+
+def _contents(source: str) -> tuple[tuple[str, bytes], ...]:
+    """The files of a source; nothing where they cannot be read, which the load then says."""
+    try:
+        return tuple(sources(source))
+    except PolicyError:
+        return ()
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source)
+    try:
+        return [path, *(Path(entry.path) for entry in os.scandir(path) if entry.name.endswith((".yaml", ".yml")))]
+    except OSError:
+        return [path]
+
+
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

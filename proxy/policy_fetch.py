@@ -1,0 +1,150 @@
+"""A policy from a web server, for fleets: fetched, verified, and kept, so that a restart does not need the server.
+
+INVARIANT: nothing that is not signed with the operator's key is written below `home`, and no bundle that was packed
+before the newest one that was in force: who replays an old one gains nothing. A bundle becomes the one to start with
+only after it was in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .bundle import LARGEST, BundleError, opened, unpack, verify
+from .policy_store import FetchError
+
+TIMEOUT = 10.0
+"""Seconds for each step of a fetch."""
+SUFFIX = ".sig"
+
+
+class Fetched:
+    """The bundle at `url`, and its signature at the same with .sig; kept below `home`, and asked for again every
+    `every` seconds. `problem` says why the last attempt failed, empty where it did not. Thread-safe."""
+
+    def __init__(self, home: Path, url: str, public_key: str, every: float = 60.0) -> None:
+        self.home, self.url, self._key, self._every = home, url, public_key, every
+        self.problem = ""
+        self._asked = 0.0
+        self._lock = threading.Lock()
+        self._etag = ""
+        self._newest: dict[str, Any] | None = None
+
+    def refresh(self) -> None:
+        """Ask the server; `newest` is another afterwards where there is one. Raises FetchError."""
+        with self._lock:
+            self._asked = time.monotonic()
+            try:
+                raw = self._get()
+                if raw is not None:
+                    self._take(*raw)
+                self.problem = ""
+            except FetchError as error:
+                self.problem = str(error)
+                raise
+            except BundleError as error:
+                self.problem = f"{self.url}: {error}"
+                raise FetchError(self.problem) from None
+            except OSError as error:
+                self.problem = f"{self.home}: {error.strerror}"
+                raise FetchError(self.problem) from None
+
+    def poll(self) -> None:
+        """Ask the server where it is time to; what went wrong is in `problem`."""
+        if time.monotonic() - self._asked >= self._every:
+            with contextlib.suppress(FetchError):
+                self.refresh()
+
+    @property
+    def newest(self) -> str | None:
+        """Where the newest verified policy lies, else the accepted one."""
+        found = self._newest or self._accepted()
+        return None if found is None else self._place(found)
+
+    @property
+    def accepted(self) -> str | None:
+        """Where the one lies that was in force last."""
+        found = self._accepted()
+        return None if found is None else self._place(found)
+
+    def accept(self, place: str) -> None:
+        """What lies there is in force: a restart begins with it, and nothing older is taken any more."""
+        if self._newest is not None and self._place(self._newest) == place and self._newest != self._accepted():
+            aside = self.home / f".accepted.{secrets.token_hex(4)}"
+            aside.write_text(json.dumps(self._newest))
+            aside.replace(self.home / "accepted.json")
+
+    def _place(self, found: dict[str, Any]) -> str:
+        return str(self.home / found["sha256"] / found["entry"])
+
+    def _accepted(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.home / "accepted.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and {"sha256", "entry", "created"} <= found.keys() else None
+
+    def _take(self, raw: bytes, signature: str, etag: str) -> None:
+        verify(raw, signature, self._key)
+        bundle, sha256 = opened(raw), hashlib.sha256(raw).hexdigest()
+        accepted = self._accepted()
+        if accepted is not None and bundle.created < float(accepted["created"]):
+            raise BundleError("it was packed before the one in force: pack it again to go back to it")
+        home = self.home / sha256
+        if not home.exists():
+            aside = self.home / f".{secrets.token_hex(8)}"
+            try:
+                unpack(bundle, aside)
+                with contextlib.suppress(FileExistsError):
+                    aside.rename(home)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        self._newest = {"sha256": sha256, "entry": bundle.entry, "created": bundle.created}
+        self._etag = etag
+
+    def _get(self) -> tuple[bytes, str, str] | None:
+        """Bundle, signature and ETag; None where nothing has changed."""
+        import httpx2
+
+        headers = {"if-none-match": self._etag} if self._etag else {}
+        try:
+            with httpx2.Client(trust_env=False, timeout=TIMEOUT) as client:
+                with client.stream("GET", self.url, headers=headers) as response:
+                    if response.status_code == 304:
+                        return None
+                    raw = _whole(response, self.url, LARGEST)
+                    etag = response.headers.get("etag", "")
+                with client.stream("GET", self.url + SUFFIX) as response:
+                    signature = _whole(response, self.url + SUFFIX, 1024).decode("ascii", "replace")
+        except httpx2.HTTPError as error:
+            raise FetchError(f"{self.url}: {type(error).__name__}: it cannot be reached") from None
+        return raw, signature, etag
+
+
+def _whole(response: Any, url: str, most: int) -> bytes:
+    if response.status_code != 200:
+        raise FetchError(f"{url}: the server answered {response.status_code}")
+    raw = b""
+    for chunk in response.iter_bytes():
+        raw += chunk
+        if len(raw) > most:
+            raise FetchError(f"{url}: larger than {most:,} bytes")
+    return raw
+
+
+def problem_with(url: str) -> str:
+    """Why no policy is fetched from there; nothing where one may be."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "names more than a file: leave out user, password, ? and #"
+    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        return "is fetched in the clear: use https"
+    return ""

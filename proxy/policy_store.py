@@ -1,0 +1,286 @@
+"""Every policy revision that was ever in force, by its content, and which one is to be: a directory in the data
+directory that people can read.
+
+    revisions/<revision>/manifest.json    where it came from, what it asks of whom (`policies.heard`)
+    revisions/<revision>/files/...        its files as they were, with what they name beside them
+    pin.json                              the revision that is to be in force, whatever the settings say
+    history.jsonl                         what was loaded, refused, pinned, and when
+    serving/<pid>.json                    what each process enforces
+
+Precedence: a pinned revision, else the setting `policy`. Everything is written beside its place and renamed into it:
+a reader sees the whole or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from classifiers.catalog import PATHS
+from policies.heard import Description, describe
+from policies.ready import PolicySet
+
+MOST_HISTORY = 1000
+"""Lines of history that are read back."""
+LARGEST_COPY = 1 << 20
+"""Bytes of a file that is copied; larger ones are linked to."""
+
+
+class StoreError(Exception):
+    """The directory cannot be used, or holds no such revision. The message is for the operator, with the mend."""
+
+
+class FetchError(Exception):
+    """The newest bundle cannot be had from its server; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A revision that is kept. `entry` is what to load; `at` (unix seconds) when it was first in force."""
+
+    revision: str
+    digest: str
+    source: str
+    at: float
+    entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a set as they were loaded: names and contents, and what they refer to by path."""
+
+    sources: tuple[tuple[str, bytes], ...]
+    beside: tuple[Path, ...] = ()
+
+
+class Store:
+    """The policies of one data directory. Every method raises StoreError where the disk does not do as told."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pin_path = root / "pin.json"
+
+    # ---- revisions
+
+    def keep(self, policies: PolicySet, files: Files) -> bool:
+        """Keep what is going to be in force; False where it was kept before."""
+        home = self.root / "revisions" / policies.revision
+        if home.exists():
+            return False
+        with _disk(self.root):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            aside = home.parent / f".{policies.revision}.{secrets.token_hex(4)}"
+            try:
+                entry = _copy(files, aside / "files")
+                manifest = {**describe(policies), "source": policies.source, "at": time.time(), "entry": entry}
+                _write(aside / "manifest.json", json.dumps(manifest, indent=1))
+                with contextlib.suppress(FileExistsError):
+                    aside.rename(home)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        return True
+
+    def description(self, revision: str) -> Description | None:
+        """What a kept revision asked; None for one that is not kept."""
+        return self._manifest(revision) if _plain(revision) else None
+
+    def get(self, revision: str) -> Kept:
+        """A kept revision, by its name or the beginning of it."""
+        names = [name for name in self._names() if name.startswith(revision)] if _plain(revision) else []
+        if len(names) != 1:
+            problem = "several revisions begin so" if names else "no such revision is kept"
+            raise StoreError(f"{revision}: {problem} (`penstock policy history` lists them)")
+        found = self._manifest(names[0])
+        if found is None:
+            raise StoreError(f"{names[0]}: its manifest cannot be read (activate another revision)")
+        entry = self.root / "revisions" / names[0] / "files" / found["entry"]
+        return Kept(names[0], found["digest"], found["source"], float(found["at"]), str(entry))
+
+    def all(self) -> list[Kept]:
+        """Every kept revision, the oldest first."""
+        found = []
+        for name in self._names():
+            with contextlib.suppress(StoreError):
+                found.append(self.get(name))
+        return sorted(found, key=lambda kept: kept.at)
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self.root / "revisions") if _plain(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.root}: {error.strerror}") from None
+
+    def _manifest(self, revision: str) -> dict[str, Any] | None:
+        found = _read(self.root / "revisions" / revision / "manifest.json")
+        return found if isinstance(found, dict) and "entry" in found else None
+
+    # ---- the pin
+
+    def pinned(self) -> str | None:
+        """The revision that is to be in force whatever the settings say."""
+        found = _read(self.pin_path)
+        if found is None:
+            return None
+        revision = found.get("revision") if isinstance(found, dict) else None
+        if not isinstance(revision, str):
+            raise StoreError(f"{self.pin_path} cannot be read (remove it with `penstock policy unpin`)")
+        return revision
+
+    def pin(self, revision: str) -> None:
+        with _disk(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            _write(self.pin_path, json.dumps({"revision": revision, "at": time.time()}))
+        self.note("pinned", revision)
+
+    def unpin(self) -> None:
+        with _disk(self.root), contextlib.suppress(FileNotFoundError):
+            self.pin_path.unlink()
+            self.note("unpinned", "")
+
+    # ---- history, and who serves what
+
+    def note(self, event: str, revision: str, source: str = "", problem: str = "") -> None:
+        """One line of history: loaded, refused, pinned or unpinned."""
+        line = {"at": time.time(), "event": event, "revision": revision}
+        line |= {key: value for key, value in (("source", source), ("problem", problem)) if value}
+        with _disk(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            # One write of one short line, appended: several processes do not cut each other's.
+            fd = os.open(self.root / "history.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(fd, json.dumps(line).encode() + b"\n")
+            finally:
+                os.close(fd)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The newest lines of history, oldest first."""
+        try:
+            lines = (self.root / "history.jsonl").read_text("utf-8").splitlines()[-MOST_HISTORY:]
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.root}: the history cannot be read: {error}") from None
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict)]
+
+    def serving(self, state: Mapping[str, Any]) -> None:
+        """Tell what this process enforces."""
+        with _disk(self.root):
+            (self.root / "serving").mkdir(parents=True, exist_ok=True)
+            _write(self._own(), json.dumps({"pid": os.getpid(), **state}))
+
+    def ended(self) -> None:
+        """This process serves no more."""
+        with contextlib.suppress(OSError):
+            self._own().unlink()
+
+    def processes(self) -> list[dict[str, Any]]:
+        """What each living process enforces."""
+        found = []
+        for path in sorted((self.root / "serving").glob("*.json")):
+            state = _read(path)
+            if isinstance(state, dict) and _alive(state.get("pid")):
+                found.append(state)
+        return found
+
+    def _own(self) -> Path:
+        return self.root / "serving" / f"{os.getpid()}.json"
+
+
+def referred(policies: PolicySet) -> tuple[Path, ...]:
+    """The files and directories that the options of classifiers name by a relative path."""
+    found: list[Path] = []
+    for policy in policies.policies:
+        file = Path(policies.places.get((policy.id, "rules", 0), "").rsplit(":", 2)[0])
+        for spec in policy.classifiers.values():
+            for name in PATHS.get(spec.kind, ()):
+                value = spec.options.get(name)
+                if isinstance(value, str) and value.strip() and not Path(value).is_absolute():
+                    found.append(file.parent / value)
+    return tuple(dict.fromkeys(found))
+
+
+def _copy(files: Files, home: Path) -> str:
+    """The files under `home`, as far from each other as they were; answers where the policy is in it. Small files are
+    copied, large ones and directories (models) are linked to: the digest shows when one of them changes."""
+    paths = [Path(os.path.abspath(name)) for name, _ in files.sources]
+    beside = [Path(os.path.abspath(path)) for path in files.beside]
+    base = Path(os.path.commonpath([path.parent for path in [*paths, *beside]]))
+    for path, (_, raw) in zip(paths, files.sources, strict=True):
+        _write(home / path.relative_to(base), raw)
+    for path in beside:
+        target = home / path.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_size <= LARGEST_COPY:
+            _write(target, path.read_bytes())
+        elif not target.exists():
+            target.symlink_to(path.resolve())
+    one = len(files.sources) == 1
+    return str((paths[0] if one else paths[0].parent).relative_to(base))
+
+
+def _plain(revision: str) -> bool:
+    return revision.isalnum() and len(revision) <= 64
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """A whole file, or none; on the disk before it has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with aside.open("wb") as out:
+        out.write(content.encode() if isinstance(content, str) else content)
+        out.flush()
+        os.fsync(out.fileno())
+    aside.replace(path)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        return {}
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _disk(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{root}: {error.strerror} (policies are kept there; make it writable)") from None
+
+
+def heard_by(stores: Sequence[Store]) -> dict[str, Description]:
+    """What every kept revision of some stores asked."""
+    return {
+        kept.revision: found
+        for store in stores
+        for kept in store.all()
+        if (found := store.description(kept.revision)) is not None
+    }

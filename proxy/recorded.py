@@ -1,0 +1,97 @@
+"""Recorded exchanges as `policies.backtest` wants them: read from the audit in chunks, one JSON body after the other.
+
+Decision: orjson and a loop, no DuckDB or Polars. Why: measured on a million records of 600 bytes, this takes 18 seconds
+of CPU, DuckDB's JSON reader 30 and Polars' 80, each with a hundred megabytes to install. Cost: one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from classifiers.base import Role
+from policies.backtest import Part, Rows, Scope
+from policies.model import Stage
+
+from .audit import Reader
+
+CHUNK = 100_000
+"""Exchanges at once."""
+
+# Of an exchange whose process died the intent is all that was decided.
+_DECIDED = """
+SELECT id, action, coalesce(rule, ''), body FROM records
+WHERE kind = 'outcome' AND action IS NOT NULL AND at >= ?
+UNION ALL
+SELECT id, action, coalesce(rule, ''), body FROM records AS r
+WHERE kind = 'intent' AND action IS NOT NULL AND at >= ? AND NOT EXISTS
+  (SELECT 1 FROM records AS o WHERE o.id = r.id AND o.kind = 'outcome' AND o.action IS NOT NULL)
+"""
+_ROLES = frozenset(role.value for role in Role)
+
+
+def recorded(log: Reader, since: float = 0.0) -> Iterator[Rows]:
+    """The decided exchanges in a log that ended at or after `since` (unix seconds). Raises AuditUnavailable."""
+    rows = Rows()
+    for id, action, rule, body in log.select(_DECIDED, (since, since)):
+        _read(rows, id, action, rule, orjson.loads(body))
+        if len(rows.ids) >= CHUNK:
+            yield rows
+            rows = Rows()
+    if rows.ids:
+        yield rows
+
+
+def _read(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> None:
+    row = len(rows.ids)
+    rows.ids.append(id)
+    rows.actions.append(action)
+    rows.rules.append(rule)
+    rows.revisions.append(body.get("revision") or "")
+    get = body.get
+    rows.scopes.append(Scope(get("dialect", ""), get("model", ""), get("account", ""), get("stream", False)))
+    for name, stage in _STAGES:
+        seen = body.get(name)
+        if seen is None:
+            continue
+        part = rows.stages[stage]
+        part.judged.append(row)
+        if seen:
+            _stage(part, row, seen)
+
+
+_STAGES = [(str(stage), stage) for stage in Stage]
+
+
+def _stage(part: Part, row: int, seen: dict[str, Any]) -> None:
+    scores = seen.get("scores")
+    if scores:
+        role = seen.get("role")
+        by_role = {role: scores} if role is not None else seen.get("by_role")
+        if by_role is None:
+            part.unclear.append(row)
+        else:
+            _columns(part, row, by_role, False)
+    unplaced = seen.get("unplaced")
+    if unplaced:
+        _columns(part, row, unplaced, True)
+    failures = seen.get("failures")
+    if failures:
+        part.silent[row] = frozenset(failures), frozenset(seen.get("present", ())) & _ROLES
+
+
+def _columns(part: Part, row: int, by_role: dict[str, dict[str, float]], placeless: bool) -> None:
+    columns = part.columns
+    for role, scores in by_role.items():
+        if role not in _ROLES:
+            part.unclear.append(row)
+            continue
+        for name, score in scores.items():
+            key = role, name, placeless
+            column = columns.get(key)
+            if column is None:
+                column = columns[key] = ([], [])
+            column[0].append(row)
+            column[1].append(score)

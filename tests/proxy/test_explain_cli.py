@@ -1,0 +1,151 @@
+"""`penstock explain`: what was seen, each rule with its values, and why; never the text unless it was asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from proxy.cli import app
+
+POLICY = """\
+id: demo
+version: 1
+owner: tests
+description: Words of our own.
+classifiers:
+  words: {kind: patterns, patterns: {codename: {words: [bluebird]}, hint: {words: [bird], score: 0.4}}}
+  broken: {kind: canary, crash: "yes"}
+rules:
+  - id: codename
+    description: The code name is blocked.
+    stages: [input, output]
+    roles: [user, assistant]
+    when: {any: [{finding: words.codename, at_least: 0.9}, {finding: words.hint, at_least: 0.5}]}
+    action: block
+    stream: whole
+  - id: noted
+    description: Hints are noted.
+    stages: [input]
+    when: {all: [{finding: words.hint, at_least: 0.3}, {finding: words.codename, at_least: 0.9}]}
+    action: log
+  - id: idle
+    description: Switched off.
+    stages: [input]
+    when: {finding: words.hint, at_least: 0.3}
+    action: block
+    mode: "off"
+  - id: unsure
+    description: Its classifier does not answer.
+    stages: [input]
+    when: {finding: broken.mark, at_least: 0.5}
+    action: log
+    on_error: log
+"""
+CHAT = {"model": "m", "messages": [{"role": "system", "content": "bluebird"}, {"role": "user", "content": "The bluebird sings, a bird"}]}  # fmt: skip  # noqa: E501
+ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "It is a bird."}}]}
+
+
+def run(*args: object, **more: Any) -> Result:
+    result = CliRunner().invoke(app, ["explain", *map(str, args)], **more)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tests.proxy.kinds.Canary.classify", _crash)
+    for name, body in (("request.json", CHAT), ("answer.json", ANSWER)):
+        (tmp_path / name).write_text(json.dumps(body))
+    (tmp_path / "p.yaml").write_text(POLICY.replace(', crash: "yes"', ""))
+    return tmp_path
+
+
+def _crash(self: Any, messages: Any) -> Any:
+    raise RuntimeError("as told")
+
+
+def test_everything_that_led_to_it(files: Path) -> None:
+    told = run(files / "request.json", "--policy", files / "p.yaml", "--response", files / "answer.json")
+    assert told.exit_code == 0, told.output
+    lines = told.output.splitlines()
+    assert lines[0].startswith("read as chat (POST /v1/chat/completions)")
+    assert "input: block by rule 'codename' of policy 'demo'" in lines
+    assert "output: pass, no rule fired" in lines
+    assert "  words was to read 3 of 3" in lines
+    assert "  saw words.codename 1.0000 in text 2 (user), characters 4 to 12" in lines
+    start = lines.index("* rule codename (block): met")
+    assert lines[start : start + 10] == [
+        "* rule codename (block): met",
+        "      words.codename: 1.0000 >= 0.9 (+0.1000): met",
+        "      or words.hint: 0.4000 < 0.5 (-0.1000): not met",
+        "  rule noted (log): met",
+        "      words.hint: 0.4000 >= 0.3 (+0.1000): met",
+        "      and words.codename: 1.0000 >= 0.9 (+0.1000): met",
+        "  rule idle (block, off): off",
+        "      words.hint: 0.4000 >= 0.3 (+0.1000): met",
+        "  rule unsure (log): not evaluated (not evaluated: on_error is log)",
+        "      broken.mark >= 0.5: nobody answered",
+    ]
+    assert "sings" not in told.output
+    assert "'bluebird'" not in told.output
+
+
+def test_text_is_shown_where_it_is_asked_for(files: Path) -> None:
+    told = run(files / "request.json", "--policy", files / "p.yaml", "--show-text")
+    assert "characters 4 to 12  'bluebird'" in told.output
+    plain = run(files / "request.json", "--policy", files / "p.yaml", "--output", "json")
+    assert "bluebird" not in plain.output
+
+
+def test_json_has_all_of_it(files: Path) -> None:
+    told = run("-", "--policy", files / "p.yaml", "--output", "json", input=json.dumps(CHAT))
+    plain = json.loads(told.output)
+    assert plain["input"]["action"] == "block"
+    assert plain["input"]["failures"] == {"broken": "crash"}
+    rules = {each["rule"]: each for each in plain["input"]["rules"]}
+    assert [each["state"] for each in rules.values()] == ["met", "met", "off", "not evaluated"]
+    assert rules["codename"]["decided"]
+    assert rules["codename"]["parts"][1] == {
+        "findings": ["words.hint"],
+        "at_least": 0.5,
+        "score": 0.4,
+        "distance": -0.1,
+        "state": "not met",
+    }
+    assert {"classifier": "words", "label": "hint", "score": 0.4, "message": 2, "role": "user",
+            "origin": "/messages/1/content", "span": [22, 26]} in plain["input"]["findings"]  # fmt: skip
+    assert "output" not in plain
+
+
+SHAPES = [
+    (CHAT, "/v1/chat/completions"),
+    ({"model": "m", "max_tokens": 5, "system": "s", "messages": [{"role": "user", "content": "x"}]}, "/v1/messages"),
+    ({"model": "m", "input": "x"}, "/v1/responses"),
+    ({"model": "m", "input": "x", "dimensions": 5}, "/v1/embeddings"),
+    ({"model": "m", "prompt": "x"}, "/v1/completions"),
+]
+
+
+@pytest.mark.parametrize(("body", "path"), SHAPES, ids=[path for _, path in SHAPES])
+def test_the_shape_tells_the_api(files: Path, body: dict[str, Any], path: str) -> None:
+    told = run("-", "--policy", files / "p.yaml", "--output", "json", input=json.dumps(body))
+    assert json.loads(told.output)["path"] == path
+
+
+def test_what_cannot_be_judged(files: Path) -> None:
+    for body, more, word in (
+        ("{", [], "before it is judged"),
+        ("[]", [], "no JSON object"),
+        ('{"a": 1}', [], "--path"),
+        (json.dumps(CHAT), ["--path", "/v1/files"], "/v1/files is not judged"),
+        ('{"messages": 3}', [], "before it is judged"),
+    ):
+        told = run("-", "--policy", files / "p.yaml", *more, input=body)
+        assert told.exit_code == 1
+        assert word in told.output
+    assert run(files / "none.json").exit_code == 1
+    assert run("-", "--output", "github", input="{}").exit_code == 2

@@ -1,0 +1,226 @@
+"""Deciding again from records: exactly what the engine would have decided, or an honest "unknown"."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classifiers.base import Failure, Finding, Message, Report, Role, Silence
+from policies import backtest
+from policies.backtest import Again, Backtest, Rows
+from policies.changes import Changes
+from policies.engine import Decision, PolicySet, decide
+from policies.heard import describe
+from policies.model import Action, Policy, Stage
+from proxy.metrics import Metrics
+from proxy.record import Notes
+from proxy.recorded import _read
+from tests.policies.test_engine import CLASSIFIERS, LABELS, ROLES, built, make, policies_of, rule, rules
+
+Seen = tuple[list[Message], Report]
+
+
+@st.composite
+def seen(draw: st.DrawFn) -> Seen:
+    """What the panel saw of some texts: a finding without a place is in a derived text, as it is in live traffic."""
+    texts = draw(
+        st.lists(
+            st.builds(Message, st.sampled_from(ROLES), st.just("abcdef"), st.sampled_from(["/t", "/t", "/t#decoded"])),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    found = draw(
+        st.lists(
+            st.builds(
+                Finding,
+                st.sampled_from([*CLASSIFIERS, "stranger"]),
+                st.sampled_from([*LABELS, "undeclared"]),
+                st.one_of(st.sampled_from([0.2, 0.49, 0.5, 0.8, 1.0]), st.floats(0, 1)),
+                st.integers(0, len(texts) - 1),
+            ),
+            max_size=6,
+        )
+    )
+    placed = tuple(replace(each, span=None if "#" in texts[each.message].origin else (0, 3)) for each in found)
+    silent = draw(st.lists(st.sampled_from([*CLASSIFIERS, "stranger"]), max_size=1))
+    return texts, Report(placed, tuple(Failure(name, Silence.CRASH) for name in silent))
+
+
+sets = st.lists(st.lists(rules, min_size=1, max_size=4), min_size=1, max_size=2).map(policies_of)
+exchanges = st.lists(st.tuples(seen(), seen()), min_size=1, max_size=5)
+
+
+@pytest.fixture(autouse=True)
+def _words_have_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backtest, "EXACT", frozenset({"words"}))
+
+
+def decided(policies: PolicySet, first: Seen, second: Seen) -> tuple[list[Decision], Action]:
+    """What live traffic gets: the decision on the input, and where it is no block that on the output."""
+    one = decide(policies, Stage.INPUT, *first)
+    if one.action is Action.BLOCK:
+        return [one], Action.BLOCK
+    two = decide(policies, Stage.OUTPUT, *second)
+    return [one, two], max(one.action, two.action, key=lambda action: action.severity)
+
+
+def record(rows: Rows, policies: PolicySet, first: Seen, second: Seen) -> None:
+    """As the proxy writes it, and as the backtest reads it."""
+    notes = Notes(Metrics(), "chat", "POST", "/v1/chat/completions", "someone", policies.revision)
+    decisions, _ = decided(policies, first, second)
+    for decision, (texts, _) in zip(decisions, (first, second), strict=False):
+        notes.decided(decision, texts)
+    body = orjson.loads(orjson.dumps(notes.outcome().body))
+    _read(rows, notes.id, body["action"], body["rule"] or "", body)
+
+
+def heard_by(policies: PolicySet, stage: Stage, what: Seen) -> Seen:
+    """The same texts, with only what this set asks for."""
+    texts, report = what
+    asked = {reading.classifier: reading.roles for reading in policies.tables[stage].readings}
+    found = tuple(f for f in report.findings if texts[f.message].role in asked.get(f.classifier, ()))
+    return texts, Report(found, tuple(f for f in report.failures if f.classifier in asked))
+
+
+def without_six_decimals(what: Seen) -> Seen:
+    """Scores as they are kept, so that the test is not about the seventh decimal."""
+    texts, report = what
+    found = tuple(replace(f, score=int(f.score * 1e6 + 1e-6) / 1e6) for f in report.findings)
+    return texts, replace(report, findings=found)
+
+
+@settings(max_examples=80, deadline=None)
+@given(sets, exchanges)
+def test_by_the_same_policy_all_is_as_it_was(policies: list[Policy], all_seen: list[tuple[Seen, Seen]]) -> None:
+    ready, rows = built(*policies), Rows()
+    for first, second in all_seen:
+        record(rows, ready, without_six_decimals(first), without_six_decimals(second))
+    rows.revisions = ["another that asked the same"] * len(all_seen)
+    again = Backtest(ready, lambda _: describe(ready)).decide(rows)
+    assert [one.action for one in again] == rows.actions
+    changes = Changes()
+    changes.add(rows, again)
+    assert (changes.decisions, changes.changed, changes.unknown) == (len(all_seen), 0, {})
+
+
+@settings(max_examples=80, deadline=None)
+@given(sets, sets, exchanges)
+def test_what_is_known_of_another_policy_is_what_it_decides(
+    old: list[Policy], new: list[Policy], all_seen: list[tuple[Seen, Seen]]
+) -> None:
+    then, now, rows = built(*old), built(*new), Rows()
+    truth: list[Action] = []
+    for seen_in, seen_out in all_seen:
+        first, second = without_six_decimals(seen_in), without_six_decimals(seen_out)
+        record(rows, then, heard_by(then, Stage.INPUT, first), heard_by(then, Stage.OUTPUT, second))
+        truth.append(decided(now, heard_by(now, Stage.INPUT, first), heard_by(now, Stage.OUTPUT, second))[1])
+    for one, expected in zip(Backtest(now, {then.revision: describe(then)}.get).decide(rows), truth, strict=True):
+        if one.action is not None and not one.unasked:
+            assert one.action is expected
+        assert (one.action is None) == bool(one.why)
+
+
+def again(old: list[dict[str, Any]], new: list[dict[str, Any]], *findings: Finding, **more: Any) -> Again:
+    """One exchange with these findings in a user's text, decided again."""
+    then, now = built(make(old, owner="then")), built(make(new, **more))
+    rows = Rows()
+    record(rows, then, ([Message(Role.USER, "abcdef", "/t")], Report(findings)), ([], Report()))
+    (one,) = Backtest(now, {then.revision: describe(then)}.get).decide(rows)
+    return one
+
+
+HIGH = Finding("a", "x", 0.7, 0, (0, 3))
+LOWER = {"finding": "a.x", "at_least": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "action", "why"),
+    [
+        (rule(), rule(), Action.BLOCK, ""),
+        (rule(when=LOWER), rule(), Action.BLOCK, ""),
+        (rule(), rule(when=LOWER), Action.PASS, ""),
+        (rule(roles=["user"]), rule(roles=["user", "system"]), Action.BLOCK, ""),
+        (rule(action="log", roles=["user"]), rule(action="log", roles=["system"]), None, "did not ask a about"),
+        (rule(action="log"), rule(when={"finding": "b.x", "at_least": 0.5}), None, "did not ask b about"),
+        (rule(action="log"), rule(action="mask"), Action.MASK, ""),
+        (rule(), rule(mode="shadow"), Action.PASS, ""),
+        (rule(action="log"), rule(mode="canary 5%"), Action.BLOCK, ""),
+    ],
+)
+def test_one_exchange(old: dict[str, Any], new: dict[str, Any], action: Action | None, why: str) -> None:
+    one = again([old], [new], HIGH)
+    assert one.action is action
+    assert why in one.why
+    assert one.unasked == (old["action"] == "block" and action is not Action.BLOCK and old["when"] != LOWER)
+
+
+@pytest.mark.parametrize(
+    ("applies", "action"),
+    [
+        ({"dialects": ["chat"]}, Action.BLOCK),
+        ({"dialects": ["messages"]}, Action.PASS),
+        ({"accounts": ["some*"], "stream": False}, Action.BLOCK),
+        ({"accounts": ["other"], "tiers": ["gold"]}, Action.PASS),
+        ({"tiers": ["gold"]}, None),
+    ],
+)
+def test_a_policy_for_some_requests(applies: dict[str, Any], action: Action | None) -> None:
+    one = again([rule(action="log")], [rule()], HIGH, applies_to=applies)
+    assert one.action is action
+    assert ("applies_to" in one.why) == (action is None)
+
+
+def test_a_mask_of_what_may_have_no_place_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backtest, "EXACT", frozenset())
+    one = again([rule(action="log")], [rule(action="mask")], HIGH)
+    assert one.action is None
+    assert "where a finding stood was not kept" in one.why
+
+
+def test_a_revision_that_nobody_kept() -> None:
+    then, now, rows = built(make([rule()])), built(make([rule(when=LOWER)])), Rows()
+    record(rows, then, ([Message(Role.USER, "abcdef", "/t")], Report()), ([], Report()))
+    (one,) = Backtest(now, lambda _: None).decide(rows)
+    assert one.action is None
+    assert then.revision in one.why
+
+
+def test_scores_without_roles_are_not_guessed_at() -> None:
+    rows, ready = Rows(), built(make([rule()]))
+    body = {"revision": ready.revision, "input": {"scores": {"a.x": 0.9}}}
+    _read(rows, "pn_1", "pass", "", body)
+    (one,) = Backtest(ready, lambda _: None).decide(rows)
+    assert (one.action, one.why) == (None, "it was recorded without roles")
+
+
+def test_counting() -> None:
+    then = built(make([rule("old", tags=["t1"]), rule("log", when={"finding": "a.y", "at_least": 0.5}, action="log")]))
+    now = built(
+        make(
+            [
+                rule("new", when={"finding": "a.y", "at_least": 0.5}, reason="because", tags=["t2"]),
+                rule("log", action="log"),
+            ]
+        )
+    )
+    rows, user = Rows(), [Message(Role.USER, "abcdef", "/t")]
+    for labels in ["x", "x", "y", "y", "y", "y", "xy", ""]:
+        found = tuple(Finding("a", label, 0.9, 0, (0, 1)) for label in labels)
+        record(rows, then, (user, Report(found)), ([], Report()))
+    changes = Changes(keep=2)
+    changes.add(rows, Backtest(now, {then.revision: describe(then)}.get).decide(rows))
+    plain = changes.plain()
+    assert (plain["decisions"], plain["changed"], plain["unknown"]) == (8, 6, {})
+    assert plain["kinds"] == {"new passes": 2, "new blocks": 4}
+    assert plain["requests_now_let_through"] == 2
+    assert [(each["rule"], each["change"], each["count"], each["examples"]) for each in plain["rules"]] == [
+        ("new", "new blocks", 4, rows.ids[4:6]),
+        ("old", "new passes", 2, rows.ids[0:2]),
+    ]
+    assert plain["reasons"] == {"because: new blocks": 4, "t2: new blocks": 4}
