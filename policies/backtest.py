@@ -26,7 +26,7 @@ from .facts import Account, Facts, Settings
 from .forms import AppliesTo
 from .heard import Description, Gap, gaps
 from .lint import EXACT
-from .model import Action, Stage
+from .model import Action, Rule, Stage
 from .ready import BUILT_IN, PolicySet
 
 Sparse = tuple[list[int], list[float]]
@@ -121,6 +121,7 @@ class Backtest:
         self._policies, self._heard = policies, heard
         self._gaps: dict[tuple[Stage, str], frozenset[Gap]] = {}
         self._verdicts: dict[object, Verdict] = {}
+        self._parts: dict[tuple[PolicySet, frozenset[str]], PolicySet] = {}
         self._steps: dict[tuple[Stage, str], NDArray[np.float64] | None] = {}
 
     def decide(self, rows: Rows) -> list[Again]:
@@ -157,6 +158,8 @@ class Backtest:
         names = sorted({name for stage in Stage for name, _ in self._missing(stage, revision)})
         if names:
             return f"revision {revision} did not ask {', '.join(names)} about the same texts"
+        if any(self._open(stage, frozenset())[0] for stage in Stage):
+            return "a rule's expression asks more than is recorded (facts, counts, sequences)"
         if self._policies.selective:
             return "the record does not say whether a policy with such an 'applies_to' is for it"
         return "where a finding stood was not kept, and what cannot be masked is blocked"
@@ -251,15 +254,42 @@ class Backtest:
             return PASSED
         key = stage, context, frozenset(bins)
         if key not in self._verdicts:
-            low = self._decided(context.sure, stage, context.silent, bins, frozenset())
-            high = self._decided(context.maybe, stage, context.silent, bins, context.missing, unplaced=True)
+            left_out, worst = self._open(stage, context.missing)
+            sure, maybe = (self._without(each, left_out) for each in (context.sure, context.maybe))
+            low = self._decided(sure, stage, context.silent, bins, frozenset())
+            high = self._decided(maybe, stage, context.silent, bins, context.missing, unplaced=True)
+            most = max(high.action, worst, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
             if first is None:
-                verdict = Verdict(low.action, high.action)
+                verdict = Verdict(low.action, most)
             else:
-                verdict = Verdict(low.action, high.action, first.rule, first.policy, first.reason, first.tags)
+                verdict = Verdict(low.action, most, first.rule, first.policy, first.reason, first.tags)
             self._verdicts[key] = verdict
         return self._verdicts[key]
+
+    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], Action]:
+        """The rules of a stage whose expressions ask what is not recorded, and the most that one of them could do."""
+        unasked = {name for name, _ in missing}
+        rules = [rule for rule in self._policies.rules if rule.acts and stage in rule.stages]
+        found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked)]
+        worst = Action.PASS
+        for rule in found:
+            # A mask that finds no place in the text becomes a block.
+            own = Action.BLOCK if rule.action is Action.MASK else rule.action
+            worst = max(worst, own, Action(rule.silence.value), key=_RANK.__getitem__)
+        return frozenset(rule.id for rule in found), worst
+
+    def _without(self, policies: PolicySet, rules: frozenset[str]) -> PolicySet:
+        """The set without some of its rules."""
+        if not rules:
+            return policies
+        if (policies, rules) not in self._parts:
+            fewer = [
+                each.model_copy(update={"rules": [rule for rule in each.rules if rule.id not in rules]})
+                for each in policies.policies
+            ]
+            self._parts[policies, rules] = PolicySet.build(fewer, policies.classifiers)
+        return self._parts[policies, rules]
 
     def _decided(
         self,
@@ -330,3 +360,27 @@ def _covers(applies: AppliesTo | None, scope: Scope) -> bool | None:
     if not applies.model_copy(update=unsaid).covers(facts):
         return False
     return None if unsaid else True
+
+
+def _answered(rule: Rule, stage: Stage, unasked: set[str]) -> bool:
+    """Whether a rule's expression asks only for scores, and for those that are known."""
+    from .cel.condition import compiled
+
+    assert isinstance(rule.when, str)
+    condition = compiled(rule.when, stage, frozenset(rule.roles))
+    named = {name.partition(".")[0] for _, name in condition.spoken}
+    return not named & unasked and _scores_only(condition.root)
+
+
+def _scores_only(part: object) -> bool:
+    from .cel.parts import Constant, Score
+
+    if isinstance(part, Constant | Score):
+        return True
+    # Not, Both, Either and Choice hold parts; a fact, a count and a sequence hold none.
+    inner = [value for name in _INNER if (value := getattr(part, name, None)) is not None]
+    return bool(inner) and all(map(_scores_only, inner))
+
+
+_INNER = ("of", "asked", "one", "other")
+"""Where parts of an expression hold other parts."""

@@ -42,7 +42,8 @@ class PartView:
 @dataclass(frozen=True, slots=True)
 class RuleView:
     """One rule of the stage. `fired` is what it asked for, where it did; `every` whether all parts must be met;
-    `decided` whether the decision is its own."""
+    `decided` whether the decision is its own. Of an expression, `parts` are the comparisons of scores that speak for
+    it, and `said` is its text."""
 
     policy: str
     rule: Rule
@@ -51,6 +52,7 @@ class RuleView:
     every: bool
     fired: Fired | None
     decided: bool
+    said: str
 
 
 def explain(policies: PolicySet, messages: Sequence[Message], decision: Decision) -> list[RuleView]:
@@ -79,7 +81,8 @@ def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Dec
     else:
         state = State.NOT_MET
     decided = fired is not None and bool(decision.fired) and fired is decision.fired[0]
-    return RuleView(policy.id, rule, state, parts, every, fired, decided)
+    said = rule.when if isinstance(rule.when, str) else ""
+    return RuleView(policy.id, rule, state, parts, every, fired, decided, said)
 
 
 def _part(part: Seen, rule: Rule, messages: Sequence[Message], decision: Decision) -> PartView:

@@ -75,7 +75,8 @@ def _rules(policies: PolicySet) -> Iterator[tuple[Policy, int, Rule]]:
 
 
 def _parts(rule: Rule) -> list[tuple[Path, Seen]]:
-    """The parts of a rule's condition with their paths below the rule."""
+    """The parts of a rule's condition with their paths below the rule; of an expression, the comparisons of scores that
+    speak for it."""
     match rule.when:
         case Seen():
             return [(("when",), rule.when)]
@@ -83,8 +84,8 @@ def _parts(rule: Rule) -> list[tuple[Path, Seen]]:
             return [(("when", "any", at), part) for at, part in enumerate(rule.when.any)]
         case AllOf():
             return [(("when", "all", at), part) for at, part in enumerate(rule.when.all)]
-        case _:
-            return []
+        case str():
+            return [(("when",), part) for part in rule.conditions[0]]
 
 
 def _specs(policies: PolicySet) -> dict[str, ClassifierSpec]:
@@ -109,7 +110,8 @@ def never_fires(policies: PolicySet) -> Iterator[Notice]:
             continue
         dead = [(place, found) for place, part in _parts(rule) if (found := _dead(rule, part, highest))]
         every = isinstance(rule.when, AllOf)
-        if dead and (every or len(dead) == len(_parts(rule))):
+        # What else an expression asks may be true by itself.
+        if dead and not isinstance(rule.when, str) and (every or len(dead) == len(_parts(rule))):
             place, (why, mend) = dead[0]
             what = f"rule '{rule.id}' can never fire: {why}"
             yield Notice("never-fires", Grade.ERROR, policy.id, (*path, *place), what, mend)
@@ -179,9 +181,9 @@ def _covers(wide: Rule, narrow: Rule) -> bool:
 
 def implies(narrow: Rule, wide: Rule) -> bool:
     """Whether the condition of `narrow` is never true without that of `wide`."""
+    if isinstance(narrow.when, str) or isinstance(wide.when, str):
+        return narrow.when == wide.when and set(narrow.roles) == set(wide.roles)
     given, asked = [part for _, part in _parts(narrow)], [part for _, part in _parts(wide)]
-    if not given or not asked:
-        return False
     met = [[_within(one, other) for other in asked] for one in given]
     if isinstance(narrow.when, AllOf):
         columns = list(zip(*met, strict=True))
@@ -203,7 +205,7 @@ def thresholds(policies: PolicySet) -> Iterator[Notice]:
     specs = _specs(policies)
     for policy, at, rule in _rules(policies):
         for place, part in _parts(rule):
-            path: Path = ("rules", at, *place, "at_least")
+            path: Path = ("rules", at, *place, *(() if isinstance(rule.when, str) else ("at_least",)))
             named = [name.partition(".")[0] for name in part.finding]
             unsure = [name for name in named if name in specs and specs[name].kind not in EXACT]
             if part.at_least == 1 and unsure:

@@ -20,12 +20,14 @@ from .check_cli import Output
 from .teach_cli import Refused, operator
 
 if TYPE_CHECKING:
-    from classifiers.base import Finding, Message
+    from classifiers.base import Finding, Message, Role
     from policies.decision import Decision
     from policies.explain import PartView, RuleView
+    from policies.model import Stage
     from policies.ready import PolicySet
 
-    from .dialects.base import Dialect, Request
+    from .dialects.base import Body, Dialect, Request
+    from .guard import Guard
 
 MOST = 20
 """Findings that are listed for people; --output json has all."""
@@ -33,12 +35,14 @@ MOST = 20
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What was judged at one stage, and what became of it."""
+    """What was judged at one stage, and what became of it. `read` says how many texts each classifier was to read,
+    `facing` which policies are for the request."""
 
     messages: Sequence[Message]
     decision: Decision
     rules: list[RuleView]
     read: dict[str, int]
+    facing: tuple[str, ...]
 
 
 def explain(
@@ -66,15 +70,18 @@ def explain(
             tree = parse(raw)
             place, dialect = _dialect(tree, path)
             asked = dialect.read_request(tree)
-            answer = None if response is None else dialect.read_response(parse(response.read_bytes()))
+            answer = None if response is None else parse(response.read_bytes())
+            said = None if answer is None else dialect.read_response(answer)
         except (Malformed, BadRequest) as error:
             raise Refused(f"it would be refused before it is judged: {error}") from error
-        stages = asyncio.run(_judged(policies, dialect, asked, answer))
+        stages = asyncio.run(_judged(policies, dialect, asked, said, answer))
     if output is Output.JSON:
         plain = {str(stage.decision.stage): _plain(stage, show_text) for stage in stages}
         typer.echo(dumps({"path": place, "revision": policies.revision, **plain}, indent=1))
         return
     typer.echo(f"read as {dialect.name} (POST {place}); policy {clean(policy)}, revision {policies.revision}")
+    for name in sorted({each.id for each in policies.policies} - {each for stage in stages for each in stage.facing}):
+        typer.echo(f"policy {name} is not for this request")
     for stage in stages:
         for line in _lines(stage, show_text):
             typer.echo(clean(line))
@@ -108,8 +115,11 @@ def _shape(tree: Any) -> str:
     raise Refused("no 'messages', 'input' or 'prompt' in it: say what it is with --path")
 
 
-async def _judged(policies: PolicySet, dialect: Dialect, request: Request, answer: Any) -> list[_Stage]:
-    """Both stages, by the same guard as in live traffic. The answer is judged even where the request is blocked."""
+async def _judged(
+    policies: PolicySet, dialect: Dialect, request: Request, said: Body | None, answer: Any
+) -> list[_Stage]:
+    """Both stages, by the same guard as in live traffic, for an account of which nothing is known. The answer is judged
+    even where the request is blocked."""
     from classifiers.base import Role, said_before
     from classifiers.panel import Panel
     from policies.model import Stage
@@ -119,18 +129,21 @@ async def _judged(policies: PolicySet, dialect: Dialect, request: Request, answe
 
     panel = Panel()
     guard = Guard(policies, panel, Metrics())
+    if guard.asks:
+        guard = guard.facing(request, dialect.name)
     judged = []
     try:
-        for stage, body, role in ((Stage.INPUT, request, Role.USER), (Stage.OUTPUT, answer, Role.ASSISTANT)):
-            if body is not None:
-                before = said_before(request.messages) if stage is Stage.OUTPUT else ""
-                judged.append(await _stage(guard, stage, dialect, body, role, before))
+        judged.append(await _stage(guard, Stage.INPUT, dialect, request, Role.USER, ""))
+        if said is not None:
+            guard = guard.answering(answer) if guard.asks else guard
+            before = said_before(request.messages)
+            judged.append(await _stage(guard, Stage.OUTPUT, dialect, said, Role.ASSISTANT, before))
     finally:
         panel.close()
     return judged
 
 
-async def _stage(guard: Any, stage: Any, dialect: Dialect, body: Any, role: Any, before: str) -> _Stage:
+async def _stage(guard: Guard, stage: Stage, dialect: Dialect, body: Body, role: Role, before: str) -> _Stage:
     from classifiers.base import Message
     from policies.explain import explain as views
     from policies.plan import plan
@@ -142,7 +155,8 @@ async def _stage(guard: Any, stage: Any, dialect: Dialect, body: Any, role: Any,
         reading.classifier: sum(message.role in reading.roles for message in body.messages)
         for reading in plan(guard.policies, stage)
     }
-    return _Stage(messages, decision, views(guard.policies, messages, decision), read)
+    facing = tuple(policy.id for policy in guard.policies.policies)
+    return _Stage(messages, decision, views(guard.policies, messages, decision), read, facing)
 
 
 def _lines(stage: _Stage, show_text: bool) -> Iterator[str]:
@@ -186,8 +200,10 @@ def _rule(view: RuleView) -> Iterator[str]:
     mark = "* " if view.decided else "  "
     note = f" ({view.fired.note})" if view.fired is not None and view.fired.note else ""
     yield f"{mark}rule {rule.id} ({rule.action}{mode}): {view.state}{note}"
+    if view.said:
+        yield f"      when {' '.join(view.said.split())}"
     for number, part in enumerate(view.parts):
-        joint = "" if number == 0 else "and " if view.every else "or "
+        joint = "" if view.said or number == 0 else "and " if view.every else "or "
         yield f"      {joint}{_part(part)}"
 
 
@@ -238,6 +254,7 @@ def _plain_rule(view: RuleView) -> dict[str, Any]:
         "mode": str(view.rule.mode),
         "state": str(view.state),
         "decided": view.decided,
+        "expression": view.said or None,
         "all_needed": view.every,
         "parts": [
             {

@@ -94,6 +94,35 @@ def test_everything_that_led_to_it(files: Path) -> None:
     assert "'bluebird'" not in told.output
 
 
+def test_an_expression_is_shown_with_its_scores(files: Path) -> None:
+    text = (files / "p.yaml").read_text()
+    old = "{any: [{finding: words.codename, at_least: 0.9}, {finding: words.hint, at_least: 0.5}]}"
+    assert old in text
+    (files / "p.yaml").write_text(text.replace(old, "'score(\"words.codename\") >= 0.9 && request.settings.n < 2'"))
+    told = run(files / "request.json", "--policy", files / "p.yaml")
+    assert told.exit_code == 0, told.output
+    lines = told.output.splitlines()
+    at = next(at for at, line in enumerate(lines) if "rule codename" in line)
+    assert lines[at + 1] == '      when score("words.codename") >= 0.9 && request.settings.n < 2'
+    assert lines[at + 2].startswith("      words.codename: 1.0000 >= 0.9")
+
+
+def test_a_policy_for_other_requests_is_named(files: Path) -> None:
+    (files / "set").mkdir()
+    (files / "set" / "a.yaml").write_text((files / "p.yaml").read_text())
+    other = (
+        (files / "p.yaml")
+        .read_text()
+        .replace("id: ", "id: other-")
+        .replace("version: 1", "version: 1\napplies_to: {models: [x]}")
+    )
+    (files / "set" / "b.yaml").write_text(other)
+    told = run(files / "request.json", "--policy", files / "set")
+    assert "policy other-demo is not for this request" in told.output
+    assert "rule codename" in told.output
+    assert "rule other-codename" not in told.output
+
+
 def test_text_is_shown_where_it_is_asked_for(files: Path) -> None:
     told = run(files / "request.json", "--policy", files / "p.yaml", "--show-text")
     assert "characters 4 to 12  'bluebird'" in told.output

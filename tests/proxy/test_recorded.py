@@ -151,6 +151,13 @@ LOWER = {"finding": "a.x", "at_least": 0.8}
         (rule(action="log"), rule(action="mask"), Action.MASK, ""),
         (rule(), rule(mode="shadow"), Action.PASS, ""),
         (rule(action="log"), rule(mode="canary 5%"), Action.BLOCK, ""),
+        (rule(action="log"), rule(when='score("a.x") >= 0.7'), Action.BLOCK, ""),
+        (rule(action="log"), rule(when='score("a.x") > 0.7'), Action.PASS, ""),
+        (rule(action="log"), rule(when='score("a.x") >= 0.5 && !(score("a.y") >= 0.5)'), Action.BLOCK, ""),
+        (rule(action="log"), rule(when='score("a.x") >= 0.5 && score("b.x") < 0.5'), None, "did not ask b"),
+        (rule(action="log"), rule(when='score("a.x") >= 0.5 && account.tier == "x"'), None, "more than is recorded"),
+        (rule(action="log"), rule(when='count("a.x", 0.5) >= 2'), None, "more than is recorded"),
+        (rule(action="log"), rule(when='count("a.x", 0.5) >= 2', action="log"), None, "more than is recorded"),
     ],
 )
 def test_one_exchange(old: dict[str, Any], new: dict[str, Any], action: Action | None, why: str) -> None:
