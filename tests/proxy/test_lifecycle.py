@@ -241,8 +241,8 @@ async def test_a_thousand_loads_under_traffic(stand: Make, tmp_path: Path) -> No
         assert {status for word, status in answers if word == "plain"} == {200}
 
 
-LOADS = 1000 if os.environ.get("PENSTOCK_LONG") else 100
-"""A whole thousand takes some ten seconds of a core."""
+LOADS = int(os.environ.get("RELOADS", "100"))
+"""A whole thousand is for `RELOADS=1000 pytest ...`."""
 
 
 def test_files_beside_a_policy_are_kept_at_their_distance(tmp_path: Path) -> None:
