@@ -5,8 +5,9 @@ Exit codes: 0 compared, 1 the policy or the log cannot be used, 2 wrong usage.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,20 +96,15 @@ def _one(what: str, count: int) -> str:
     return "new pass" if what == "new passes" else what.removesuffix("s")
 
 
-class _progress:  # noqa: N801 - used like a function
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
     """A counter on a terminal."""
-
-    def __enter__(self) -> _progress:
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
-            disable=not sys.stderr.isatty(),
-        )  # fmt: skip
-        self._bar.start()
-        self._task = self._bar.add_task("reading")
-        return self
-
-    def __call__(self, done: int) -> None:
-        self._bar.update(self._task, description=f"{done:,} decisions")
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task("reading")
+        yield lambda done: bar.update(task, description=f"{done:,} decisions")
