@@ -92,7 +92,7 @@ def without_six_decimals(what: Seen) -> Seen:
     """Scores as they are kept, so that the test is not about the seventh decimal."""
     texts, report = what
     found = tuple(replace(f, score=int(f.score * 1e6 + 1e-6) / 1e6) for f in report.findings)
-    return texts, replace(report, findings=found)
+    return texts, report._replace(findings=found)
 
 
 @settings(max_examples=80, deadline=None)
