@@ -332,7 +332,10 @@ def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metric
     def heart(name: str) -> Heartbeat:
         return Heartbeat(lambda: plane.guards[name], panel, metrics, dialects, settings.heartbeat_interval, name)
 
-    return asyncio.gather(*(heart(name).run() for name in plane.guards))
+    beating = asyncio.gather(*(heart(name).run() for name in plane.guards))
+    # That it was cancelled is no news: unasked, it would be told as a fault when the process ends.
+    beating.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return beating
 
 
 def _routing(settings: Settings) -> Routing:
