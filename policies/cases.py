@@ -75,6 +75,8 @@ def _certain(policy: PolicySet, case: Case, decision: Decision, slow: set[str]) 
     asks a slow classifier could make it keeps its action.
     """
     dependents = policy.tables[case.stage].dependents
+    if any(ready.condition is not None for name in slow for ready in dependents.get(name, ())):
+        return False  # an expression may ask for a low score, too
     rules = [ready.rule for name in slow for ready in dependents.get(name, ()) if ready.rule.acts]
     # A mask that finds no place in the text becomes a block.
     ceiling = max(

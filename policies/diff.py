@@ -114,7 +114,7 @@ def _leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]
 
 def _rules(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:
     was, is_ = (
-        {rule.id: (policy.id, rule) for policy in policies.values() for rule in policy.rules}
+        {_named(policy, rule): (policy.id, rule) for policy in policies.values() for rule in policy.rules}
         for policies in (before, after)
     )
     for name in {**was, **is_}:
@@ -126,6 +126,11 @@ def _rules(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterato
             if was[name][0] != is_[name][0]:
                 yield Change("rule", name, "moved to another policy", was[name][0], is_[name][0])
             yield from _rule(was[name][1], is_[name][1])
+
+
+def _named(policy: Policy, rule: Rule) -> str:
+    """A rule that is inherited has the id of another one."""
+    return rule.id if policy.extends is None else f"{policy.id}: {rule.id}"
 
 
 def _doing(rule: Rule) -> str:

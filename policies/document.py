@@ -82,6 +82,9 @@ class Document:
     def within(self, path: Path, at: int) -> Place:
         """Where character `at` of the text at `path` stands in the file. What YAML folds, escapes and indents is looked
         over: the letters of the text are followed through the file in their order."""
+        if path not in self.places:
+            problem = self.problem(path, "")  # it is inherited: what is near must do
+            return problem.line, problem.column
         value: Any = self.value
         for part in path:
             value = value[part]

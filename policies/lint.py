@@ -67,10 +67,10 @@ def placed(notices: Sequence[Notice], documents: Mapping[str, Document]) -> list
 
 
 def _rules(policies: PolicySet) -> Iterator[tuple[Policy, int, Rule]]:
-    """Rules that are not off, with their policy and their place in it."""
+    """Rules that are not off, with their policy and their place in it. What is inherited unchanged is its base's."""
     for policy in policies.policies:
         for at, rule in enumerate(policy.rules):
-            if rule.mode is not Mode.OFF:
+            if rule.mode is not Mode.OFF and rule.id not in policy.untouched:
                 yield policy, at, rule
 
 

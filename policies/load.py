@@ -6,7 +6,7 @@ what it has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .document import Path as Place
 from .mends import did_you_mean, parse
 from .model import ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
+from .variants import Family
 
 __all__ = ["PolicyError", "Problem", "load", "packs", "sources"]
 
@@ -42,14 +43,18 @@ def load(path_or_pack: str) -> PolicySet:
     documents = [read(raw, name) for name, raw in sources(path_or_pack)]
     parsed = [(document, parse(document)) for document in documents]
     _raise(documents)
-    known: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
-    _unique(known)
+    written: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
+    _unique(written)
+    _raise(documents)
+    family = Family({policy.id: (document, policy) for document, policy in written}, _pack, packs())
+    known: list[_Read] = [(document, family.whole(policy.id)) for document, policy in written]
+    _raise(documents)
     if not any(policy.rules for _, policy in known):
         raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
     _for_all(known)
     specs = _specs(known)
     classifiers = _create(specs)
-    _names(known, specs, classifiers)
+    _names(known, {policy.id: policy for _, policy in written}, specs, classifiers)
     _gates(specs, classifiers)
     _raise(documents)
     places = {
@@ -59,6 +64,14 @@ def load(path_or_pack: str) -> PolicySet:
         for at in range(len(items))
     }
     return PolicySet.build([policy for _, policy in known], classifiers, path_or_pack, places)
+
+
+def _pack(name: str) -> Policy | None:
+    """The policy of a shipped pack."""
+    if name not in packs():
+        return None
+    (file, raw), *_ = sources(f"pack:{name}")
+    return parse(read(raw, file))
 
 
 def _raise(documents: list[Document]) -> None:
@@ -170,7 +183,10 @@ def _located(spec: ClassifierSpec, file: str) -> dict[str, Any]:
 
 
 def _names(
-    known: list[_Read], specs: Mapping[str, tuple[Document, ClassifierSpec]], classifiers: Mapping[str, Classifier]
+    known: list[_Read],
+    written: Mapping[str, Policy],
+    specs: Mapping[str, tuple[Document, ClassifierSpec]],
+    classifiers: Mapping[str, Classifier],
 ) -> None:
     """Every classifier.label that a rule or a case names must exist. What could not be made is not judged
     twice.
@@ -179,11 +195,11 @@ def _names(
     rules = {rule.id for _, policy in known for rule in policy.rules}
     for document, policy in known:
         named: list[tuple[Place, str]] = []
-        for place, rule in enumerate(policy.rules):
+        for path, rule in _own(policy, written[policy.id]):
             if isinstance(rule.when, str):
-                _expression(document, ("rules", place, "when"), rule, specs, labels)
+                _expression(document, path, rule, specs, labels)
             else:
-                named += _finding_paths(document, ("rules", place, "when"))
+                named += _finding_paths(document, path)
         for place, case in enumerate(policy.cases):
             where: Place = ("cases", place)
             named += [((*where, "scores", finding), finding) for finding in case.scores or {}]
@@ -199,6 +215,18 @@ def _names(
             in_scores = "scores" in path
             if wrong := _no_finding(finding, specs, labels, in_scores):
                 document.problems.append(document.problem(path, *wrong, in_scores))
+
+
+def _own(policy: Policy, written: Policy) -> Iterator[tuple[Place, Rule]]:
+    """Each rule whose condition a file says something new about, with the place of that."""
+    for place, rule in enumerate(policy.rules[: len(written.rules)]):
+        yield ("rules", place, "when"), rule
+    patches = written.override.rules if written.override is not None else {}
+    for rule in policy.rules[len(written.rules) :]:
+        changed = patches[rule.id].model_fields_set if rule.id in patches else set()
+        # An expression is read again where it is asked at other stages, of other roles or for another action.
+        if "when" in changed or (isinstance(rule.when, str) and changed & {"stages", "roles", "action"}):
+            yield ("override", "rules", rule.id, "when"), rule
 
 
 def _no_finding(

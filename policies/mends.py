@@ -22,6 +22,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "all": (model.Seen,),
     "stream": (forms.HoldBack,),
     "mode": (forms.Canary,),
+    "override": (model.Override,),
     "applies_to": (forms.AppliesTo,),
     "n": (forms.Range,),
     "max_tokens": (forms.Range,),
@@ -72,6 +73,10 @@ _KNOWN_AS = {
     "share": "canary",
     "only_for": "applies_to",
     "scope": "applies_to",
+    "inherits": "extends",
+    "base": "extends",
+    "overrides": "override",
+    "except": "override",
 }
 
 _TYPES = {
@@ -228,11 +233,15 @@ _PLACES = {
 
 
 def _in(path: Path) -> str:
+    if path[:2] == ("override", "rules") and len(path) == 3:
+        return " in an overridden rule"
     holder = _holder(path) if path else ""
     return _PLACES.get(holder, f" in '{holder}'")
 
 
 def _known_keys(path: Path) -> list[str]:
+    if path[:2] == ("override", "rules") and len(path) == 3:
+        return list(model.RulePatch.model_fields)
     models = _MODELS.get(_holder(path) if path else "", ())
     return list(dict.fromkeys(key for each in models for key in each.model_fields))
 

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     model_validator,
 )
@@ -195,21 +196,25 @@ Condition = Annotated[
 ]
 
 
+Stages = Annotated[
+    list[Stage], Field(min_length=1, description="Where it looks: input, output or both."), AfterValidator(no_doubles)
+]
+Roles = Annotated[
+    list[Role],
+    Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
+    AfterValidator(no_doubles),
+]
+Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")]
+Tags = Annotated[list[Id], AfterValidator(no_doubles)]
+
+
 class Rule(_Strict):
     """One rule: where it looks, when it fires, what it then asks for."""
 
     id: Annotated[Id, Field(description="Unique in the whole set; shown in metrics and in the audit.")]
     description: Annotated[Prose, Field(description="What it is for, in plain words.")]
-    stages: Annotated[
-        list[Stage],
-        Field(min_length=1, description="Where it looks: input, output or both."),
-        AfterValidator(no_doubles),
-    ]
-    roles: Annotated[
-        list[Role],
-        Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
-        AfterValidator(no_doubles),
-    ] = list(Role)
+    stages: Stages
+    roles: Roles = list(Role)
     when: Annotated[Condition, Field(description="The condition.")]
     action: Annotated[Action, Field(description="What to do: pass, log, mask or block.")]
     mode: Annotated[
@@ -223,23 +228,25 @@ class Rule(_Strict):
         Field(description="When a classifier gave no answer. Default: block for block and mask rules, else log."),
     ] = None
     message: Annotated[Message | None, Field(description="What the caller reads; default: the policy's.")] = None
-    reason: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")] = (
-        DEFAULT_REASON
-    )
+    reason: Reason = DEFAULT_REASON
     stream: Annotated[
         Stream, Field(description="For streamed output: whole (the default), or hold_back: N characters.")
     ] = "whole"
     mask_with: Annotated[Replacement, Field(description="What stands in place of masked text.")] = "[{LABEL}]"
-    tags: Annotated[list[Id], AfterValidator(no_doubles)] = []
+    tags: Tags = []
 
     @model_validator(mode="after")
-    def _no_idle_keys(self) -> Rule:
+    def _checked(self) -> Rule:
+        self.check_keys()
+        return self
+
+    def check_keys(self) -> None:
+        """Raises PydanticCustomError where a key is written that can never matter."""
         # A setting that can never matter is a mistake about what the rule does.
         if "stream" in self.model_fields_set and Stage.OUTPUT not in self.stages:
             raise PydanticCustomError("idle_key", "'stream' is for rules with the stage output", {"key": "stream"})
         if "mask_with" in self.model_fields_set and self.action is not Action.MASK:
             raise PydanticCustomError("idle_key", "'mask_with' is for rules with the action mask", {"key": "mask_with"})
-        return self
 
     @property
     def acts(self) -> bool:
@@ -277,6 +284,35 @@ class Rule(_Strict):
                 # What is more than a number is told as that number.
                 parts = [Seen(finding=[each.finding], at_least=min(each.at_least, 1.0)) for each in atoms]
                 return parts, condition.every()
+
+
+class RulePatch(_Strict):
+    """What differs of a rule that is inherited."""
+
+    description: Prose | None = None
+    stages: Stages | None = None
+    roles: Roles | None = None
+    when: Condition | None = None
+    action: Action | None = None
+    mode: Staging | None = None
+    on_error: OnError | None = None
+    message: Message | None = None
+    reason: Reason | None = None
+    stream: Stream | None = None
+    mask_with: Replacement | None = None
+    tags: Tags | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> RulePatch:
+        if not self.model_fields_set:
+            raise ValueError("write what differs, or remove it")
+        return self
+
+
+class Override(_Strict):
+    """What differs from the policy that is extended."""
+
+    rules: Annotated[dict[Id, RulePatch], Field(min_length=1, description="By the ids of its rules.")]
 
 
 class CaseMessage(_Strict):
@@ -397,6 +433,17 @@ class Policy(_Strict):
     applies_to: Annotated[
         AppliesTo | None, Field(description="Which requests it is for; all of them when left out.")
     ] = None
+    extends: Annotated[
+        Id | None,
+        Field(
+            description="A policy of this set, or a pack, whose rules and classifiers it inherits; where it applies it "
+            "stands in place of that policy."
+        ),
+    ] = None
+    override: Annotated[Override | None, Field(description="What differs from the rules that are inherited.")] = None
+    floor: Annotated[
+        bool, Field(description="Policies that extend it may tighten its rules and never loosen them.")
+    ] = False
     on_block: Annotated[OnBlock, Field(description="How a caller is told: error (400) or message (200).")] = (
         OnBlock.ERROR
     )
@@ -406,3 +453,9 @@ class Policy(_Strict):
     classifiers: dict[ClassifierName, ClassifierSpec] = {}
     rules: list[Rule] = []
     cases: list[Case] = []
+    _inherited: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def untouched(self) -> frozenset[str]:
+        """The ids of rules that are inherited as they are: what there is to say of them is said of the base."""
+        return self._inherited - (self.override.rules.keys() if self.override is not None else set())

@@ -125,20 +125,31 @@ class PolicySet:
         return any(policy.applies_to is not None for policy in self.policies)
 
     def facing(self, facts: Facts | None) -> PolicySet:
-        """The policies of this set that apply to a request with these facts, under the same revision. Without facts
-        all apply."""
+        """The policies of this set that apply to a request with these facts, under the same revision: one that extends
+        another stands in its place. Without facts all apply."""
         if facts is None or not self.selective:
             return self
-        return self.only(
-            tuple(each.id for each in self.policies if each.applies_to is None or each.applies_to.covers(facts))
-        )
+        chosen = [each.id for each in self.policies if each.applies_to is None or each.applies_to.covers(facts)]
+        return self.only(self._standing(chosen))
 
     def for_case(self, owner: str, facts: Facts | None) -> PolicySet:
         """The policies that decide a case of the policy `owner`: those that apply to its request, or without one the
         owner beside those that are for everything."""
         if facts is not None or not self.selective:
             return self.facing(facts)
-        return self.only(tuple(each.id for each in self.policies if each.applies_to is None or each.id == owner))
+        chosen = [each.id for each in self.policies if each.applies_to is None or each.id == owner]
+        return self.only(self._standing(chosen))
+
+    def _standing(self, chosen: Sequence[str]) -> tuple[str, ...]:
+        """These policies, less those in whose place another one of them stands."""
+        bases = {each.id: each.extends for each in self.policies}
+        replaced = set[str]()
+        for name in chosen:
+            base = bases[name]
+            while base in bases and base not in replaced:
+                replaced.add(base)
+                base = bases[base]
+        return tuple(name for name in chosen if name not in replaced)
 
     def only(self, ids: tuple[str, ...]) -> PolicySet:
         """The policies of this set with these ids, under the same revision."""

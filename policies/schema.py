@@ -29,6 +29,8 @@ def _without_null(node: Any) -> Any:
     if len(choices) == 1:
         del made["anyOf"]
         made = {**choices[0], **made}
+    elif choices:
+        made["anyOf"] = choices
     return made
 
 

@@ -57,13 +57,18 @@ def _effort(tree: Json) -> str:
 
 
 def _names(tree: Json) -> Iterator[str]:
-    """Names of the tools on offer; of a tool without one its kind."""
+    """Names of the tools on offer; of a tool without one its kind, as its calls have it. Where the tools of an MCP
+    server are on offer nobody knows their names: `mcp` stands for them."""
+    if _list(tree.get("mcp_servers")):
+        yield "mcp"
     for key in ("tools", "functions"):
         for tool in _list(tree.get(key)):
             inner = next((_of(tool.get(kind)) for kind in ("function", "custom") if _of(tool.get(kind))), tool)
             name = inner.get("name") or tool.get("server_label") or tool.get("type")
             if isinstance(name, str):
-                yield name
+                yield "computer" if name.startswith("computer") else name.removesuffix("_preview")
+            if tool.get("type") == "mcp":
+                yield "mcp"
 
 
 # The conversation ---------------------------------------------------------------------------------------------------

@@ -58,7 +58,10 @@ class Guard:
     def facing(self, request: Request, dialect: str) -> Guard:
         """The guard for one request: with its facts, and the policies that are for it. Only where `asks` says so."""
         account, hashed = self._asking or (ANONYMOUS, _unhashed)
-        facts = facts_of(request, dialect, account, hashed)
+        return self.stating(facts_of(request, dialect, account, hashed))
+
+    def stating(self, facts: Facts) -> Guard:
+        """The guard for a request with these facts."""
         policies = self.policies.facing(facts)
         face = self._faces.get(policies)
         if face is None:

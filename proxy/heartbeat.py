@@ -133,6 +133,8 @@ class Heartbeat:
 
 async def _asked(guard: Guard, probe: Probe) -> Decision:
     """The decision on a probe, on the way of a caller's body."""
+    if guard.asks:
+        guard = guard.stating(probe.case.facts)
     return await guard.check(probe.case.stage, probe.dialect.name, _read(probe).messages)
 
 
@@ -169,6 +171,8 @@ def caught_by(policies: PolicySet) -> list[tuple[Case, frozenset[str]]]:
     hold at this moment, those that its rule asks. Blocks while they work."""
     found = []
     for policy in policies.policies:
+        if policy.applies_to is not None:
+            continue  # its cases hold for the requests that it is for
         for case in policy.cases:
             if case.scores is not None or case.failed or case.request is not None or case.calls:
                 continue

@@ -18,7 +18,7 @@ from .server import CannotServe, Running, run
 
 OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("upstream", str, "The model's base URL, like https://api.openai.com/v1."),
-    ("policy", str, "A directory, a file, or a pack: baseline, observe."),
+    ("policy", str, "A directory, a file, or a pack such as baseline or observe."),
     ("host", str, "Address to listen on."),
     ("port", int, "Port to listen on."),
     ("admin-host", str, "Address of health and metrics."),

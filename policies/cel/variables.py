@@ -49,7 +49,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("account.grants", "list(string)", "what the account may do beyond others; none that has expired"),
     Variable("account.flags", "list(string)", "marks that the account has earned"),
     Variable("account.history", "map(string, int)", "counts of what the account did before, by name"),
-    Variable("tools", "list(string)", "names of the tools on offer"),
+    Variable("tools", "list(string)", "names of the tools on offer; `mcp` among them where an MCP server is"),
     Variable("roles", "list(string)", "who spoke in the conversation, in its order"),
     Variable("called", "list(string)", "names of the tools that were called so far"),
     Variable(

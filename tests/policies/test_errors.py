@@ -53,7 +53,7 @@ def test_size_is_bounded(content: bytes, told: str, tmp_path: Path) -> None:
 
 def test_sources_that_hold_no_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PolicyError, match=r"no such file, directory or pack; name .*: baseline, observe"):
+    with pytest.raises(PolicyError, match=r"no such file, directory or pack; name .*: agents, baseline"):
         load("baselin")
     (tmp_path / "dir").mkdir()
     with pytest.raises(PolicyError, match=r"no \*\.yaml file in this directory"):

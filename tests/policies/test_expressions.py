@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from policies.calibrate import Budget, Judged, calibrate
+from policies.cases import Outcome, run_cases
 from policies.cel.condition import NoCondition, compiled
 from policies.cel.constant import constants
 from policies.cel.known import Known
@@ -29,6 +30,7 @@ from policies.texts import Text
 
 from .reference import evaluate
 from .test_engine import USER, built, check_shape, failures, findings, make, messages, rule
+from .words import Words
 
 EVERY = frozenset(Role)
 NUMBERS = ["0.2", "0.5", "0.8", "0.81"]
@@ -288,6 +290,14 @@ def test_measuring_and_calibrating_leave_out_what_has_no_score() -> None:
     assert "by hand" in both.note
     assert plain.rule.id == "plain"
     assert len(plain.changes) == 1
+
+
+def test_a_case_is_skipped_where_a_slow_classifier_could_still_make_it_milder() -> None:
+    case = {"name": "low", "text": "w", "expect": {"action": "pass"}}
+    policy = make([rule(when='score("a.x") < 0.5')], cases=[case])
+    slow = PolicySet.build([policy], {name: Words(name, {"x": "w"}, inline=name != "a") for name in ("a", "b")})
+    assert [result.outcome for result in run_cases(slow)] == [Outcome.SKIPPED]
+    assert [result.outcome for result in run_cases(slow, live=True)] == [Outcome.PASSED]
 
 
 STYLES = [

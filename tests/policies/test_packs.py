@@ -11,6 +11,7 @@ from classifiers.embedded import Embedded
 from policies.cases import Outcome
 from policies.check import CheckResult, check
 from policies.engine import PolicySet, decide
+from policies.facts import Account, Facts
 from policies.forms import Mode
 from policies.load import packs
 from policies.model import Action, OnError, Policy, Stage
@@ -36,7 +37,7 @@ def test_it_is_well_written_and_every_case_passes(result: CheckResult) -> None:
 def test_there_is_a_case_for_every_rule_and_an_honest_one_for_every_rule_that_acts(pack: PolicySet) -> None:
     (policy,) = pack.policies
     named = {case.expect.rule for case in policy.cases}
-    acting = {rule.id for rule in policy.rules if rule.action in (Action.BLOCK, Action.MASK)}
+    acting = {rule.id for rule in policy.rules if rule.action in (Action.BLOCK, Action.MASK) and rule.acts}
     assert acting <= named
     honest = [case for case in policy.cases if case.expect.action in (Action.PASS, Action.LOG) and not case.failed]
     assert len(honest) >= len(acting)
@@ -112,5 +113,42 @@ def test_thresholds_are_the_ones_that_the_model_card_suggests(name: str) -> None
                 classifier, _, label = finding.partition(".")
                 if classifier == "guard":
                     head = guard.card.head(label)
-                    wanted = head.block if rule.action is Action.BLOCK else head.log
-                    assert part.at_least == wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"
+                    wanted = {head.block if rule.action is Action.BLOCK else head.log}
+                    # Strict blocks where baseline only notes.
+                    wanted |= {head.log} if name == "strict" else set()
+                    assert part.at_least in wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"
+
+
+@pytest.mark.parametrize("name", packs())
+def test_a_page_says_what_it_is_for_and_what_it_costs(name: str) -> None:
+    page = (resources.files("policies") / "packs" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {name}\n\n**For** ")
+    assert "**What it costs honest users.**" in page
+    assert "**What it does not do.**" in page
+
+
+TIERS = [
+    ("cyber", "cyber-prohibited", ["cyber-low", "cyber-high"]),
+    ("bio-chem", "bio-chem-prohibited", ["bio-chem-low", "bio-chem-high"]),
+]
+
+
+@pytest.mark.parametrize(("name", "rule", "grants"), TIERS)
+def test_no_grant_unlocks_what_is_prohibited(name: str, rule: str, grants: list[str]) -> None:
+    policy = check(f"pack:{name}").policy
+    assert policy is not None
+    label = name.replace("-", "_") + "_prohibited"
+    said = [Message(Role.USER, "text", "/t")]
+    report = Report((Finding("guard", label, 1.0, 0),))
+    for held in ([], grants[:1], grants[1:], [*grants, "admin"]):
+        facts = Facts(account=Account("a", tier="gold", grants=frozenset(held)))
+        decision = decide(policy.facing(facts), Stage.INPUT, said, report, facts)
+        assert (decision.action, decision.rule) == (Action.BLOCK, rule)
+
+
+def test_self_harm_refuses_nobody_who_speaks_of_it() -> None:
+    policy = check("pack:self-harm").policy
+    assert policy is not None
+    said = [Message(Role.USER, "text", "/t")]
+    for report in (Report((Finding("guard", "self_harm", 1.0, 0),)), Report((), (Failure("guard", Silence.CRASH),))):
+        assert decide(policy, Stage.INPUT, said, report).action is Action.LOG

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from policies import schema
+from policies import reference, schema
 from policies.model import Policy
 
 
@@ -33,3 +33,15 @@ def test_every_reference_leads_somewhere_and_every_property_is_described_or_plai
     assert set(made["properties"]) == set(Policy.model_fields)
     assert made["additionalProperties"] is False
     assert made["$defs"]["Rule"]["additionalProperties"] is False
+
+
+def test_the_reference_is_current() -> None:
+    assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m policies.reference"
+
+
+def test_the_reference_names_every_key() -> None:
+    made = json.loads(schema.text())
+    told = reference.text()
+    for model in (made, *made["$defs"].values()):
+        for key in model.get("properties", {}):
+            assert f"| `{key}` |" in told, key

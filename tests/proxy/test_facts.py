@@ -53,13 +53,18 @@ TOOLS = [
     {"type": "custom", "custom": {"name": "d"}},
     {"type": "mcp", "server_label": "e"},
     {"type": "web_search"},
+    {"type": "web_search_preview"},
+    {"type": "computer_use_preview"},
     {"type": 7},
     "x",
 ]
 
 
 def test_tools_on_offer() -> None:
-    assert facts({"tools": TOOLS, "functions": [{"name": "f"}]}).tools == ("a", "b", "c", "d", "e", "web_search", "f")
+    assert facts({"tools": TOOLS, "functions": [{"name": "f"}]}).tools == (
+        *("a", "b", "c", "d", "e", "mcp", "web_search", "web_search", "computer", "f"),
+    )
+    assert facts({"mcp_servers": [{"type": "url", "name": "x"}]}).tools == ("mcp",)
     assert facts({"tools": {"a": 1}}).tools == ()
 
 

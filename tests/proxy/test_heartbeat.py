@@ -152,6 +152,18 @@ async def test_the_shipped_packs_are_well(pack: str) -> None:
     assert {labels[2] for labels in seen if labels[3] == "bad"} == set(beating.guard.policies.classifiers)
 
 
+async def test_rules_about_the_request_are_no_trouble(tmp_path: Path) -> None:
+    more = """  - id: only-hard
+    description: What is asked for with much effort.
+    stages: [input, output]
+    when: request.settings.effort == "high"
+    action: block
+    stream: {hold_back: 8}
+"""
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS) + more + CASES)
+    assert set((await Beating(str(tmp_path)).beat()).values()) == {1.0}
+
+
 async def test_it_costs_no_upstream_call_and_no_audit_row(stand: Make) -> None:
     async with stand(RULES.format(**DEFAULTS) + CASES, settings={"heartbeat_interval": 0.02}) as s:
         page = ""

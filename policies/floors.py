@@ -1,0 +1,71 @@
+"""What a policy may change of a floor that it extends: only what makes it tighter.
+
+One rule is *no looser* than another, in this partial order, where all of these hold:
+
+- it looks at no fewer stages and roles;
+- it fires wherever the other one does: its condition is word for word the same, or true whenever the other one's is
+  (lower thresholds, more findings, more parts under `any`, fewer under `all`); an expression in CEL must stay as it is;
+- its action is no milder (pass < log < mask < block), and neither is what it does in silence (pass < log < block);
+  where its condition is another one, its action is also no milder than the other one's `on_error`, for a part that it
+  no longer asks for cannot be silent any more;
+- it acts on no smaller share of conversations (off < shadow < canary, by its share < enforce);
+- no less of a stream waits for it (hold_back, by its number < whole).
+
+INVARIANT: whatever is judged, and whatever fails, a policy whose rules are no looser than a floor's decides nothing
+milder than the floor would. A property test holds this against the reference evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .forms import Canary, HoldBack, Mode
+from .lint import implies
+from .model import Action, OnError, Rule
+
+_Loose = tuple[str, str, str]
+"""A key of the rule, what is looser about it, and the mend."""
+_SILENCES = (OnError.PASS, OnError.LOG, OnError.BLOCK)
+
+
+def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
+    """Everything by which `mine` is looser than the rule of a floor that it stands for."""
+    for key, before, after in (("stages", floor.stages, mine.stages), ("roles", floor.roles, mine.roles)):
+        missing = [str(each) for each in before if each not in after]
+        if missing:
+            yield key, f"the floor looks at {', '.join(missing)} too", f"add {', '.join(missing)}"
+    same = mine.when == floor.when
+    wider = not same and implies(floor, mine)
+    if not same and not wider:
+        yield "when", "it does not fire wherever the floor does", _condition(floor)
+    least = max(floor.action, Action(floor.silence.value) if wider else Action.PASS, key=lambda action: action.severity)
+    if mine.action.severity < least.severity:
+        yield "action", f"'{mine.action}' is milder than the floor's '{least}'", f"write {least}, or leave it out"
+    if _SILENCES.index(mine.silence) < _SILENCES.index(floor.silence):
+        what = f"'{mine.silence}' is milder than the floor's '{floor.silence}'"
+        yield "on_error", what, f"write on_error: {floor.silence}"
+    if share(mine) < share(floor):
+        yield "mode", f"'{mine.mode}' acts on less than the floor's '{floor.mode}'", f"write {floor.mode}"
+    if _waits(mine) < _waits(floor):
+        yield "stream", "less of a stream waits than the floor asks for", f"write {_written(floor)} or more"
+
+
+def share(rule: Rule) -> float:
+    """Of the conversations on which a rule acts; below 0 where it is not even evaluated."""
+    if isinstance(rule.mode, Canary):
+        return rule.mode.canary
+    return {Mode.OFF: -1.0, Mode.SHADOW: 0.0}.get(rule.mode, 1.0)
+
+
+def _condition(floor: Rule) -> str:
+    if isinstance(floor.when, str):
+        return "keep the expression as it is, and write a rule of your own for more"
+    return "lower a threshold or name more findings; for less there is no way"
+
+
+def _waits(rule: Rule) -> float:
+    return rule.stream.hold_back if isinstance(rule.stream, HoldBack) else float("inf")
+
+
+def _written(rule: Rule) -> str:
+    return f"{{hold_back: {rule.stream.hold_back}}}" if isinstance(rule.stream, HoldBack) else "whole"

@@ -1,0 +1,151 @@
+"""The reference for authors, from the schema and from what conditions may read: `python -m policies.reference` writes
+policies/REFERENCE.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .cel.variables import FUNCTIONS, VARIABLES
+from .schema import schema
+
+FILE = Path(__file__).with_name("REFERENCE.md")
+_HEAD = """# Reference
+
+Every key of a policy file, and every name in a condition. Written by `python -m policies.reference`; do not edit.
+A key without a default must be there.
+"""
+_TITLES = {
+    "AppliesTo": "applies_to",
+    "Rule": "A rule",
+    "RulePatch": "A rule under override",
+    "Seen": "A condition: a finding",
+    "AnyOf": "A condition: any of several",
+    "AllOf": "A condition: all of several",
+    "ClassifierSpec": "A classifier",
+    "AfterSpec": "after",
+    "Override": "override",
+    "HoldBack": "stream",
+    "Canary": "mode, as a mapping",
+    "Range": "A range",
+    "Case": "A case",
+    "CaseMessage": "A message of a case",
+    "CaseRequest": "request, of a case",
+    "CaseAccount": "account, of a case",
+    "CaseTurn": "A turn before a case",
+    "CaseCall": "A call of a case",
+    "Expectation": "expect",
+}
+
+
+def text() -> str:
+    """The contents of REFERENCE.md."""
+    made = schema()
+    parts = [_HEAD, *_model("A policy file", made)]
+    for name, title in _TITLES.items():
+        parts += _model(title, made["$defs"][name])
+    parts += _words(made["$defs"])
+    parts += _names()
+    return "\n".join(parts) + "\n"
+
+
+def _model(title: str, model: dict[str, Any]) -> Iterator[str]:
+    yield f"## {title}\n"
+    if "description" in model:
+        yield " ".join(model["description"].split()) + "\n"
+    yield "| key | value | default | |"
+    yield "|---|---|---|---|"
+    needed = set(model.get("required", ()))
+    for key, value in model.get("properties", {}).items():
+        default = "" if key in needed else _default(value)
+        yield f"| `{key}` | {_kind(value)} | {default} | {_cell(value.get('description', ''))} |"
+    yield ""
+
+
+def _default(value: dict[str, Any]) -> str:
+    default = value.get("default")
+    if default is None:
+        return "none"
+    if isinstance(default, list):
+        return "all" if default else "none"
+    if isinstance(default, dict):
+        return "none"
+    return f"`{_cell(str(default).lower() if isinstance(default, bool) else str(default))}`"
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """The form of a value in words."""
+    if "$ref" in value:
+        name = value["$ref"].rpartition("/")[2]
+        return _linked(name)
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return ", ".join(f"`{each}`" for each in value["enum"])
+    choices = value.get("oneOf") or value.get("anyOf")
+    if choices:
+        return " or ".join(dict.fromkeys(_kind(each) for each in choices))
+    return _plain(value)
+
+
+_PLAIN = {"boolean": "`true` or `false`", "string": "text", "integer": "whole number", "number": "number"}
+
+
+def _plain(value: dict[str, Any]) -> str:
+    kind = value.get("type", "")
+    if kind == "array":
+        return f"list of {_kind(value.get('items', {}))}"
+    if kind == "object":
+        inner = next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties", {}))
+        return f"mapping of names to {_kind(inner)}"
+    return _PLAIN.get(kind, "anything") + _bounds(value)
+
+
+def _linked(name: str) -> str:
+    title = _TITLES.get(name, name)
+    anchor = "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
+    return f"[{title}](#{anchor})"
+
+
+def _bounds(value: dict[str, Any]) -> str:
+    low = value.get("minimum", value.get("exclusiveMinimum"))
+    high = value.get("maximum", value.get("exclusiveMaximum"))
+    if low is None and high is None:
+        return ""
+    above = "above " if "exclusiveMinimum" in value else "from "
+    return f", {above}{low:g}" + (f" to {high:g}" if high is not None else "")
+
+
+def _cell(said: str) -> str:
+    return " ".join(said.split()).replace("|", "\\|")
+
+
+def _words(models: dict[str, Any]) -> Iterator[str]:
+    """The closed lists of words."""
+    for name, model in models.items():
+        if "enum" in model:
+            yield f"## {name}\n"
+            yield ", ".join(f"`{each}`" for each in model["enum"]) + "\n"
+
+
+def _names() -> Iterator[str]:
+    yield "## Conditions in CEL: variables\n"
+    yield "| variable | type | stages | |"
+    yield "|---|---|---|---|"
+    for each in VARIABLES:
+        stages = ", ".join(sorted(each.stages))
+        yield f"| `{each.name}` | {each.kind} | {stages} | {each.meaning} |"
+    yield "\n## Conditions in CEL: functions\n"
+    yield "| function | gives | |"
+    yield "|---|---|---|"
+    for function in FUNCTIONS:
+        for takes in function.takes:
+            gives = "number" if function.gives == "dyn" else function.gives
+            yield f"| `{function.name}({', '.join(takes)})` | {gives} | {_cell(function.meaning)} |"
+    yield "\nBeside these, CEL's own: `size`, `in`, `has`, `exists`, `all`, `exists_one`, `filter`, `map`,"
+    yield "`startsWith`, `endsWith`, `contains`, `matches` (RE2), `int`, `double`, `string`, and the operators."
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")

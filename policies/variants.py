@@ -1,0 +1,134 @@
+"""Policies that extend others: what is inherited, what is overridden, and what may not be.
+
+A variant has the rules, classifiers, message and on_block of its base, less what it says otherwise; cases and
+`applies_to` are its own. Where it applies it stands in place of its base. Its own rules come first, so that their
+places in the file stay those of the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic_core import PydanticCustomError
+
+from .document import Document
+from .document import Path as Place
+from .floors import looser
+from .mends import did_you_mean
+from .model import Action, Policy, Rule, RulePatch, Stage
+
+Pack = Callable[[str], Policy | None]
+"""The policy of a shipped pack, None where there is no such pack."""
+
+
+@dataclass(slots=True)
+class Family:
+    """The policies of a set, as written, by id. `pack` reads a shipped one; `names` are those there are."""
+
+    written: Mapping[str, tuple[Document, Policy]]
+    pack: Pack
+    names: tuple[str, ...]
+    _whole: dict[str, Policy] = field(default_factory=dict)
+
+    def whole(self, name: str) -> Policy:
+        """The policy with all that it inherits. What is wrong is added to its document's problems."""
+        if name not in self._whole:
+            document, policy = self.written[name]
+            self._whole[name] = policy  # what comes round to itself finds it bare
+            base = self._base(document, policy)
+            if base is not None:
+                self._whole[name] = extended(base, policy, document)
+        return self._whole[name]
+
+    def _base(self, document: Document, policy: Policy) -> Policy | None:
+        name = policy.extends
+        if name is None:
+            if policy.override is not None:
+                mend = "write 'extends' with the id of a policy, or remove it"
+                document.problems.append(document.problem(("override",), "nothing to override", mend, True))
+            return None
+        if name in self.written:
+            round_trip = self._round(policy.id)
+            if round_trip:
+                what = "it extends itself: " + " extends ".join(f"'{each}'" for each in round_trip)
+                document.problems.append(document.problem(("extends",), what, "let one of them stand by itself"))
+                return None
+            if policy.applies_to is None:
+                what = f"it would stand in place of '{name}' for every request"
+                mend = f"write 'applies_to', or change '{name}' itself"
+                document.problems.append(document.problem(("extends",), what, mend))
+            return self.whole(name)
+        base = self.pack(name)
+        if base is None:
+            known = sorted({*self.written, *self.names} - {policy.id})
+            document.problems.append(
+                document.problem(("extends",), f"no policy or pack '{name}'", did_you_mean(name, known))
+            )
+            return None
+        for own, spec in policy.classifiers.items():
+            if base.classifiers.get(own, spec) != spec:
+                what = f"classifier '{own}' is defined otherwise in '{base.id}'"
+                document.problems.append(document.problem(("classifiers", own), what, "rename it", True))
+        return base
+
+    def _round(self, name: str) -> list[str]:
+        """The way from a policy by its bases back to itself, or nothing."""
+        way = [name]
+        while (base := self.written[way[-1]][1].extends) in self.written:
+            assert base is not None
+            if base == name:
+                return [*way, name]
+            if base in way:
+                return []  # some of its bases do, and say so themselves
+            way.append(base)
+        return []
+
+
+def extended(base: Policy, policy: Policy, document: Document) -> Policy:
+    """`policy` with all that it inherits of `base`, which is whole."""
+    patches = policy.override.rules if policy.override is not None else {}
+    inherited = {rule.id: rule for rule in base.rules}
+    for name in patches:
+        if name not in inherited:
+            what = f"'{base.id}' has no rule '{name}'"
+            mend = did_you_mean(name, sorted(inherited)) if inherited else "remove it"
+            document.problems.append(document.problem(("override", "rules", name), what, mend, True))
+    for at, rule in enumerate(policy.rules):
+        if rule.id in inherited:
+            what = f"rule '{rule.id}' is inherited of '{base.id}'"
+            mend = f"write what differs under override: rules: {rule.id}, or choose another id"
+            document.problems.append(document.problem(("rules", at, "id"), what, mend))
+    rules = [
+        _patched(rule, patches[rule.id], document, base.floor) if rule.id in patches else rule for rule in base.rules
+    ]
+    kept = {key: getattr(base, key) for key in ("message", "on_block") if key not in policy.model_fields_set}
+    whole = policy.model_copy(
+        update={
+            **kept,
+            "rules": [*policy.rules, *rules],
+            "classifiers": {**base.classifiers, **policy.classifiers},
+            "floor": base.floor or policy.floor,
+        }
+    )
+    whole._inherited = frozenset(inherited)
+    return whole
+
+
+def _patched(rule: Rule, patch: RulePatch, document: Document, floor: bool) -> Rule:
+    path: Place = ("override", "rules", rule.id)
+    said = {name: getattr(patch, name) for name in patch.model_fields_set}
+    made = rule.model_copy(update=said)
+    # What was said for another action or stage has no meaning any more, unless it is said again.
+    idle = {"mask_with"} if made.action is not Action.MASK else set()
+    idle |= {"stream"} if Stage.OUTPUT not in made.stages else set()
+    made.model_fields_set.difference_update(idle - said.keys())
+    try:
+        made.check_keys()
+    except PydanticCustomError as error:
+        key = str((error.context or {}).get("key", ""))
+        document.problems.append(document.problem((*path, key), error.message(), at_key=True))
+    if floor:
+        for key, what, mend in looser(rule, made):
+            document.problems.append(document.problem((*path, key), f"looser than the floor: {what}", mend))
+    return made
