@@ -24,8 +24,9 @@ class Window:
 
 
 def split(count: int, size: int = SIZE, overlap: int = OVERLAP, special: int = SPECIAL) -> tuple[Window, ...]:
-    """The windows over `count` tokens: each holds at most `size - special` of them, neighbours share at least
-    `overlap`. The last one is moved back to be as long as the others. No tokens, no windows.
+    """The windows over `count` tokens: as few as there can be of `size - special` of them at most, where neighbours
+    share at least `overlap`; and no longer than that takes, for a token that is read twice costs twice. No tokens, no
+    windows.
 
     Raises ValueError where a window would not move on (overlap >= size - special) or a number is negative.
     """
@@ -38,8 +39,10 @@ def split(count: int, size: int = SIZE, overlap: int = OVERLAP, special: int = S
         return ()
     if count <= room:
         return (Window(0, count),)
-    starts = [*range(0, count - room, room - overlap), count - room]
-    return tuple(Window(start, start + room) for start in starts)
+    number = 1 - (room - count) // (room - overlap)
+    length = -(-(count + (number - 1) * overlap) // number)
+    starts = (place * (count - length) // (number - 1) for place in range(number))
+    return tuple(Window(start, start + length) for start in starts)
 
 
 def span(window: Window, offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from classifiers.statistics import auroc, bootstrap, recall_at_fpr
 from classifiers.taught import open_encoder
 from classifiers.teach import Rows, hold_out, learn, read
 
+Sides = dict[bool, dict[str, str]]
+"""By side (bad or honest): each text under its fingerprint."""
 SPARE = 25
 """Texts of each side that must be left to measure with."""
 
@@ -55,23 +58,28 @@ class Result:
     length: float
 
 
-def sources(folder: Path, cap: int, examples: int) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
-    """(name, texts with sides) of every source with enough of both sides; at most `cap` of a side, chosen by hash."""
+def sources(
+    folder: Path, cap: int, examples: int, languages: bool = False
+) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """(name, texts with sides) of every source, or of every language of every source, with enough of both sides; at
+    most `cap` of a side, chosen by hash."""
     for path in sorted(folder.glob("*.jsonl.gz")):
-        sides: dict[bool, dict[str, str]] = {True: {}, False: {}}
+        name, groups = path.name.removesuffix(".jsonl.gz"), defaultdict[str, Sides](lambda: {True: {}, False: {}})
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
                 if row["text"].strip():
-                    sides[row["label"] != "benign"][alike.fingerprint(row["text"])] = row["text"]
-        torn = sides[True].keys() & sides[False].keys()
-        found = []
-        for side, texts in sides.items():
-            kept = sorted((mark, text) for mark, text in texts.items() if mark not in torn)
-            found += [(text[:20_000], side) for _, text in kept[:cap]]
-        least = min(sum(side is one for _, one in found) for side in (True, False))
-        if least >= examples // 2 + SPARE:
-            yield path.name.removesuffix(".jsonl.gz"), found
+                    group = f"{name} {row.get('lang') or ''}" if languages else name
+                    groups[group][row["label"] != "benign"][alike.fingerprint(row["text"])] = row["text"]
+        for group, sides in sorted(groups.items()):
+            torn = sides[True].keys() & sides[False].keys()
+            found = []
+            for side, texts in sides.items():
+                kept = sorted((mark, text) for mark, text in texts.items() if mark not in torn)
+                found += [(text[:20_000], side) for _, text in kept[:cap]]
+            least = min(sum(side is one for _, one in found) for side in (True, False))
+            if least >= examples // 2 + SPARE:
+                yield group, found
 
 
 def load(encoder: Encoder, name: str, found: list[tuple[str, bool]]) -> Source:
@@ -115,13 +123,17 @@ def main() -> int:
     parser.add_argument("--part", default="dev", help="dev, or train to tune with")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--examples", type=int, nargs="+", default=[50])
+    parser.add_argument("--languages", action="store_true", help="each language of a source by itself")
+    parser.add_argument("--sources", nargs="+", help="only these")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cap", type=int, default=400, help="most texts of a side that are read")
     options = parser.parse_args()
     encoder = open_encoder(options.model)
     results: dict[int, list[Result]] = {count: [] for count in options.examples}
     print(f"encoder {encoder.card.name} {encoder.card.encoder[:12]}, layers {', '.join(encoder.layers)}")
-    for name, found in sources(options.data / options.part, options.cap, min(options.examples)):
+    for name, found in sources(options.data / options.part, options.cap, min(options.examples), options.languages):
+        if options.sources and name.split(" ")[0] not in options.sources:
+            continue
         source = load(encoder, name, found)
         for count, rows in results.items():
             if min(source.bad.sum(), (~source.bad).sum()) >= count // 2 + SPARE:
