@@ -1,5 +1,5 @@
-"""Texts of ours that are put together from parts: orders and errands in many carriers, requests that come as code, and
-the same wishes in many languages. What is written is in data/*.yaml; here is only the putting together."""
+"""Texts of ours that are put together from parts: orders and errands in many carriers, and requests that come as code.
+What is written is in data/*.yaml; here is only the putting together."""
 
 from __future__ import annotations
 
@@ -76,23 +76,6 @@ def code(count: int, rng: Rng) -> list[Example]:
     return made
 
 
-def tongues() -> list[Example]:
-    """The same harmful and honest wishes in every frame of every language."""
-    listed = parts("tongues")
-    made = []
-    for lang, told in listed.items():
-        if lang == "heads":
-            continue
-        for frame in told["frames"]:
-            for place, head in enumerate(listed["heads"]):
-                for kind, heads, wishes in (("harmful", (head,), told["harmful"]), ("benign", (), told["honest"])):
-                    text = frame.replace("{}", wishes[place])
-                    made.append(
-                        Example(text, targets(kind, "prompt", heads), "composed", "prompt", lang, WEIGHT, "tongue")
-                    )
-    return made
-
-
 def composed(seed: int = 0) -> list[Example]:
     """What is composed once for a training; `outside` is composed afresh for each epoch."""
-    return [*code(360, random.Random(seed)), *tongues()]
+    return code(360, random.Random(seed))

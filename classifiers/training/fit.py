@@ -24,8 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. `minutes` bounds the computing time of one seed: the rate falls to zero by then. `letter_rate` is
-    that of the vectors of words in other scripts, of which the base has hardly learnt any; the others are frozen."""
+    """How to train. `minutes` bounds the computing time of one seed: the rate falls to zero by then."""
 
     seed: int = 0
     epochs: int = 1
@@ -38,7 +37,6 @@ class Recipe:
     threads: int = 2
     average: float = 0.998
     context: int = 64
-    letter_rate: float = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +150,17 @@ def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say, sta
     module = encoder.build()
     if start:
         module.load_state_dict(load_file(str(start)))
-    known = torch.tensor([i for word, i in tokenizer.get_vocab().items() if word.isascii()])
+    module.words.weight.requires_grad_(False)
     # Computed in bfloat16 where that is faster, remembered in float32: steps too small for bfloat16 would be lost.
-    exact = {n: p.detach().clone() for n, p in module.named_parameters()}
+    exact = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     average = {n: p.clone() for n, p in exact.items()}
     module.to(fastest()).heads.float()
-    live = dict(module.named_parameters())
-    rates = (recipe.rate, recipe.head_rate, recipe.letter_rate)
+    live = {n: p for n, p in module.named_parameters() if p.requires_grad}
     groups = [
-        {"params": [p for n, p in exact.items() if _group(n) == number], "weight_decay": decay}
-        for number, decay in enumerate((0.01, 0.01, 0.0))
+        {"params": [p for n, p in exact.items() if n.startswith("heads.") == heads], "lr": rate}
+        for heads, rate in ((False, recipe.rate), (True, recipe.head_rate))
     ]
-    optimiser = torch.optim.AdamW(groups)
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
     weights, clock, step = balance(examples), _Clock(recipe), 0
     for number in range(recipe.epochs):
         made = augment.epoch(examples, rng)
@@ -174,13 +171,12 @@ def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say, sta
             done = clock.done(number + place / len(every))
             if done >= 1:
                 break
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, (recipe.rate, recipe.head_rate), strict=True):
                 group["lr"] = rate * min(1.0, done / 0.06 + 0.01) * (0.5 + 0.5 * math.cos(math.pi * done))
             loss = _loss(module.train(), batch, recipe.smooth)
             loss.backward()
             for name, parameter in live.items():
                 exact[name].grad, parameter.grad = parameter.grad.float(), None
-            exact["words.weight"].grad[known] = 0.0
             torch.nn.utils.clip_grad_norm_(exact.values(), 1.0)
             optimiser.step()
             step += 1
@@ -192,11 +188,6 @@ def train(examples: Sequence[Example], recipe: Recipe, kept: Path, say: Say, sta
                 say(f"seed {recipe.seed} epoch {number + 1} batch {place + 1}/{len(every)} loss {seen:.3f} {clock}")
         held = {n: t.float() for n, t in module.state_dict().items()} | average
         save_file({n: t.contiguous() for n, t in held.items()}, str(kept))
-
-
-def _group(name: str) -> int:
-    """0 for the weights of layers, 1 for those of heads, 2 for words: each group learns at a rate of its own."""
-    return 1 if name.startswith("heads.") else 2 if name == "words.weight" else 0
 
 
 def fastest() -> Any:

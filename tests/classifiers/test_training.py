@@ -263,13 +263,10 @@ def test_what_is_composed_is_many_different_things(kind: str) -> None:
     assert len(set(compose.planted(kind, 1000, random.Random(0)))) > 700
 
 
-def test_requests_in_code_and_in_other_languages_come_in_pairs() -> None:
-    made = [*compose.code(300, random.Random(0)), *compose.tongues()]
-    for lang in {example.lang for example in made}:
-        sides = [example.targets["harmful"] for example in made if example.lang == lang]
-        assert 2 * sum(sides) == len(sides)
-        assert len(sides) >= 60
-    assert not [example for example in made if "{}" in example.text or "{code}" in example.text]
+def test_requests_in_code_come_in_pairs() -> None:
+    made = compose.code(300, random.Random(0))
+    assert sum(example.targets["harmful"] for example in made) == 150
+    assert not [example for example in made if "{code}" in example.text]
 
 
 def test_a_slot_that_is_not_known_stays() -> None:
