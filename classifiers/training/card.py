@@ -228,7 +228,9 @@ def _crossed_error(fit: Any, logits: Floats, truth: Floats, weights: Floats, fol
 
 
 def _up(value: float) -> float:
-    return min(math.ceil(value * 1e4) / 1e4, 0.9999)
+    """Rounded up, more finely near 1: a threshold that could not rise would spend what other heads may block."""
+    digits = 4 if value < 0.999 else 6
+    return min(math.ceil(value * 10**digits) / 10**digits, 0.999999)
 
 
 def _round(value: float, digits: int = 4) -> float | None:
