@@ -229,8 +229,8 @@ def _crossed_error(fit: Any, logits: Floats, truth: Floats, weights: Floats, fol
 
 def _up(value: float) -> float:
     """Rounded up, more finely near 1: a threshold that could not rise would spend what other heads may block."""
-    digits = 4 if value < 0.999 else 6
-    return min(math.ceil(value * 10**digits) / 10**digits, 0.999999)
+    steps = 1e4 if value < 0.999 else 1e6
+    return min(math.ceil(value * steps) / steps, 0.999999)
 
 
 def _round(value: float, digits: int = 4) -> float | None:
