@@ -72,6 +72,9 @@ READ: dict[str, bytes] = {
     "escaped NUL": b'{"a":"\\u0000"}',
     "surrogate pair": b'{"a":"\\ud83d\\ude00"}',
     "300 digits": b"1" + b"0" * 300,
+    "largest of 64 bits, and one more": b"[18446744073709551615,18446744073709551616]",
+    "least of 64 bits, and one less": b"[-9223372036854775808,-9223372036854775809]",
+    "more digits than a double has": b"[9007199254740993,-9007199254740993]",
     "top-level string": b'"a:b"',
     "deep, but not too deep": b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
 }
@@ -94,10 +97,15 @@ def reference(body: bytes) -> Any:
             raise ValueError("overflow")
         return value
 
+    def whole(text: str) -> float:
+        """To the last digit where it fits 64 bits, and beyond as a double."""
+        value = int(text)
+        return value if -(2**63) <= value < 2**64 else number(text)
+
     if body.startswith(codecs.BOM_UTF8):
         raise ValueError("byte order mark")
     tree = json.loads(
-        body.decode("utf-8"), object_pairs_hook=members, parse_constant=constant, parse_float=number, parse_int=number
+        body.decode("utf-8"), object_pairs_hook=members, parse_constant=constant, parse_float=number, parse_int=whole
     )
     json.dumps(tree, ensure_ascii=False).encode("utf-8")  # lone surrogates
     return tree
@@ -146,7 +154,7 @@ def test_linear_on_hostile_strings(unit: bytes) -> None:
     assert time.thread_time() - began < 1
 
 
-leaf = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+leaf = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 words = st.text(st.sampled_from('a:"\\{}[],\u2028\U0001f600 '), max_size=6)
 trees = st.recursive(leaf | words, lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=20)
 
