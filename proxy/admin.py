@@ -76,9 +76,7 @@ class Admin:
         return self.refused(incoming, 401, "unauthorized", "Send the admin token: Authorization: Bearer ...")
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
-        answer = _json(status, {"error": {"code": code, "message": message}})
-        answer.headers.append((b"connection", b"close"))
-        return answer
+        return _json(status, {"error": {"code": code, "message": message}})
 
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
         try:

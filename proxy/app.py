@@ -336,10 +336,7 @@ class DataPlane:
         notes.ended("refused", code)
         self._metrics.refused.inc(code)
         self._audit.append(notes.outcome())
-        answer = problem(self._speaker(incoming), status, code, message, notes.id, extra)
-        # What is left of the request's body is not read: the connection cannot be used again.
-        answer.headers.append((b"connection", b"close"))
-        return answer
+        return problem(self._speaker(incoming), status, code, message, notes.id, extra)
 
     def _speaker(self, incoming: Incoming | None) -> Speaker:
         """Who says an error as this caller reads errors."""

@@ -127,11 +127,9 @@ class Caller:
     def bytes_of(self, answer: Answer) -> bytes:
         """The answer as it travels."""
         headers, body = answer.headers, answer.body
-        for name, value in headers:
+        for name, _ in headers:
             if name == b"content-length":
                 break
-            if name == b"connection" and value == b"close":
-                self._connection.last = True
         else:
             if answer.status not in _BODILESS:
                 headers = [*headers, (b"content-length", b"%d" % len(body))]

@@ -100,3 +100,26 @@ async def test_the_end_of_the_process_is_told_to_who_waits(stand: Make) -> None:
         await s.upstream.arrived()
     assert statuses(await asyncio.wait_for(reader.read(), 10)) == [503]
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"PUT /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"not HTTP\r\n\r\n",
+    ],
+)
+async def test_a_refusal_says_once_that_the_connection_ends(stand: Make, sent: bytes) -> None:
+    async with stand() as s:
+        for address in (s.running.address, s.running.admin_address):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            head, _ = await answer(reader)
+            assert [line for line in head.lower().split(b"\r\n") if line.startswith(b"connection:")] == [
+                b"connection: close"
+            ]
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
