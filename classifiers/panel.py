@@ -13,7 +13,7 @@ import copy
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
 from .breaker import Breakers
@@ -105,12 +105,18 @@ class Panel:
                 take(item.classifier, chosen, indices, findings, failures)
         return Report(tuple(findings), tuple(failures), unread(messages, asked), time.perf_counter() - began)
 
-    async def report(self, messages: Sequence[Message], asked: Sequence[Asked], scope: str | None = None) -> Report:
+    async def report(
+        self, messages: Sequence[Message], asked: Sequence[Asked], scope: str | None = None, memory: Cache | None = None
+    ) -> Report:
         """What the classifiers see in `messages`. Takes no longer than the longest deadline; those of classifiers
         that are asked after each other add up. Within a `scope`, say one tenant, what was judged is not judged
-        again; with None nothing is remembered."""
+        again; with None nothing is remembered, unless a `memory` is given, which is then used instead of our own."""
         at_once = self.report_now(messages, asked)
-        return at_once if at_once is not None else await _Asking(self, messages, asked, scope).report()
+        if at_once is not None:
+            return at_once
+        if memory is None and scope is not None:
+            memory = self.cache
+        return await _Asking(self, messages, asked, scope or "", memory).report()
 
     def workers_for(self, classifier: Classifier) -> Workers:
         """The threads in which `classifier` works."""
@@ -120,19 +126,24 @@ class Panel:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A question under way: the place of the one asked, when it began and must end, and what is to be remembered:
-    the message at each place, by its name in the cache."""
+    the message at each place, by its name in the cache. `twins` are messages that say the same as another one, and
+    were not put: by the place of that one."""
 
     place: int
     began: float
     end: float
     fresh: Mapping[int, bytes]
+    twins: Mapping[int, Sequence[int]]
 
 
 class _Asking:
     """One report in the making. Answers are kept by the place of the one asked, so that their order is always one."""
 
-    def __init__(self, panel: Panel, messages: Sequence[Message], asked: Sequence[Asked], scope: str | None) -> None:
-        self._panel, self._messages, self._asked, self._scope = panel, messages, asked, scope
+    def __init__(
+        self, panel: Panel, messages: Sequence[Message], asked: Sequence[Asked], scope: str, memory: Cache | None
+    ) -> None:
+        self._panel, self._messages, self._asked = panel, messages, asked
+        self._scope, self._memory = scope, memory
         self._began = time.perf_counter()
         self._short = sum([len(message.text) for message in messages]) <= INLINE_LIMIT
         self._findings: list[list[Finding]] = [[] for _ in asked]
@@ -204,10 +215,12 @@ class _Asking:
         return [self._messages[place] for place in places], places
 
     def _submit(self, place: int, chosen: Sequence[Message], indices: Sequence[int] | None) -> None:
-        item, panel, fresh = self._asked[place], self._panel, {}
-        if self._scope is not None and not item.classifier.inline:
+        item, panel = self._asked[place], self._panel
+        fresh: dict[int, bytes] = {}
+        twins: dict[int, list[int]] = {}
+        if self._memory is not None and not item.classifier.inline:
             places = range(len(chosen)) if indices is None else indices
-            fresh = self._unknown(place, places)
+            fresh, twins = self._unknown(self._memory, place, places)
             if len(fresh) < len(chosen):
                 indices = list(fresh)
                 chosen = [self._messages[each] for each in indices]
@@ -220,22 +233,30 @@ class _Asking:
         if future is None:
             self._fail(place, Silence.QUEUE_FULL, "too many texts are waiting")
         else:
-            self._pending[future] = _Waiting(place, now, now + item.deadline, fresh)
+            self._pending[future] = _Waiting(place, now, now + item.deadline, fresh, twins)
 
-    def _unknown(self, place: int, places: Iterable[int]) -> dict[int, bytes]:
-        """Those of `places` whose messages were not judged before, with their names in the cache; what was found in
-        the others is taken over."""
-        classifier, cache, now = self._asked[place].classifier, self._panel.cache, time.monotonic()
-        digest, fresh = classifier.digest, {}
+    def _unknown(
+        self, memory: Cache, place: int, places: Iterable[int]
+    ) -> tuple[dict[int, bytes], dict[int, list[int]]]:
+        """Those of `places` whose messages were not judged before, with their names in the memory, each only once, and
+        the places where one of them comes again; what was found in the others is taken over."""
+        classifier, counts, now = self._asked[place].classifier, self._panel.counts, time.monotonic()
+        digest = classifier.digest
+        first: dict[bytes, int] = {}
+        twins: dict[int, list[int]] = {}
         for each in places:
-            name = cache.name(self._scope or "", digest, self._messages[each])
-            seen = cache.get(name, now)
-            if seen is None:
-                fresh[each] = name
+            name = memory.name(self._scope, digest, self._messages[each])
+            if name in first:
+                counts.known += 1
+                twins.setdefault(first[name], []).append(each)
                 continue
-            self._panel.counts.known += 1
+            seen = memory.get(name, now)
+            if seen is None:
+                first[name] = each
+                continue
+            counts.known += 1
             self._findings[place] += [Finding(classifier.name, label, score, each, at) for label, score, at in seen]
-        return fresh
+        return {each: name for name, each in first.items()}, twins
 
     def _work_here(self) -> None:
         while self._here:
@@ -268,20 +289,23 @@ class _Asking:
         self._queued = max(self._queued, made.started - waiting.began)
         if not item.classifier.inline:
             self._panel.breakers.heard(item.classifier, not made.failures)
-        if waiting.fresh and not made.failures:
-            self._remember(waiting.fresh, made.findings)
-        known = self._findings[place]
+        if self._memory is not None and waiting.fresh and not made.failures:
+            self._remember(self._memory, waiting.fresh, made.findings)
+        again = [
+            replace(found, message=twin) for found in made.findings for twin in waiting.twins.get(found.message, ())
+        ]
+        known = self._findings[place] + again
         self._findings[place] = sorted(known + made.findings, key=lambda each: each.message) if known else made.findings
         self._failures[place] = made.failures
         self._finish(place)
 
-    def _remember(self, fresh: Mapping[int, bytes], findings: Iterable[Finding]) -> None:
+    def _remember(self, memory: Cache, fresh: Mapping[int, bytes], findings: Iterable[Finding]) -> None:
         found: dict[int, list[Finding]] = {each: [] for each in fresh}
         for finding in findings:
             found[finding.message].append(finding)
         now = time.monotonic()
         for each, name in fresh.items():
-            self._panel.cache.put(name, found[each], now)
+            memory.put(name, found[each], now)
 
     def _fail(self, place: int, reason: Silence, detail: str) -> None:
         self._failures[place].append(Failure(self._asked[place].classifier.name, reason, detail))

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from classifiers.base import Message, Role, said_before
+from classifiers.cache import Cache
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
@@ -44,7 +45,8 @@ log = get_logger("penstock.exchange")
 
 INTENT_AFTER = 0.02
 """Seconds after which what was sent to the model is written down, whatever becomes of it."""
-
+SAID = 512
+"""How much of what was found in one answer is remembered, counted as in `classifiers.cache`: some 50 kB at most."""
 
 Lead = Callable[[Request], tuple[Way, bytes]]
 """Where a request goes, and what the upstream gets of its head. Raises NotFound."""
@@ -84,7 +86,8 @@ class Exchange:
         self._intent: asyncio.Future[None] | None = None
         self._untold: Pending | None = None  # rings when it is time for the intent
         self._asked: list[Message] = []
-        self._before: str | None = None  # what the answer answers, once a classifier wants to know
+        self._before = ""  # what the answer answers, once a classifier wants to know
+        self._said: Cache | None = None  # what slow classifiers found in the answer so far, once one was asked
         self._recorded = False  # the outcome is on its way to the disk
         self._opaque: set[tuple[str, str]] = set()
 
@@ -158,12 +161,13 @@ class Exchange:
         """Ask the guard, and note the decision."""
         decision = self.decide_now(stage, messages, unscannable)
         if decision is None:
-            if self._before is None and stage is Stage.OUTPUT:
-                self._before = said_before(self._asked)
-            # Turns of a conversation come again with the next one; what the model says now grows as it is said.
-            scope = self.notes.account if stage is Stage.INPUT else None
+            if self._said is None and stage is Stage.OUTPUT:
+                self._before, self._said = said_before(self._asked), Cache(SAID)
+            # Turns of a conversation come again with the next one. What the model says now comes again in this answer
+            # alone, if at all: a stream of Responses says each text up to five times.
+            scope, memory = (self.notes.account, None) if stage is Stage.INPUT else (None, self._said)
             decision = await self.guard.check(
-                stage, self.dialect.name, messages, unscannable, self._before or "", scope
+                stage, self.dialect.name, messages, unscannable, self._before, scope, memory
             )
             self.notes.decided(decision, messages, unscannable)
         return decision

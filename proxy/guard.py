@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from classifiers.base import SAID_BY_MODEL, Finding, Message, Report
+from classifiers.cache import Cache
 from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
 from policies.facts import ANONYMOUS, Account, Call, Facts
@@ -111,13 +112,15 @@ class Guard:
         unscannable: Sequence[tuple[Message, str]] = (),
         before: str = "",
         scope: str | None = None,
+        memory: Cache | None = None,
     ) -> Decision:
         """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the
         messages as empty ones, with a finding each. `before` is the context of what the model says. What slow
-        classifiers found for `scope`, an account, is not asked again. Raises nothing for a fault of a classifier."""
+        classifiers found for `scope`, an account, or what `memory` holds, is not asked again. Raises nothing for a
+        fault of a classifier."""
         if before:
             messages = [replace(m, context=before) if m.role in SAID_BY_MODEL else m for m in messages]
-        report = await self._panel.report(messages, self._asked[stage], scope)
+        report = await self._panel.report(messages, self._asked[stage], scope, memory)
         if report.queued:
             self._added.observe(report.queued, "queue")
         return self._decided(stage, dialect, messages, unscannable, report)

@@ -179,3 +179,29 @@ async def test_a_panel_that_remembers_says_what_one_that_does_not_says(rounds: l
             assert (told.findings, told.unread) == (plain.findings, plain.unread)
     finally:
         panel.close()
+
+
+async def test_a_long_text_is_not_remembered_for_an_inline_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classifiers.panel.INLINE_LIMIT", 2)
+    panel, fake = Panel(1), Counting(inline=True)
+    try:
+        for _ in range(2):
+            report = await ask(panel, fake, "abc a")
+            assert len(report.findings) == 4
+        assert fake.read == ["abc", "a"] * 2
+        assert len(panel.cache) == 0
+    finally:
+        panel.close()
+
+
+async def test_a_memory_that_is_given_is_used_instead() -> None:
+    panel, fake, memory = Panel(1), Counting(), Cache()
+    try:
+        for texts in (["a", "a", "b"], ["b", "a"]):
+            messages = [Message(Role.ASSISTANT, text, "") for text in texts]
+            report = await panel.report(messages, [Asked(fake, ALL, 5.0)], memory=memory)
+            assert [(f.message, f.label) for f in report.findings] == list(enumerate(texts))
+        assert fake.read == ["a", "b"]
+        assert (len(memory), len(panel.cache)) == (2, 0)
+    finally:
+        panel.close()
