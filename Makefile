@@ -63,7 +63,7 @@ lock: $(VENV)/dev.stamp
 	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
-	@for set in build test-deploy test-frameworks test-mlserver test-vendors; do \
+	@for set in build test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
 

@@ -17,11 +17,19 @@ from .metrics import Metrics
 Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
 """Loads the policy again: whether that went well, and what is in force."""
 
+ROUTES: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/livez", "Whether this process lives."),
+    ("GET", "/readyz", "Whether it can judge and record."),
+    ("GET", "/metrics", "What was counted and measured."),
+    ("POST", "/policy/reload", "Load the policy again."),
+    ("GET", "/openapi.json", "What Penstock serves, as an OpenAPI document."),
+)
+"""Method, path, and what is there. GET is HEAD as well."""
+
 
 class Admin:
-    """GET /livez, /readyz and /metrics; POST /policy/reload. `readiness` names what is not ready, and why; `upstreams`
-    what became of the last request to each upstream (readiness does not depend on that); `refresh` updates the gauges.
-    """
+    """What ROUTES names. `readiness` names what is not ready, and why; `upstreams` what became of the last request to
+    each upstream (readiness does not depend on that); `refresh` updates the gauges."""
 
     def __init__(
         self,
@@ -36,6 +44,7 @@ class Admin:
             b"/readyz": self._ready,
             b"/metrics": self._scrape,
             b"/policy/reload": self._reload,
+            b"/openapi.json": self._described,
         }
         self._reloading: Reload | None = None
         self._token: SecretStr | None = None
@@ -47,7 +56,7 @@ class Admin:
 
     def opened(self, incoming: Incoming) -> Answer | None:
         if incoming.path not in self._pages:
-            text = "There are /livez, /readyz, /metrics and /policy/reload here."
+            text = f"There are here: {', '.join(path for _, path, _ in ROUTES)}."
             return self.refused(incoming, 404, "unknown_url", text)
         if incoming.path == b"/policy/reload":
             return self._unfit(incoming)
@@ -98,6 +107,11 @@ class Admin:
         assert self._reloading is not None  # set before the listener starts
         well, state = await self._reloading()
         return _json(200 if well else 409, {"status": "loaded" if well else "refused", **state})
+
+    async def _described(self, _: Incoming) -> Answer:
+        from .openapi import document
+
+        return _json(200, document())
 
     async def _scrape(self, incoming: Incoming) -> Answer:
         self._refresh()

@@ -87,6 +87,14 @@ def config(config: ConfigFile = None) -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print what Penstock serves, on the data plane and to operators, as an OpenAPI document."""
+    from .openapi import document
+
+    typer.echo(json.dumps(document(), indent=1))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     out.print(installed_version("penstock"))
