@@ -22,7 +22,8 @@ import orjson
 from ..strict import Malformed, parse
 
 RUNS = 4
-"""Parts that a lump of equal events becomes: a part leaves whole, so each holds back a little more than it had to."""
+"""Most parts that a lump of equal events becomes, and fewest events in one of several: a part leaves whole, so each
+holds back a little more than it had to, and costs as much memory and time as an event would alone."""
 MOST = 4
 """Shapes kept: parallel choices or items take turns."""
 TRIES = 12
@@ -126,15 +127,16 @@ class Repeats:
         return None
 
     def lumps(self, raw: bytes) -> list[Lump]:
-        """Whole events that are all of the likeliest shape, in RUNS parts; nothing where they are not."""
+        """Whole events that are all of the likeliest shape, in at most RUNS parts; nothing where they are not."""
         shape = self._shapes[0] if self._shapes else None
         columns = shape.columns(raw) if shape is not None else None
         if shape is None or columns is None:
             return []
         count = len(columns[0])
-        if count < RUNS:
+        parts = min(RUNS, count // RUNS)
+        if parts < 2:
             return [Lump(raw, columns, shape)]
-        events, size = _events(raw), -(-count // RUNS)
+        events, size = _events(raw), -(-count // parts)
         cuts = [slice(at, at + size) for at in range(0, count, size)]
         return [Lump(b"".join(events[cut]), [column[cut] for column in columns], shape) for cut in cuts]
 
