@@ -29,6 +29,7 @@ WAITING = 32
 """Threads for classifiers that wait for other machines."""
 
 _NONE = Report()
+_ROLES = len(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +340,7 @@ def _behind(asked: Sequence[Asked]) -> dict[int, int]:
 
 def _chosen(messages: Sequence[Message], roles: frozenset[Role]) -> tuple[Sequence[Message], Sequence[int] | None]:
     """The messages of these roles, and their places in `messages` (None where all are chosen)."""
-    if len(roles) == len(Role):
+    if len(roles) == _ROLES:
         return messages, None
     indices = [index for index, message in enumerate(messages) if message.role in roles]
     return [messages[index] for index in indices], indices
@@ -350,8 +351,8 @@ def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ..
     roles: frozenset[Role] = frozenset()
     for item in asked:
         roles |= item.roles
-    if len(roles) == len(Role):
-        return ()
+        if len(roles) == _ROLES:
+            return ()
     return tuple([index for index, message in enumerate(messages) if message.role not in roles])
 
 

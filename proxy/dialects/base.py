@@ -59,17 +59,27 @@ class Body:
                 self.messages.append(Message(role, value, origin))
         elif kind is dict:
             for key, inner in value.items():
-                known = key in vocabulary
-                if known and type(inner) not in _HOLDS_TEXT:
+                if key in vocabulary:
+                    if type(inner) in _HOLDS_TEXT:
+                        self.leaf(inner, role, origin, key, vocabulary)
                     continue
                 place = f"{origin}/{escaped(key)}"
-                if not known:
-                    self.add(role, key, place + "#key")
+                self.add(role, key, place + "#key")
                 self.leaves(inner, role, place, vocabulary)
         elif kind is list:
             for index, inner in enumerate(value):
                 if type(inner) in _HOLDS_TEXT:
                     self.leaves(inner, role, f"{origin}/{index}", vocabulary)
+
+    def leaf(self, value: Any, role: Role, origin: str, key: str, vocabulary: frozenset[str]) -> None:
+        """As `leaves` for the member `key` of what stands at `origin`; `key` is a word of the vocabulary. Most of them
+        hold a number or a short text: this is the quick way."""
+        kind = type(value)
+        if kind is str:
+            if value and value not in vocabulary:
+                self.messages.append(Message(role, value, f"{origin}/{key}"))
+        elif kind is dict or kind is list:
+            self.leaves(value, role, f"{origin}/{key}", vocabulary)
 
     def arguments(self, text: str, origin: str) -> None:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""

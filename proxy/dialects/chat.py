@@ -11,8 +11,10 @@ from classifiers.base import Role
 
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
-from .chat_body import ROLES, VOCABULARY, check_shape, error_of, read_choice, read_message, says_nothing, trace_of
+from .chat_body import ROLES, VOCABULARY, check_shape, error_of, read_choice, read_message, trace_of
 from .chat_stream import ChatReader
+
+_DEFINING = frozenset({"tools", "functions", "response_format"})
 
 
 class Chat:
@@ -37,15 +39,12 @@ class Chat:
                 for index, message in enumerate(value):
                     role = ROLES.get(message.get("role"), Role.USER)
                     read_message(request, message, role, f"/messages/{index}")
-                continue
-            if says_nothing(key, value):
-                continue
-            place = "/" + escaped(key)
-            if key in {"tools", "functions", "response_format"}:
-                request.leaves(value, Role.TOOL_DEFINITION, place, VOCABULARY)
+            elif key in VOCABULARY:
+                role = Role.TOOL_DEFINITION if key in _DEFINING else Role.SETTING
+                request.leaf(value, role, "", key, VOCABULARY)
             else:
-                if key not in VOCABULARY:
-                    request.add(Role.SETTING, key, place + "#key")
+                place = "/" + escaped(key)
+                request.add(Role.SETTING, key, place + "#key")
                 request.leaves(value, Role.SETTING, place, VOCABULARY)
         return request
 
@@ -54,16 +53,15 @@ class Chat:
             raise Malformed("the answer is not a JSON object")
         body = Body()
         for key, value in tree.items():
-            if says_nothing(key, value):
-                continue
-            place = "/" + escaped(key)
             if key == "choices" and isinstance(value, list):
                 for index, choice in enumerate(value):
-                    read_choice(body, choice, f"{place}/{index}")
-                continue
-            if key not in VOCABULARY:
+                    read_choice(body, choice, f"/choices/{index}")
+            elif key in VOCABULARY:
+                body.leaf(value, Role.ERROR if key == "error" else Role.SETTING, "", key, VOCABULARY)
+            else:
+                place = "/" + escaped(key)
                 body.add(Role.SETTING, key, place + "#key")
-            body.leaves(value, Role.ERROR if key == "error" else Role.SETTING, place, VOCABULARY)
+                body.leaves(value, Role.SETTING, place, VOCABULARY)
         return body
 
     def reader(self, request: Request) -> ChatReader:

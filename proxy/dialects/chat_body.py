@@ -85,7 +85,13 @@ def says_nothing(key: str, value: Any) -> bool:
 def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -> None:
     """One message of a request, or the message of an answer's choice."""
     for key, value in message.items():
-        if says_nothing(key, value) or (type(value) is str and key == "role" and value in VOCABULARY):
+        if type(value) is str:  # nearly all members of nearly all messages
+            if key == "content":
+                body.add(role, value, f"{origin}/content")
+                continue
+            if key == "role" and value in VOCABULARY:
+                continue
+        elif says_nothing(key, value):
             continue
         place = f"{origin}/{escaped(key)}"
         if value is None:
@@ -198,19 +204,18 @@ def read_choice(body: Body, choice: Any, origin: str) -> None:
     if not isinstance(choice, dict):
         raise Malformed("a choice is not a JSON object")
     for key, value in choice.items():
-        if says_nothing(key, value):
-            continue
-        place = f"{origin}/{escaped(key)}"
-        if value is None:
-            read_key(body, key, Role.SETTING, place)
-        elif key == "message" and isinstance(value, dict):
-            read_message(body, value, Role.ASSISTANT, place)
+        if key == "message" and isinstance(value, dict):
+            read_message(body, value, Role.ASSISTANT, f"{origin}/message")
         elif key == "logprobs":
-            tokens, others = spelled(value)
-            body.add(Role.ASSISTANT, tokens, place)
-            body.add(Role.ASSISTANT, others, place + "/top")
+            if value is not None:
+                tokens, others = spelled(value)
+                body.add(Role.ASSISTANT, tokens, f"{origin}/logprobs")
+                body.add(Role.ASSISTANT, others, f"{origin}/logprobs/top")
+        elif key in VOCABULARY:
+            body.leaf(value, Role.SETTING, origin, key, VOCABULARY)
         else:
-            read_key(body, key, Role.SETTING, place)
+            place = f"{origin}/{escaped(key)}"
+            body.add(Role.SETTING, key, place + "#key")
             body.leaves(value, Role.SETTING, place, VOCABULARY)
 
 
