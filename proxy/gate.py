@@ -300,9 +300,10 @@ class Gate:
     def _window(self, channel: _Channel, everything: bool) -> tuple[int, str]:
         if everything or self._keep is None or channel.closed or channel.kind is Kind.CALL:
             return 0, "".join(channel.pieces)
-        # What is complete where it stands needs nothing of what was complete before it.
-        start = channel.judged if channel.kind is Kind.ATOM else max(0, channel.approved - self._keep)
-        if start > channel.base:
+        # What is complete where it stands needs nothing of what was complete before it, and none of it was judged.
+        atom = channel.kind is Kind.ATOM
+        start = channel.judged if atom else max(0, channel.approved - self._keep)
+        if start > channel.base and not atom:
             # Begin at a blank where there is one: half a word at the start could look like another word.
             blank = channel.tail.find(" ", start - channel.base, start - channel.base + 64)
             start = start if blank < 0 else channel.base + blank

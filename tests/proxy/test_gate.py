@@ -185,6 +185,12 @@ def test_masks_are_those_of_the_whole_text(
     assert {name: drive.shown[name] for name in flowing} == {name: veiled(drive.said[name]) for name in flowing}
 
 
+def test_what_is_complete_is_judged_from_its_first_letter() -> None:
+    drive = run([([piece("/model", "one")], True), ([piece("/model", "MARK two")], True)], 6, clean=True)
+    assert drive.blocked
+    assert drive.left == {"/model": "one"}
+
+
 @given(
     st.lists(bits, min_size=30, max_size=150).map("".join), st.lists(st.integers(1, 9), min_size=1), st.integers(6, 20)
 )
