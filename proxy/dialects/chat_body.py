@@ -85,13 +85,7 @@ def says_nothing(key: str, value: Any) -> bool:
 def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -> None:
     """One message of a request, or the message of an answer's choice."""
     for key, value in message.items():
-        if type(value) is str:  # nearly all members of nearly all messages
-            if key == "content":
-                body.add(role, value, f"{origin}/content")
-                continue
-            if key == "role" and value in VOCABULARY:
-                continue
-        elif says_nothing(key, value):
+        if says_nothing(key, value) or (type(value) is str and key == "role" and value in VOCABULARY):
             continue
         place = f"{origin}/{escaped(key)}"
         if value is None:
