@@ -18,7 +18,10 @@ from typing import Protocol, cast
 import httptools
 
 from .answers import Answer
+from .logs import get_logger
 from .upstream import Headers
+
+log = get_logger("penstock.listener")
 
 MAX_HEAD = 64 * 1024
 KEEP_ALIVE = 75.0
@@ -256,6 +259,9 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # refused when the head was complete
+        except httptools.HttpParserCallbackError:
+            log.exception("internal fault")  # ours, not the client's
+            self._refuse(500, "internal_error", "Penstock failed to handle this request.")
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http", "This is not valid HTTP/1.1.")
         if self._incoming is None and self._head_size > MAX_HEAD and not self.deaf:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from proxy import listener as module
+from proxy.logs import captured
 from tests.proxy.conftest import Make
 from tests.proxy.test_app import CLEAN, JSON, MARKED, post, statuses
 from tests.upstream import replies, shapes
@@ -123,3 +124,19 @@ async def test_a_refusal_says_once_that_the_connection_ends(stand: Make, sent: b
             ]
             assert await asyncio.wait_for(reader.read(), 10) == b""
             writer.close()
+
+
+async def test_a_fault_of_ours_in_a_head_is_not_called_the_clients(
+    stand: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with stand() as s:
+        monkeypatch.setattr(s.running.plane, "opened", fault)
+        with captured() as logs:
+            refused = await s.client.post("/v1/chat/completions", json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "internal_error")
+        assert [entry["event"] for entry in logs] == ["internal fault"]
+        monkeypatch.undo()
+        assert (await s.chat("Hello")).status_code == 200
