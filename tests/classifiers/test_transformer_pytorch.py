@@ -18,6 +18,7 @@ import pytest
 
 from classifiers.catalog import OptionError, create
 from classifiers.transformer import Transformer
+from classifiers.windows import split
 from tests.classifiers.tables import messages
 from tests.classifiers.test_transformer import VOCABULARY, Bomb, write_tokenizer
 from tests.packages import packages
@@ -123,10 +124,9 @@ def test_kinds_score_as_they_do_in_transformers(pytorch: Any, offline: None, tmp
     assert np.asarray(found) == reference(pytorch, model, [2, *tokens(TEXT), 3])
     assert np.ptp(found) > 1e-3
     words = tokens(LONG)
-    room = classifier._window[0] - 2
     parts = [
-        classifier._activate(classifier._model.run(np.asarray(words[start : start + room])))
-        for start in [*range(0, len(words) - room, room - classifier._window[1]), len(words) - room]
+        classifier._activate(classifier._model.run(np.asarray(words[window.start : window.end])))
+        for window in split(len(words), *classifier._window, special=2)
     ]
     assert len(parts) > 2
     assert scores(classifier, LONG) == pytest.approx(np.max(parts, axis=0).tolist(), abs=1e-6)
