@@ -198,7 +198,7 @@ def sign(
     with _operator():
         raw = bundle.read_bytes()
         opened(raw)
-        beside = bundle.with_name(bundle.name + ".sig")
+        beside = _signature(bundle)
         write(beside, signed(raw, key.read_bytes()).encode() + b"\n")
     typer.echo(f"written: {clean(beside)}")
 
@@ -214,7 +214,7 @@ def verify(
 
     with _operator():
         raw = bundle.read_bytes()
-        verified(raw, bundle.with_name(bundle.name + ".sig").read_text("ascii", "replace"), public_key)
+        verified(raw, _signature(bundle).read_text("ascii", "replace"), public_key)
         found = opened(raw)
     typer.echo(f"signed: revision {clean(found.revision)}, packed {_time(found.created)}")
     for name in found.files:
@@ -246,6 +246,10 @@ def _activate(store: Store, kept: Kept, wait: float) -> None:
 
 def _late(store: Store, revision: str) -> list[dict[str, Any]]:
     return [state for state in store.processes() if state.get("revision") != revision]
+
+
+def _signature(bundle: Path) -> Path:
+    return bundle.with_name(bundle.name + ".sig")
 
 
 def _store(data_dir: Path | None, name: str) -> Store:

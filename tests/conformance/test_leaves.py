@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.conftest import Make, _canary, stand  # noqa: F401 - pytest finds fixtures by name
-from tests.proxy.leaves import variants
+from tests.proxy.leaves import UNSCANNABLE, variants
 from tests.upstream import Reply, Request, messages, replies, shapes
 
 FOLDER = Path(__file__).parent
@@ -24,19 +24,6 @@ OPAQUE = {
 """Encoded bytes: no classifier reads them, a rule on `surface.unscannable` decides about them."""
 REFUSED = {"chat": b'"content_filter"', "messages": b'"refusal"'}
 dialects = pytest.mark.parametrize("dialect", PATHS)
-UNSCANNABLE = """
-id: test
-version: 1
-owner: tests
-description: Parts that nobody can read are blocked.
-rules:
-  - id: unscannable
-    description: Parts that nobody can read are blocked.
-    stages: [input, output]
-    when: {finding: [surface.unscannable, surface.opaque], at_least: 0.5}
-    action: block
-    stream: {hold_back: 8}
-"""
 
 
 @dialects

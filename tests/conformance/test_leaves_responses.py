@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.conftest import Make, _canary, stand  # noqa: F401 - pytest finds fixtures by name
-from tests.proxy.leaves import variants
+from tests.proxy.leaves import UNSCANNABLE, variants
 from tests.upstream import Reply, Request, replies, responses
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "openai_responses"
@@ -19,19 +19,6 @@ ANSWER: dict[str, Any] = json.loads((FOLDER / "response.json").read_text("utf-8"
 OPAQUE = ("/input_audio/data", "/file_data", "/result")
 """Encoded bytes: no classifier reads them, a rule on `surface.unscannable` decides about them."""
 PATH = "/v1/responses"
-UNSCANNABLE = """
-id: test
-version: 1
-owner: tests
-description: Parts that nobody can read are blocked.
-rules:
-  - id: unscannable
-    description: Parts that nobody can read are blocked.
-    stages: [input, output]
-    when: {finding: [surface.unscannable, surface.opaque], at_least: 0.5}
-    action: block
-    stream: {hold_back: 8}
-"""
 
 
 @pytest.mark.parametrize("stream", [False, True])

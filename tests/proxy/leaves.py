@@ -9,6 +9,21 @@ from typing import Any
 MARK = "MARK"
 NOTHING: tuple[Any, ...] = ("x", None, "", [], {}, 0, False)
 
+UNSCANNABLE = """
+id: test
+version: 1
+owner: tests
+description: Parts that nobody can read are blocked.
+rules:
+  - id: unscannable
+    description: Parts that nobody can read are blocked.
+    stages: [input, output]
+    when: {finding: [surface.unscannable, surface.opaque], at_least: 0.5}
+    action: block
+    stream: {hold_back: 8}
+"""
+"""A policy that blocks what nobody can read."""
+
 
 def places(tree: Any, pointer: str = "") -> Iterator[tuple[str, Any, str | int, Any]]:
     """(JSON pointer, container, key or index, value) of everything below `tree`."""

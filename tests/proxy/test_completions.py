@@ -19,9 +19,8 @@ from proxy.gate import Kind, Part
 from proxy.sse import Decoder
 from proxy.strict import Malformed
 from tests.conformance.speak_completions import legacy, legacy_event
-from tests.conformance.test_leaves import UNSCANNABLE
 from tests.proxy.conftest import Make
-from tests.proxy.leaves import MARK, variants
+from tests.proxy.leaves import MARK, UNSCANNABLE, variants
 from tests.upstream import replies, shapes
 
 REQUESTS: dict[str, tuple[Dialect, dict[str, Any]]] = {
