@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import forms, model
+from . import case_form, forms, model
 from .document import Document, Path
 
 # The model whose keys are allowed below the last named part of a path.
@@ -26,13 +26,13 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "applies_to": (forms.AppliesTo,),
     "n": (forms.Range,),
     "max_tokens": (forms.Range,),
-    "request": (model.CaseRequest,),
-    "account": (model.CaseAccount,),
-    "before": (model.CaseTurn,),
-    "calls": (model.CaseCall,),
-    "cases": (model.Case,),
-    "messages": (model.CaseMessage,),
-    "expect": (model.Expectation,),
+    "request": (case_form.CaseRequest,),
+    "account": (case_form.CaseAccount,),
+    "before": (case_form.CaseTurn,),
+    "calls": (case_form.CaseCall,),
+    "cases": (case_form.Case,),
+    "messages": (case_form.CaseMessage,),
+    "expect": (case_form.Expectation,),
     "after": (model.AfterSpec,),
 }
 

@@ -1,4 +1,4 @@
-"""What an author may write: the pydantic model of one policy file, and the words that rules are made of.
+"""What an author may write: the pydantic model of one policy file (`words` and `forms` hold what it is made of).
 
 The model is strict: nothing is coerced, unknown keys are refused. JSON Schema for editors comes from it
 (`schema`). A form that grows later (a condition as an expression, a mode with a share) is a new member of a
@@ -8,7 +8,6 @@ union here, so files of today stay valid.
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import (
@@ -26,8 +25,11 @@ from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
 
-from .facts import Account, Api, Call, Facts, Settings, Turn
+from .case_form import Case
 from .forms import AppliesTo, Canary, Mode, Staging, Stream, Strict, no_doubles
+from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Score, Stage
+
+__all__ = ["Action", "Case", "ClassifierSpec", "OnBlock", "OnError", "Policy", "Rule", "Stage"]
 
 DEFAULT_MESSAGE = (
     "I'm sorry, but I can't help with that request: it was blocked by policy '{policy}'. Reference: {decision_id}."
@@ -35,45 +37,6 @@ DEFAULT_MESSAGE = (
 DEFAULT_REASON = "content_policy_violation"
 MESSAGE_FIELDS = frozenset({"policy", "decision_id", "reason"})
 MASK_FIELDS = frozenset({"LABEL", "label"})
-
-
-class Stage(StrEnum):
-    """Where in an exchange a rule looks."""
-
-    INPUT = "input"
-    OUTPUT = "output"
-
-
-class Action(StrEnum):
-    """What a rule asks for. The most severe of all that fired is done."""
-
-    PASS = "pass"  # noqa: S105 - an action, no password
-    LOG = "log"
-    MASK = "mask"
-    BLOCK = "block"
-
-    @property
-    def severity(self) -> int:
-        """0 for pass, rising to block."""
-        return _SEVERITY[self]
-
-
-_SEVERITY = {action: place for place, action in enumerate(Action)}
-
-
-class OnBlock(StrEnum):
-    """How a caller is told of a block: an HTTP error, or a normal answer that holds the message."""
-
-    ERROR = "error"
-    MESSAGE = "message"
-
-
-class OnError(StrEnum):
-    """What a rule does when a classifier that it needs gave no answer."""
-
-    BLOCK = "block"
-    LOG = "log"
-    PASS = "pass"  # noqa: S105
 
 
 def _only_fields(fields: frozenset[str]) -> AfterValidator:
@@ -92,11 +55,7 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-ClassifierName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-FindingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$")]
 Label = Annotated[str, Field(pattern=r"^\S{1,128}$")]
-Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Prose = Annotated[str, Field(min_length=1, max_length=4000)]
 Message = Annotated[str, Field(min_length=1, max_length=2000), _only_fields(MESSAGE_FIELDS)]
@@ -313,114 +272,6 @@ class Override(_Strict):
     """What differs from the policy that is extended."""
 
     rules: Annotated[dict[Id, RulePatch], Field(min_length=1, description="By the ids of its rules.")]
-
-
-class CaseMessage(_Strict):
-    """One message of a case."""
-
-    role: Role
-    text: str
-    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
-
-
-class CaseTurn(_Strict):
-    """A step of the conversation before the case."""
-
-    role: Role
-    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
-
-
-class CaseCall(_Strict):
-    """A call of a tool that the answer makes."""
-
-    name: str
-    arguments: Annotated[Any, Field(description="As they are once their JSON is read.")] = None
-
-
-class CaseAccount(_Strict):
-    """Who asks, in a case."""
-
-    id: str = "anonymous"
-    tier: str = ""
-    grants: list[str] = []
-    flags: list[str] = []
-    history: dict[str, int] = {}
-
-
-class CaseRequest(_Strict):
-    """The request of a case, but for its messages."""
-
-    dialect: Api = Api.CHAT
-    model: str = ""
-    effort: str = ""
-    n: Annotated[int, Field(ge=1)] = 1
-    stream: bool = False
-    max_tokens: Annotated[int, Field(ge=0)] = 0
-    temperature: float = 1.0
-    tools: Annotated[list[str], Field(description="Names of the tools on offer.")] = []
-    account: CaseAccount = CaseAccount()
-    before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
-
-
-class Expectation(_Strict):
-    """What a case must lead to."""
-
-    action: Action
-    rule: Annotated[Id | None, Field(description="A rule that must be among those that fired.")] = None
-
-
-class Case(_Strict):
-    """A test beside the rules. A set is fit for traffic only when all its cases pass."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]})
-
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    stage: Stage = Stage.INPUT
-    text: Annotated[
-        str | None,
-        Field(description="Short for one message: of the user on input, of the assistant on output."),
-    ] = None
-    messages: Annotated[list[CaseMessage], Field(min_length=1)] | None = None
-    scores: Annotated[
-        dict[FindingName, Score] | None,
-        Field(description="What these classifiers are to have seen in each message; they are not asked."),
-    ] = None
-    request: Annotated[
-        CaseRequest | None,
-        Field(description="What applies_to and conditions read. Without it, the policy of the case applies."),
-    ] = None
-    calls: Annotated[list[CaseCall], Field(description="The tools that the answer calls, at the output stage.")] = []
-    failed: Annotated[
-        list[ClassifierName],
-        Field(description="Classifiers that are to have given no answer."),
-        AfterValidator(no_doubles),
-    ] = []
-    expect: Expectation
-
-    @model_validator(mode="after")
-    def _one_text(self) -> Case:
-        if (self.text is None) == (self.messages is None):
-            raise ValueError("a case has either 'text' or 'messages'")
-        if self.calls and self.stage is not Stage.OUTPUT:
-            raise PydanticCustomError("idle_key", "'calls' is for cases of the stage output", {"key": "calls"})
-        return self
-
-    @property
-    def facts(self) -> Facts:
-        """What the case says about its request and, at the output stage, about the calls of the answer."""
-        asked = self.request or CaseRequest()
-        account = asked.account
-        said = [(each.role, each.name) for each in asked.before]
-        said += [(each.role, each.name) for each in self.messages or () if each.role is not Role.SETTING]
-        facts = Facts(
-            asked.dialect,
-            asked.model,
-            Settings(asked.effort, asked.n, asked.stream, asked.max_tokens, asked.temperature),
-            tuple(asked.tools),
-            Account(account.id, "", account.tier, frozenset(account.grants), frozenset(account.flags), account.history),
-            tuple(Turn(role, name) for role, name in said),
-        )
-        return facts.answered(tuple(Call(each.name, each.arguments) for each in self.calls)) if self.calls else facts
 
 
 class Policy(_Strict):

@@ -1,0 +1,126 @@
+"""What an author may write of a case: a test beside the rules."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from classifiers.base import Role
+
+from .facts import Account, Api, Call, Facts, Settings, Turn
+from .forms import Strict, no_doubles
+from .words import Action, ClassifierName, FindingName, Id, Score, Stage
+
+
+class _Strict(Strict, BaseModel):
+    """The same; named here so that ruff sees a model."""
+
+
+class CaseMessage(_Strict):
+    """One message of a case."""
+
+    role: Role
+    text: str
+    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
+
+
+class CaseTurn(_Strict):
+    """A step of the conversation before the case."""
+
+    role: Role
+    name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
+
+
+class CaseCall(_Strict):
+    """A call of a tool that the answer makes."""
+
+    name: str
+    arguments: Annotated[Any, Field(description="As they are once their JSON is read.")] = None
+
+
+class CaseAccount(_Strict):
+    """Who asks, in a case."""
+
+    id: str = "anonymous"
+    tier: str = ""
+    grants: list[str] = []
+    flags: list[str] = []
+    history: dict[str, int] = {}
+
+
+class CaseRequest(_Strict):
+    """The request of a case, but for its messages."""
+
+    dialect: Api = Api.CHAT
+    model: str = ""
+    effort: str = ""
+    n: Annotated[int, Field(ge=1)] = 1
+    stream: bool = False
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: float = 1.0
+    tools: Annotated[list[str], Field(description="Names of the tools on offer.")] = []
+    account: CaseAccount = CaseAccount()
+    before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
+
+
+class Expectation(_Strict):
+    """What a case must lead to."""
+
+    action: Action
+    rule: Annotated[Id | None, Field(description="A rule that must be among those that fired.")] = None
+
+
+class Case(_Strict):
+    """A test beside the rules. A set is fit for traffic only when all its cases pass."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]})
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    stage: Stage = Stage.INPUT
+    text: Annotated[
+        str | None,
+        Field(description="Short for one message: of the user on input, of the assistant on output."),
+    ] = None
+    messages: Annotated[list[CaseMessage], Field(min_length=1)] | None = None
+    scores: Annotated[
+        dict[FindingName, Score] | None,
+        Field(description="What these classifiers are to have seen in each message; they are not asked."),
+    ] = None
+    request: Annotated[
+        CaseRequest | None,
+        Field(description="What applies_to and conditions read. Without it, the policy of the case applies."),
+    ] = None
+    calls: Annotated[list[CaseCall], Field(description="The tools that the answer calls, at the output stage.")] = []
+    failed: Annotated[
+        list[ClassifierName],
+        Field(description="Classifiers that are to have given no answer."),
+        AfterValidator(no_doubles),
+    ] = []
+    expect: Expectation
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Case:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("a case has either 'text' or 'messages'")
+        if self.calls and self.stage is not Stage.OUTPUT:
+            raise PydanticCustomError("idle_key", "'calls' is for cases of the stage output", {"key": "calls"})
+        return self
+
+    @property
+    def facts(self) -> Facts:
+        """What the case says about its request and, at the output stage, about the calls of the answer."""
+        asked = self.request or CaseRequest()
+        account = asked.account
+        said = [(each.role, each.name) for each in asked.before]
+        said += [(each.role, each.name) for each in self.messages or () if each.role is not Role.SETTING]
+        facts = Facts(
+            asked.dialect,
+            asked.model,
+            Settings(asked.effort, asked.n, asked.stream, asked.max_tokens, asked.temperature),
+            tuple(asked.tools),
+            Account(account.id, "", account.tier, frozenset(account.grants), frozenset(account.flags), account.history),
+            tuple(Turn(role, name) for role, name in said),
+        )
+        return facts.answered(tuple(Call(each.name, each.arguments) for each in self.calls)) if self.calls else facts

@@ -1,0 +1,52 @@
+"""The words of the language: its closed lists, and what a name or a score looks like."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ClassifierName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+FindingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$")]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Stage(StrEnum):
+    """Where in an exchange a rule looks."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class Action(StrEnum):
+    """What a rule asks for. The most severe of all that fired is done."""
+
+    PASS = "pass"  # noqa: S105 - an action, no password
+    LOG = "log"
+    MASK = "mask"
+    BLOCK = "block"
+
+    @property
+    def severity(self) -> int:
+        """0 for pass, rising to block."""
+        return _SEVERITY[self]
+
+
+_SEVERITY = {action: place for place, action in enumerate(Action)}
+
+
+class OnBlock(StrEnum):
+    """How a caller is told of a block: an HTTP error, or a normal answer that holds the message."""
+
+    ERROR = "error"
+    MESSAGE = "message"
+
+
+class OnError(StrEnum):
+    """What a rule does when a classifier that it needs gave no answer."""
+
+    BLOCK = "block"
+    LOG = "log"
+    PASS = "pass"  # noqa: S105
