@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+from tests.bench.candidates import BenchError
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import Postgres
 
 settings.register_profile("penstock", deadline=None)
 settings.load_profile("penstock")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; `postgres.database()` is a new one for a test. Whoever ends it starts one of their own."""
+    from tests.servers.postgres import server
+
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(server())
+        except BenchError as error:
+            pytest.skip(str(error))
+        yield made

@@ -48,26 +48,39 @@ class Candidate:
     pid: int = 0
 
 
-def tool(name: str) -> str:
-    """The path of a Debian tool, installed if it is missing and we may."""
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    if path:
+def tool(name: str, package: str = "") -> str:
+    """The path of a program of Debian's, out of the package of its name or `package`, installed if it is missing and we
+    may."""
+    package = package or name
+    if path := _found(name):
         return path
-    mend = f"install it by hand: sudo apt-get install --no-install-recommends {name}"
+    mend = f"install it by hand: sudo apt-get install --no-install-recommends {package}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise BenchError(f"{name} is not installed; {mend}")
-    print(f"installing Debian's {name} ...", file=sys.stderr, flush=True)
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", name]):
+    print(f"installing Debian's {package} ...", file=sys.stderr, flush=True)
+    wait = ["-o", "DPkg::Lock::Timeout=300"]  # other test processes may want something too
+    for command in (
+        ["apt-get", *wait, "update"],
+        ["apt-get", *wait, "install", "-y", "--no-install-recommends", package],
+    ):
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise BenchError(f"{shlex.join(command)} failed ({last}); {mend}")
-    found = shutil.which(name, path="/usr/sbin:/usr/bin")
+    found = _found(name)
     if not found:
-        raise BenchError(f"{name} was installed but is not to be found; {mend}")
+        raise BenchError(f"{package} was installed but {name} is not to be found; {mend}")
     return found
+
+
+def _found(name: str) -> str | None:
+    # Debian keeps PostgreSQL's programs in a folder of their version.
+    folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    return shutil.which(
+        name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", *folders])
+    )
 
 
 def free_port() -> int:

@@ -1,0 +1,1 @@
+"""Real servers of other people, started and ended by tests: what Penstock speaks to is spoken to in earnest."""
