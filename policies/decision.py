@@ -39,12 +39,14 @@ class Fired:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """[start, end) in code points of message number `message` is to be replaced by `replacement`."""
+    """[start, end) in code points of message number `message` is to be replaced by `replacement`, in which {n} is yet
+    to be numbered (`tokens`). `restore`: in the answer, the caller gets back what stood there."""
 
     message: int
     start: int
     end: int
     replacement: str
+    restore: bool = False
 
 
 @dataclass(frozen=True, slots=True)

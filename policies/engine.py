@@ -219,13 +219,14 @@ def _located(finding: Finding, messages: Sequence[Message]) -> bool:
 def _mask(rule: Rule, finding: Finding) -> Mask:
     assert finding.span is not None  # _located said so
     text = rule.mask_with.replace("{LABEL}", finding.label.upper()).replace("{label}", finding.label)
-    return Mask(finding.message, finding.span[0], finding.span[1], text)
+    return Mask(finding.message, finding.span[0], finding.span[1], text, rule.restore)
 
 
 def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:
     """Masks with the order of their rules -> masks sorted by place, overlapping ones made one.
 
-    One made of several has the replacement of its longest member (then the earliest, then the first rule's).
+    One made of several has the replacement of its longest member (then the earliest, then the first rule's), and is
+    restored where each of them is.
     Masks that only touch stay apart.
     """
     merged: list[Mask] = []
@@ -239,5 +240,6 @@ def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:
         longer = mask.end - mask.start > widest
         widest = max(widest, mask.end - mask.start)
         replacement = mask.replacement if longer else last.replacement
-        merged[-1] = Mask(last.message, last.start, max(last.end, mask.end), replacement)
+        restore = mask.restore and last.restore
+        merged[-1] = Mask(last.message, last.start, max(last.end, mask.end), replacement, restore)
     return tuple(merged)

@@ -36,7 +36,11 @@ DEFAULT_MESSAGE = (
 )
 DEFAULT_REASON = "content_policy_violation"
 MESSAGE_FIELDS = frozenset({"policy", "decision_id", "reason"})
-MASK_FIELDS = frozenset({"LABEL", "label"})
+MASK_FIELDS = frozenset({"LABEL", "label", "n"})
+NUMBER = "{n}"
+"""In a replacement: the number of what it stands for."""
+MASK_KEYS = frozenset({"mask_with", "restore"})
+"""Keys of rules that mask."""
 
 
 def _only_fields(fields: frozenset[str]) -> AfterValidator:
@@ -51,6 +55,14 @@ def _only_fields(fields: frozenset[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _numbered_once(text: str) -> str:
+    """Raises ValueError where a number could not be read back."""
+    behind = text.partition(NUMBER)[2]
+    if NUMBER in behind or behind[:1].isdigit():
+        raise ValueError("write {n} once, and no digit behind it: its names could not be told apart")
+    return text
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -59,7 +71,7 @@ Label = Annotated[str, Field(pattern=r"^\S{1,128}$")]
 Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Prose = Annotated[str, Field(min_length=1, max_length=4000)]
 Message = Annotated[str, Field(min_length=1, max_length=2000), _only_fields(MESSAGE_FIELDS)]
-Replacement = Annotated[str, Field(max_length=200), _only_fields(MASK_FIELDS)]
+Replacement = Annotated[str, Field(max_length=200), _only_fields(MASK_FIELDS), AfterValidator(_numbered_once)]
 
 
 class _Strict(Strict, BaseModel):
@@ -191,7 +203,13 @@ class Rule(_Strict):
     stream: Annotated[
         Stream, Field(description="For streamed output: whole (the default), or hold_back: N characters.")
     ] = "whole"
-    mask_with: Annotated[Replacement, Field(description="What stands in place of masked text.")] = "[{LABEL}]"
+    mask_with: Annotated[
+        Replacement,
+        Field(description="What stands in place of masked text; {n} is the number of the value in its conversation."),
+    ] = "[{LABEL}]"
+    restore: Annotated[
+        bool, Field(description="Whether the answer to the caller has what was masked in the request put back.")
+    ] = False
     tags: Tags = []
 
     @model_validator(mode="after")
@@ -204,8 +222,15 @@ class Rule(_Strict):
         # A setting that can never matter is a mistake about what the rule does.
         if "stream" in self.model_fields_set and Stage.OUTPUT not in self.stages:
             raise PydanticCustomError("idle_key", "'stream' is for rules with the stage output", {"key": "stream"})
-        if "mask_with" in self.model_fields_set and self.action is not Action.MASK:
-            raise PydanticCustomError("idle_key", "'mask_with' is for rules with the action mask", {"key": "mask_with"})
+        for key in sorted(MASK_KEYS & self.model_fields_set):
+            if self.action is not Action.MASK:
+                raise PydanticCustomError("idle_key", f"'{key}' is for rules with the action mask", {"key": key})
+        if NUMBER in self.mask_with and Stage.INPUT not in self.stages:
+            what = "'{n}' numbers the values of a request: add the stage input, or leave it out"
+            raise PydanticCustomError("idle_key", what, {"key": "mask_with"})
+        if self.restore and NUMBER not in self.mask_with:
+            what = "'restore' must tell one value from another: write mask_with: <{LABEL}_{n}>"
+            raise PydanticCustomError("idle_key", what, {"key": "restore"})
 
     @property
     def acts(self) -> bool:
@@ -259,6 +284,7 @@ class RulePatch(_Strict):
     reason: Reason | None = None
     stream: Stream | None = None
     mask_with: Replacement | None = None
+    restore: bool | None = None
     tags: Tags | None = None
 
     @model_validator(mode="after")

@@ -17,14 +17,15 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from classifiers.base import Message, Role, said_before
 from classifiers.cache import Cache
 from policies.engine import Decision
-from policies.model import Action, OnBlock, Stage
+from policies.model import NUMBER, Action, OnBlock, Stage
+from policies.tokens import Restoring, Tokens
 
 from .answers import Answer, ids, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
@@ -89,6 +90,7 @@ class Exchange:
         self._before = ""  # what the answer answers, once a classifier wants to know
         self._said: Cache | None = None  # what slow classifiers found in the answer so far, once one was asked
         self._recorded = False  # the outcome is on its way to the disk
+        self._tokens: Tokens | None = None  # names of what was masked, once a mask has a number
         self._opaque: set[tuple[str, str]] = set()
 
     async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
@@ -120,7 +122,7 @@ class Exchange:
         if decision.action is Action.BLOCK:
             await self._refuse_input(decision, request)
             return
-        if body is not None and (decision.action is Action.MASK or way.model is not None):
+        if body is not None and (decision.masks or way.model is not None):
             body = _changed(body, request, decision, way.model)
         if request.stream:
             self._declare()  # it needs one in any case: the disk works while the model begins
@@ -170,6 +172,8 @@ class Exchange:
                 stage, self.dialect.name, messages, unscannable, self._before, scope, memory
             )
             self.notes.decided(decision, messages, unscannable)
+            if decision.masks:
+                decision = self._named(decision, messages)
         return decision
 
     def decide_now(
@@ -179,7 +183,21 @@ class Exchange:
         decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable)
         if decision is not None:
             self.notes.decided(decision, messages, unscannable)
+            if decision.masks:
+                decision = self._named(decision, messages)
         return decision
+
+    def _named(self, decision: Decision, messages: list[Message]) -> Decision:
+        """The decision with a name for each value that it masks. Rows of a file are a conversation each."""
+        if all(NUMBER not in mask.replacement for mask in decision.masks):
+            return decision
+        if self._tokens is None or not self.one_request:
+            self._tokens = Tokens(self._asked if self.one_request else messages)
+        return replace(decision, masks=self._tokens.numbered(messages, decision.masks))
+
+    def restoring(self) -> Restoring | None:
+        """What puts back into the answer what was masked in the request, where that is wanted."""
+        return Restoring(self._tokens) if self._tokens is not None and self._tokens.values else None
 
     def _declare(self) -> None:
         """Write down what the model is asked, and that it was let through."""
@@ -270,9 +288,11 @@ class Exchange:
         if self.guard.asks:
             self.guard = self.guard.answering(tree)
         decision = await self._check_output(body)
-        changed = changed or decision.action is Action.MASK
+        if self._tokens is not None and (restoring := self.restoring()) is not None:
+            decision = replace(decision, masks=restoring.also(body.messages, decision.masks))
+        changed = changed or bool(decision.masks)
         headers = relayed(response, keep_length=not changed)
-        if decision.action is Action.MASK:
+        if decision.masks:
             raw = masked(raw, body, decision)
         if changed:
             headers.append((b"content-length", b"%d" % len(raw)))
@@ -401,7 +421,7 @@ class Exchange:
 
 def _changed(raw: bytes, request: Request, decision: Decision, model: str | None) -> bytes:
     """`raw` with the decision's masks applied, and with the name that the upstream knows the model by."""
-    if decision.action is Action.MASK:
+    if decision.masks:
         raw = masked(raw, request, decision)
     if model is None:
         return raw

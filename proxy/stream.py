@@ -42,7 +42,12 @@ class Streamed:
         self._exchange, self._request, self._response = exchange, request, response
         self._guard, self._caller, self._notes = exchange.guard, exchange.caller, exchange.notes
         self._reader: StreamReader = exchange.dialect.reader(request)
-        self._gate = Gate(self._guard.hold_back, enforcing=self._guard.enforcing)
+        self._enforcing, hold_back = self._guard.enforcing, self._guard.hold_back
+        self._restoring = exchange.restoring()
+        if self._restoring is not None:  # a name must be seen whole before its first letter leaves
+            self._enforcing = True
+            hold_back = None if hold_back is None else max(hold_back, self._restoring.longest)
+        self._gate = Gate(hold_back, enforcing=self._enforcing)
         self._head = Answer(response.status, relayed(response), b"")
         self._decoder = Decoder()
         self._most = exchange.max_answer
@@ -162,10 +167,10 @@ class Streamed:
     async def _last_words(self) -> None:
         """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""
         gate = self._gate
-        if not self._guard.enforcing:
+        if not self._enforcing:
             # Nothing can be stopped: the reader has it all before it is judged, for the record.
             await self._release(gate.release())
-        question = gate.question(everything=not self._guard.enforcing)
+        question = gate.question(everything=not self._enforcing)
         if question.messages:
             await self._judge(question)
         await self._release(gate.release())
@@ -175,7 +180,7 @@ class Streamed:
     async def _for_the_record(self) -> None:
         """A stream was cut before its end. Where nothing could be stopped nothing was judged yet, and what has left
         must not go unseen: else hanging up would be a way around the log."""
-        if self._guard.enforcing:
+        if self._enforcing:
             return
         question = self._gate.question(everything=True)
         if question.messages:
@@ -192,7 +197,10 @@ class Streamed:
         self._notes.judged(time.perf_counter() - began)
         if decision.action is Action.BLOCK:
             raise Blocked(decision)
-        self._gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in decision.masks])
+        masks = decision.masks
+        if self._restoring is not None:
+            masks = self._restoring.also(question.messages, masks)
+        self._gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in masks])
 
     async def _judge_opaque(self) -> None:
         """Judge what came and is no text, or raise Blocked: it is whole where it stands, so it need not wait."""

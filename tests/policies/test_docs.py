@@ -15,6 +15,8 @@ from policies.check import check
 PAGES = Path(__file__).parents[2] / "policies"
 COOKBOOK = (PAGES / "COOKBOOK.md").read_text("utf-8")
 RECIPES = re.findall(r"^## (\d+\. .*?)$.*?^```yaml\n(.*?)^```", COOKBOOK, re.MULTILINE | re.DOTALL)
+ACTIONS = (PAGES / "ACTIONS.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^## (.*?)$.*?^```yaml\n(.*?)^```", ACTIONS, re.MULTILINE | re.DOTALL)
 TUTORIAL = (PAGES / "TUTORIAL.md").read_text("utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
 
@@ -24,7 +26,7 @@ def test_there_are_twelve() -> None:
     assert COOKBOOK.count("```yaml") == 12
 
 
-@pytest.mark.parametrize(("title", "text"), RECIPES, ids=[title for title, _ in RECIPES])
+@pytest.mark.parametrize(("title", "text"), RECIPES + EXAMPLES, ids=[title for title, _ in RECIPES + EXAMPLES])
 def test_a_recipe_holds_without_a_warning(title: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text, "utf-8")
     if "applies_to:" in text:
