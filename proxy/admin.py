@@ -28,17 +28,18 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 
 
 class Admin:
-    """What ROUTES names. `readiness` names what is not ready, and why; `upstreams` what became of the last request to
-    each upstream (readiness does not depend on that); `refresh` updates the gauges."""
+    """What ROUTES names. `readiness` names what is not ready, and why; `states` says more of what is outside: under
+    `upstreams` what became of the last request to each (readiness does not depend on that), under `parts` every part's
+    state; `refresh` updates the gauges."""
 
     def __init__(
         self,
         readiness: Callable[[], Awaitable[dict[str, str]]],
-        upstreams: Callable[[], dict[str, str]],
+        states: Callable[[], dict[str, dict[str, str]]],
         metrics: Metrics,
         refresh: Callable[[], None],
     ) -> None:
-        self._readiness, self._upstreams, self._metrics, self._refresh = readiness, upstreams, metrics, refresh
+        self._readiness, self._states, self._metrics, self._refresh = readiness, states, metrics, refresh
         self._pages = {
             b"/livez": self._live,
             b"/readyz": self._ready,
@@ -101,7 +102,7 @@ class Admin:
     async def _ready(self, _: Incoming) -> Answer:
         missing = await self._readiness()
         status = "not ready" if missing else "ready"
-        return _json(503 if missing else 200, {"status": status, "checks": missing, "upstreams": self._upstreams()})
+        return _json(503 if missing else 200, {"status": status, "checks": missing, **self._states()})
 
     async def _reload(self, _: Incoming) -> Answer:
         assert self._reloading is not None  # set before the listener starts

@@ -118,14 +118,21 @@ class Metrics:
         self.heartbeat_success = Gauge(
             "penstock_guard_heartbeat_success_timestamp_seconds", "When such a probe last was.", HEARTBEAT
         )
-        self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
-        self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
-        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
         # Shown from the start: of a series that begins with 1, nobody sees the increase.
         for stage in Stage:
             self.fail_open.reach(0, stage)
         for result in ("loaded", "refused"):
             self.reloads.reach(0, result)
+        self._outside()
+
+    def _outside(self) -> None:
+        """Of the audit, and of what lies outside of this process."""
+        self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
+        self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
+        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
+        self.part_up = Gauge(
+            "penstock_part_up", "1 where a part outside of this process does what it is for; see /readyz.", ("part",)
+        )
 
     def model(self, name: str) -> str:
         """`name` as a label: itself where the operator listed it, else other."""

@@ -134,6 +134,7 @@ _SCHEMAS: dict[str, Json] = {
             "status": {"enum": ["alive", "ready", "not ready"]},
             "checks": {"type": "object", "additionalProperties": _TEXT, "description": "What is not ready, and why."},
             "upstreams": {"type": "object", "additionalProperties": _TEXT},
+            "parts": {"type": "object", "additionalProperties": _TEXT, "description": "Other parts, and their states."},
         },
     },
     "loaded": {

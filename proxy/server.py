@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from .keeper import Keeper, Refused
 from .listener import Listener
 from .logs import get_logger
 from .metrics import Metrics
+from .parts import Parts
 from .policy_store import Store
 from .routing import Routing, routing_of
 
@@ -76,16 +77,15 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
     keepers = _keepers(settings)
     sets = {name: await _policy(keeper) for name, keeper in keepers.items()}
     async with contextlib.AsyncExitStack() as stack:
-        data_socket = stack.enter_context(_bound(settings.host, settings.port, "port"))
-        admin_socket = stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
+        data_socket, admin_socket = _sockets(settings, stack)
         key, audit = await _open_audit(settings)
         stack.push_async_callback(_close_audit, audit)
         metrics = Metrics(settings.metrics_models)
+        parts = Parts(metrics)
         panel = Panel(settings.classifier_workers or None)
         stack.callback(panel.close)
         guards = {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
-        for guard in guards.values():
-            await _warm(guard, panel)
+        await _warm(guards.values(), panel)
         await _enforced(keepers, sets, metrics, stack)
         keys = _keys(settings)
         if keys is not None:
@@ -98,9 +98,9 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(owned.close)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         _trace(settings, plane, stack)
-        ready = _Readiness(plane, panel, audit, keys)
+        ready = _Readiness(plane, panel, audit, keys, parts)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
-        admin = Admin(ready, routing.states, metrics, lambda: _refresh(metrics, audit, plane, panel))
+        admin = Admin(ready, _states(routing, parts), metrics, lambda: _refresh(metrics, audit, plane, panel))
         admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
         listener = Listener(plane, max_body=settings.max_request_bytes, **times)
         addresses = data_socket.getsockname()[:2], admin_socket.getsockname()[:2]
@@ -278,11 +278,11 @@ def check_packages() -> None:
 class _Readiness:
     """What is not ready, and why: nothing when all is well."""
 
-    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, keys: Keys | None) -> None:
-        self._plane, self._panel, self._audit, self._keys = plane, panel, audit, keys
+    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, keys: Keys | None, parts: Parts) -> None:
+        self._plane, self._panel, self._audit, self._keys, self._parts = plane, panel, audit, keys, parts
 
     async def __call__(self) -> dict[str, str]:
-        missing: dict[str, str] = {}
+        missing = self._parts.missing()
         if self._plane.draining:
             missing["drain"] = "this process is about to end"
         if self._keys is not None and self._keys.fault:
@@ -300,6 +300,10 @@ class _Readiness:
         return missing
 
 
+def _states(routing: Routing, parts: Parts) -> Callable[[], dict[str, dict[str, str]]]:
+    return lambda: {"upstreams": routing.states(), "parts": parts.states()}
+
+
 async def _silent(guard: Guard, panel: Panel) -> list[tuple[str, str]]:
     """The classifiers that do not answer a canary, and why."""
     asked = [Asked(item, frozenset(Role), 2.0) for item in guard.policies.classifiers.values()]
@@ -307,17 +311,16 @@ async def _silent(guard: Guard, panel: Panel) -> list[tuple[str, str]]:
     return [(failure.classifier, f"{failure.reason}: {failure.detail}") for failure in report.failures]
 
 
-async def _warm(guard: Guard, panel: Panel) -> None:
+async def _warm(guards: Iterable[Guard], panel: Panel) -> None:
     """The first answer of a model is slow: let it be nobody's. Raises CannotServe where a classifier does not
     answer."""
     began = time.perf_counter()
-    asked = [Asked(item, frozenset(Role), 30.0) for item in guard.policies.classifiers.values()]
-    report = await panel.report([CANARY], asked)
-    if report.failures:
-        lines = [
-            f"classifier {item.classifier} does not answer: {item.reason} {item.detail}" for item in report.failures
-        ]
-        raise CannotServe("\n".join(lines))
+    for guard in guards:
+        asked = [Asked(item, frozenset(Role), 30.0) for item in guard.policies.classifiers.values()]
+        silent = (await panel.report([CANARY], asked)).failures
+        if silent:
+            lines = [f"classifier {item.classifier} does not answer: {item.reason} {item.detail}" for item in silent]
+            raise CannotServe("\n".join(lines))
     log.debug("classifiers answer", seconds=round(time.perf_counter() - began, 3))
 
 
@@ -376,6 +379,12 @@ async def _close_audit(audit: Audit) -> None:
         await audit.close()
     except AuditUnavailable as error:
         log.error("the audit log did not close well", problem=str(error))
+
+
+def _sockets(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[socket.socket, socket.socket]:
+    """Of the data plane and of the admin listener."""
+    data = stack.enter_context(_bound(settings.host, settings.port, "port"))
+    return data, stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,61 @@
+"""What Penstock leans on outside of its own process, part by part: each in a state that has a name.
+
+A change of state is one line in the log, with what happens meanwhile and the mend. `/readyz` names every part's state
+under `parts`, and `penstock_part_up` is 1 where it is well. A part that nothing can be done without (`needed`) makes
+this process unready as well, until it is back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .logs import get_logger
+from .metrics import Metrics
+
+log = get_logger("penstock.parts")
+
+WELL = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    state: str
+    detail: str
+    needed: bool
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.detail}" if self.detail else self.state
+
+
+class Parts:
+    """The parts of one process by name. For one event loop."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._seen: dict[str, _Seen] = {}
+
+    def well(self, part: str, detail: str = "") -> None:
+        """`part` does what it is for."""
+        before = self._seen.get(part)
+        self._seen[part] = _Seen(WELL, detail, False)
+        self._metrics.part_up.set(1, part)
+        if before is not None and before.state != WELL:
+            log.info("part is well again", part=part, was=before.state)
+
+    def ill(self, part: str, state: str, detail: str, *, mend: str, meanwhile: str = "", needed: bool = False) -> None:
+        """`part` does not. `state` is one word of a closed list; `detail` what was seen, without secrets and texts;
+        `mend` what an operator does about it, `meanwhile` what Penstock does. With `needed` it is not ready."""
+        before = self._seen.get(part)
+        self._seen[part] = _Seen(state, detail, needed)
+        self._metrics.part_up.set(0, part)
+        if before is None or (before.state, before.needed) != (state, needed):
+            told = {"meanwhile": meanwhile} if meanwhile else {}
+            log.error("part is not well", part=part, state=state, detail=detail, mend=mend, **told)
+
+    def states(self) -> dict[str, str]:
+        """Every part's state, in words."""
+        return {part: str(seen) for part, seen in self._seen.items()}
+
+    def missing(self) -> dict[str, str]:
+        """The parts without which nothing can be done, and that are not well."""
+        return {part: str(seen) for part, seen in self._seen.items() if seen.needed and seen.state != WELL}
