@@ -32,8 +32,8 @@ class Api(StrEnum):
 class Account:
     """Who asks. `id` is what the records name it by: an account of the operator's, or a keyed hash of a credential that
     is only passed on. `name` is the key's, for people; `tier` and `grants` are the operator's words for what this
-    account is trusted with, and hold no grant that has expired. `flags` are marks that it has earned, `history` counts
-    by name of what it did before (0 where a name is not there)."""
+    account is trusted with, and hold no grant that has expired. `flags` are marks that it has earned, `history` its
+    strikes by name (0 where a name is not there)."""
 
     id: str
     name: str = ""

@@ -9,7 +9,8 @@ One rule is *no looser* than another, in this partial order, where all of these 
   where its condition is another one, its action is also no milder than the other one's `on_error`, for a part that it
   no longer asks for cannot be silent any more;
 - it acts on no smaller share of conversations (off < shadow < canary, by its share < enforce);
-- no less of a stream waits for it (hold_back, by its number < whole).
+- no less of a stream waits for it (hold_back, by its number < whole);
+- it leaves the same strike and flag, where the other one leaves any.
 
 INVARIANT: whatever is judged, and whatever fails, a policy whose rules are no looser than a floor's decides nothing
 milder than the floor would. A property test holds this against the reference evaluator.
@@ -48,6 +49,9 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
         yield "mode", f"'{mine.mode}' acts on less than the floor's '{floor.mode}'", f"write {floor.mode}"
     if _waits(mine) < _waits(floor):
         yield "stream", "less of a stream waits than the floor asks for", f"write {_written(floor)} or more"
+    for key, left, mine_too in (("strike", floor.strike, mine.strike), ("flag", floor.flag, mine.flag)):
+        if left is not None and mine_too != left:
+            yield key, f"the floor's is '{left}'", "leave it as it is"
 
 
 def share(rule: Rule) -> float:

@@ -16,6 +16,8 @@ from classifiers.base import Role
 from .document import Document, Path, Problem
 from .forms import HoldBack, Mode
 from .lint_patterns import Source, expressions, flaws, widest
+from .marks import read_by
+from .mends import did_you_mean
 from .model import Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
 from .ready import BUILT_IN, UNTOLD, PolicySet
 
@@ -272,6 +274,19 @@ def no_cases(policies: PolicySet) -> Iterator[Notice]:
             )
 
 
+# What is counted -----------------------------------------------------------------------------------------------------
+
+
+def uncounted(policies: PolicySet) -> Iterator[Notice]:
+    """Conditions that look up a count which no rule here raises."""
+    struck = sorted({rule.strike.name for policy in policies.policies for rule in policy.rules if rule.strike})
+    for policy, at, rule in _rules(policies):
+        for name in sorted(read_by(rule) - set(struck)):
+            what = f"no rule here strikes '{name}': rule '{rule.id}' reads 0, unless another policy's rules do"
+            mend = did_you_mean(name, struck) if struck else f"write strike: {name} in the rule that it counts"
+            yield Notice("uncounted", Grade.WARNING, policy.id, ("rules", at, "when"), what, mend)
+
+
 # Patterns ------------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +336,7 @@ LINTS: tuple[Lint, ...] = (
     no_on_error,
     no_stream,
     no_cases,
+    uncounted,
     patterns,
     longer_than_hold_back,
 )

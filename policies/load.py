@@ -16,6 +16,7 @@ from classifiers.catalog import KINDS, PATHS, OptionError, create
 
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
+from .marks import apart, spoken
 from .mends import did_you_mean, parse
 from .model import ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
@@ -52,6 +53,7 @@ def load(path_or_pack: str) -> PolicySet:
     if not any(policy.rules for _, policy in known):
         raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
     _for_all(known)
+    _windows(known)
     specs = _specs(known)
     classifiers = _create(specs)
     _names(known, {policy.id: policy for _, policy in written}, specs, classifiers)
@@ -133,6 +135,16 @@ def _for_all(known: list[_Read]) -> None:
         what = "no policy here is for every request: what none of them is for would pass unjudged"
         mend = "remove one 'applies_to', or add a policy without it"
         document.problems.append(document.problem(("applies_to",), what, mend, True))
+
+
+def _windows(known: list[_Read]) -> None:
+    """Strikes of one name are counted over one time."""
+    homes = {id(rule): (document, policy, at) for document, policy in known for at, rule in enumerate(policy.rules)}
+    for rule, first in apart(rule for _, policy in known for rule in policy.rules):
+        document, policy, at = homes[id(rule)]
+        if rule.id not in policy.untouched:
+            what = f"'{first.name}' is counted over {spoken(first.within)} by another rule"
+            document.problems.append(document.problem(("rules", at, "strike"), what, "say the same, or rename one"))
 
 
 def _specs(known: list[_Read]) -> dict[str, tuple[Document, ClassifierSpec]]:

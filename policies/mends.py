@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import case_form, forms, model
+from . import case_form, forms, marks, model
 from .document import Document, Path
 
 # The model whose keys are allowed below the last named part of a path.
@@ -34,6 +34,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "messages": (case_form.CaseMessage,),
     "expect": (case_form.Expectation,),
     "after": (model.AfterSpec,),
+    "strike": (marks.Strike,),
+    "flag": (marks.Flag,),
 }
 
 # What people write who know other tools. Keys that are near in letters are found by difflib.
@@ -77,6 +79,13 @@ _KNOWN_AS = {
     "base": "extends",
     "overrides": "override",
     "except": "override",
+    "ban": "flag",
+    "mark": "flag",
+    "strikes": "strike",
+    "window": "within",
+    "ttl": "lasts",
+    "for": "lasts",
+    "until": "lasts",
 }
 
 _TYPES = {
@@ -93,8 +102,13 @@ _TYPES = {
 _SPOKEN = {"mode": ["canary 5%"]}
 """What may be written in place of the words of a closed list."""
 
-_MEND_OF = {"share": "write 'canary 5%'", "characters": "write a number of characters, or '50 tokens'"}
+_MEND_OF = {
+    "share": "write 'canary 5%'",
+    "characters": "write a number of characters, or '50 tokens'",
+    "time": "write 30m, 24h, 7d or 2w",
+}
 
+_WORD = "start with a small letter or a digit, then small letters, digits, '.', '_', ':' or '-', 64 at most"
 _PATTERNS = {
     "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
     "rule": "write the id of a rule: small letters, digits, '.', '_' or '-'",
@@ -106,6 +120,9 @@ _PATTERNS = {
     "labels": "write the name of a label, without the classifier",
     "classifiers": "start with a small letter, then small letters, digits, '_' or '-', 64 at most",
     "failed": "write the name of a classifier",
+    "strike": _WORD,
+    "flag": _WORD,
+    "name": _WORD,
 }
 
 

@@ -27,6 +27,7 @@ from classifiers.base import Role
 
 from .case_form import Case
 from .forms import AppliesTo, Canary, Mode, Staging, Stream, Strict, no_doubles
+from .marks import Flagged, Struck
 from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Score, Stage
 
 __all__ = ["Action", "Case", "ClassifierSpec", "OnBlock", "OnError", "Policy", "Rule", "Stage"]
@@ -210,6 +211,13 @@ class Rule(_Strict):
     restore: Annotated[
         bool, Field(description="Whether the answer to the caller has what was masked in the request put back.")
     ] = False
+    strike: Annotated[
+        Struck | None,
+        Field(description="Count it against the account, once an exchange: a name, or a name and `within` (24h)."),
+    ] = None
+    flag: Annotated[
+        Flagged | None, Field(description="Mark the account: a name, or a name and how long it `lasts`.")
+    ] = None
     tags: Tags = []
 
     @model_validator(mode="after")
@@ -285,6 +293,8 @@ class RulePatch(_Strict):
     stream: Stream | None = None
     mask_with: Replacement | None = None
     restore: bool | None = None
+    strike: Struck | None = None
+    flag: Flagged | None = None
     tags: Tags | None = None
 
     @model_validator(mode="after")

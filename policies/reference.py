@@ -28,6 +28,8 @@ _TITLES = {
     "Override": "override",
     "HoldBack": "stream",
     "Canary": "mode, as a mapping",
+    "Strike": "strike",
+    "Flag": "flag",
     "Range": "A range",
     "Case": "A case",
     "CaseMessage": "A message of a case",

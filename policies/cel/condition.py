@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from classifiers.base import Finding, Message, Role
 
@@ -57,6 +58,13 @@ class NoCondition(ValueError):
         super().__init__("; ".join(flaw.what for flaw in self.flaws))
 
 
+class Reads(NamedTuple):
+    """The variables that a condition reads, and the names that it looks up in `account.history`."""
+
+    variables: frozenset[str]
+    history: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A condition of a rule at one stage.
@@ -70,6 +78,7 @@ class Condition:
     spoken: tuple[tuple[int, str], ...]
     shown: frozenset[int]
     needed: bool
+    reads: Reads
 
     def weigh(
         self,
@@ -109,7 +118,10 @@ def compiled(text: str, stage: Stage, roles: frozenset[Role]) -> Condition:
     if reader.flaws:
         raise NoCondition(reader.flaws)
     none_met = root.truth(_Open(frozenset(range(len(reader.atoms)))))
-    return Condition(root, tuple(reader.atoms), tuple(reader.spoken), shown(root), none_met is False)
+    reads = Reads(
+        frozenset(each.name for each in reader.tree.root.walk() if each.kind is Kind.NAME), _counts(reader.tree.root)
+    )
+    return Condition(root, tuple(reader.atoms), tuple(reader.spoken), shown(root), none_met is False, reads)
 
 
 class _Reader:
@@ -219,7 +231,7 @@ class _Reader:
             if found.type().name() == "BOOL":
                 return Constant(node.at, bool(found.value()))
         known = value if isinstance(value, bool | int | float | str) else None
-        return Fact(node.at, program, variable if known is not None else "", sign, known)
+        return Fact(node.at, program, variable if known is not None else "", sign, known, _counts(node))
 
     def _expression(self, node: Node) -> None:
         import re2
@@ -231,6 +243,18 @@ class _Reader:
         except re2.error as error:
             said = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             self.flaw(node.at, f"not an expression of RE2: {said}", "look-around and \\1 do not exist there")
+
+
+def _counts(node: Node) -> frozenset[str]:
+    """The names that are looked up in `account.history`: ["name"] or .name."""
+    found = set()
+    for each in node.walk():
+        if each.of and each.of[0].name == "account.history" and each.of[0].kind is Kind.NAME:
+            if each.kind is Kind.FIELD:
+                found.add(each.name)
+            elif each.name == "_[_]" and isinstance(each.of[1].value, str):
+                found.add(each.of[1].value)
+    return frozenset(found)
 
 
 _ROLES = [str(role) for role in Role]

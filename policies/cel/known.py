@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from classifiers.base import Finding, Message, Role
 
@@ -69,11 +69,23 @@ class Known:
 def _evaluated(part: Fact, stage: Stage, facts: Facts) -> Truth:
     """What the library makes of it; None for an error, and for what is neither true nor false."""
     try:
-        found = part.program.eval(activation(stage, facts))
+        found = part.program.eval(activation(stage, _counted(part, facts)))
         value = found.value() if found.type().name() == "BOOL" else None
     except Exception:  # a value that the library does not take, such as half of a surrogate pair
         return None
     return value if isinstance(value, bool) else None
+
+
+def _counted(part: Fact, facts: Facts) -> Facts:
+    """The facts, with 0 for each count that the part looks up and nobody has."""
+    missing = part.counts.difference(facts.account.history)
+    if not missing:
+        return facts
+    known = facts.memo.get(missing)
+    if known is None:
+        history = {**dict.fromkeys(missing, 0), **facts.account.history}
+        known = facts.memo[missing] = replace(facts, account=replace(facts.account, history=history), memo={})
+    return known
 
 
 def _is(turn: Turn, step: tuple[Role, str]) -> Truth:

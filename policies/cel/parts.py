@@ -115,13 +115,15 @@ class Follows:
 @dataclass(frozen=True, slots=True, eq=False)
 class Fact:
     """What CEL's library evaluates: a part that asks for no score. `variable`, `sign` and `value` tell of a plain
-    comparison, of which the loader can say more; a variable alone is compared with true."""
+    comparison, of which the loader can say more; a variable alone is compared with true. `counts` are the names that it
+    looks up in `account.history`."""
 
     at: int
     program: cel.Expression
     variable: str = ""
     sign: str = ""
     value: bool | float | str | None = None
+    counts: frozenset[str] = frozenset()
 
     def truth(self, view: View) -> Truth:
         return view.fact(self)

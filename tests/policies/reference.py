@@ -119,7 +119,8 @@ def program(text: str) -> Any:
 
 
 def truth(text: str, facts: Facts | None) -> bool | None:
-    """By the library alone; None for an error."""
+    """By the library alone; None for an error. A count that nobody has is 0."""
+    text = re.sub(r'account\.history\[("[^"]*")\]', r"(\1 in account.history ? account.history[\1] : 0)", text)
     values = None
     if facts is not None:
         values = {

@@ -222,7 +222,7 @@ def test_a_tool_of_unknown_name_may_be_the_one_that_is_asked_for() -> None:
 
 
 def test_what_cannot_be_true_without_a_finding_is_not_looked_at() -> None:
-    ready = built(make([rule(when='score("a.x") >= 0.8 && account.history["nothing"] > 2')]))
+    ready = built(make([rule(when='score("a.x") >= 0.8 && tools[0] == "pay"')]))
     assert decide(ready, Stage.INPUT, USER, Report(), Facts()) is ready.tables[Stage.INPUT].clear
     low = Report((Finding("a", "x", 0.5, 0),))
     assert decide(ready, Stage.INPUT, USER, low, Facts()).fired == ()

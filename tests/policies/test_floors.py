@@ -78,6 +78,7 @@ BASE: dict[str, Any] = {
     "mode": "canary 20%",
     "on_error": "log",
     "stream": {"hold_back": 100},
+    "strike": "loud",
 }
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, []),
@@ -95,6 +96,8 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"when": {"finding": ["a.*", "b.y"], "at_least": 0.4}}, []),
     ({"when": {"finding": ["a.*", "b.y"], "at_least": 0.6}}, ["when"]),
     ({"when": 'score("a.x") > 0.1'}, ["when"]),
+    ({"strike": {"name": "loud", "within": "24h"}, "flag": "banned"}, []),
+    ({"strike": {"name": "loud", "within": "23h"}}, ["strike"]),
 ]
 
 
