@@ -18,9 +18,10 @@ STRIKES = rule(id="a", strike="loud", flag={"name": "banned", "lasts": "30d"})
 
 def test_what_is_left_and_read() -> None:
     reader = rule(id="b", when='account.history["loud"] > 2 || "banned" in account.flags')
-    memory = memory_of([make([STRIKES | {"strike": {"name": "loud", "within": "1h"}}, reader])])
+    hour, month = {"name": "loud", "within": "1h"}, {"name": "banned", "lasts": "30d"}
+    memory = memory_of([make([STRIKES | {"strike": hour}, reader])])
     (marks,) = memory.left.values()
-    assert (marks.strike, marks.flag) == (Strike(name="loud", within="1h"), Flag(name="banned", lasts="30d"))
+    assert (marks.strike, marks.flag) == (Strike.model_validate(hour), Flag.model_validate(month))
     assert memory.flags
     assert memory.counted == {"loud": 3600}
 
