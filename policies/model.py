@@ -8,7 +8,7 @@ union here, so files of today stay valid.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -178,6 +178,7 @@ Roles = Annotated[
 ]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")]
 Tags = Annotated[list[Id], AfterValidator(no_doubles)]
+Keep = Literal["content"]
 
 
 class Rule(_Strict):
@@ -219,6 +220,12 @@ class Rule(_Strict):
         Flagged | None, Field(description="Mark the account: a name, or a name and how long it `lasts`.")
     ] = None
     tags: Tags = []
+    keep: Annotated[
+        Keep | None,
+        Field(
+            description="content: keep the texts of exchanges in which it fires, encrypted, if the operator allows it."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _checked(self) -> Rule:
@@ -296,6 +303,7 @@ class RulePatch(_Strict):
     strike: Struck | None = None
     flag: Flagged | None = None
     tags: Tags | None = None
+    keep: Keep | None = None
 
     @model_validator(mode="after")
     def _some(self) -> RulePatch:

@@ -46,6 +46,7 @@ from .upstream import Headers
 if TYPE_CHECKING:
     from .accounts.owned import Owned
     from .batches.routes import Batches, Found
+    from .content.keeping import Keeping
     from .traces import Traces
 
 log = get_logger("penstock.app")
@@ -146,6 +147,7 @@ class DataPlane:
         self.guards, self.routing, self.draining = dict(guards), routing, False
         self.in_flight: set[asyncio.Task[None]] = set()
         self.traces: Traces | None = None
+        self.keeping: Keeping | None = None
         self._settings, self._audit, self._key, self._identities = settings, audit, key, identities
         self._metrics = metrics
         self._end_user = settings.end_user_header.encode()
@@ -294,8 +296,8 @@ class DataPlane:
             identity.key,
             known.claims,
         )
-        if self.traces is not None:
-            notes.trace = self.traces.begin(notes.id, incoming.headers)
+        if self.traces is not None or self.keeping is not None:
+            self._observed(incoming, guard, notes)
         try:
             if known.unjudged:
                 await self._relay.unjudged(known, incoming.method, body, caller, notes)
@@ -322,6 +324,13 @@ class DataPlane:
         finally:
             self.in_flight.discard(task)
             caller.over()
+
+    def _observed(self, incoming: Incoming, guard: Guard, notes: Notes) -> None:
+        """Have an exchange traced, and what is judged of it kept, where that is wanted."""
+        if self.traces is not None:
+            notes.trace = self.traces.begin(notes.id, incoming.headers)
+        if self.keeping is not None:
+            notes.kept = self.keeping.begin(notes.id, guard.policies)
 
     def _stamp(self, caller: Caller, notes: Notes) -> None:
         if self._settings.decision_headers:

@@ -72,6 +72,7 @@ def show(
     id: Annotated[str, typer.Argument(help="The decision's id, as the client was told.")],
     path: LogPath = None,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    content: Annotated[bool, typer.Option("--content", help="And what was judged; needs the master key.")] = False,
 ) -> None:
     """Everything that is kept about one decision."""
     with reading(), Reader(path := log_path(path)) as log:
@@ -79,10 +80,13 @@ def show(
     if exchange is None:
         typer.echo(f"audit: no decision {clean(id)} in {path}", err=True)
         raise typer.Exit(1)
-    if json:
+    if json and not content:
         _line(exchange, json)
         return
-    Console(soft_wrap=True).print(_table(exchange))
+    if not json:
+        Console(soft_wrap=True).print(_table(exchange))
+    if content:
+        _show_content(exchange, path, json)
 
 
 @app.command()
@@ -166,13 +170,28 @@ def _time(at: float) -> str:
     return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
+def _plain(exchange: Exchange) -> dict[str, Any]:
+    return {"id": exchange.id, "at": exchange.at, "intent": exchange.intent, "outcome": exchange.outcome}
+
+
 def _line(exchange: Exchange, json: bool) -> None:
     if json:
-        halves = {"id": exchange.id, "at": exchange.at, "intent": exchange.intent, "outcome": exchange.outcome}
-        typer.echo(dumps(halves))  # in ASCII: nothing in it can steer a terminal
+        typer.echo(dumps(_plain(exchange)))  # in ASCII: nothing in it can steer a terminal
         return
     parts = (exchange["action"], exchange["rule"], exchange["model"], _status(exchange))
     typer.echo("  ".join([_time(exchange.at), clean(exchange.id), *("-" if p is None else clean(p) for p in parts)]))
+
+
+def _show_content(exchange: Exchange, path: Path, json: bool) -> None:
+    from .content_cli import content_lines, content_of
+
+    with reading():
+        kept = content_of(exchange.id, path)
+    if json:
+        typer.echo(dumps({**_plain(exchange), "content": kept if isinstance(kept, dict) else None}))
+    else:
+        for line in content_lines(kept):
+            typer.echo(clean(line))
 
 
 def _table(exchange: Exchange) -> Table:

@@ -18,6 +18,7 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
+from .content_cli import forget
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+audit_app.command()(forget)
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")

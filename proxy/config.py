@@ -202,6 +202,25 @@ class Settings(BaseModel):
         list[str],
         Field(description="Ids of files, vector stores and the like at the provider that every account may name."),
     ] = []
+    keep_content: Annotated[
+        str,
+        Field(
+            description="Whose texts are kept, encrypted: off, rules (where a rule with `keep: content` fired), fired "
+            "(any rule), all, or a share like 5% beside those of `rules`."
+        ),
+    ] = "off"
+    content_keep: Annotated[str, Field(description="How long content is kept, like 12h, 7d or 4w.")] = "7d"
+    content_key: Annotated[
+        SecretStr | None, Field(description="The master key of kept content, 64 hex digits or more.")
+    ] = None
+    content_key_file: Annotated[Path | None, Field(description="A file that holds it instead, mode 600.")] = None
+    content_keys_dir: Annotated[
+        Path | None,
+        Field(
+            description="Where content-keys.db lies, the wrapped keys of subjects; the data directory if not set. What "
+            "is backed up with it can be read from the backup, also after `penstock audit forget`."
+        ),
+    ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
         "auto"
@@ -211,6 +230,19 @@ class Settings(BaseModel):
     @classmethod
     def _url(cls, value: str) -> str:
         return _checked_url(value) if value else value
+
+    @model_validator(mode="after")
+    def _content(self) -> Settings:
+        from .content.choice import Choice, seconds
+
+        for name, read in (("keep_content", Choice.read), ("content_keep", seconds)):
+            try:
+                read(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if self.content_key is not None and self.content_key_file is not None:
+            raise ValueError("`content_key` and `content_key_file` are both set: leave one out")
+        return self
 
     @field_validator("upstream_key")
     @classmethod
@@ -312,6 +344,14 @@ class Settings(BaseModel):
     @property
     def owned_path(self) -> Path:
         return self.data_dir / "owned.db"
+
+    @property
+    def content_path(self) -> Path:
+        return self.data_dir / "content.db"
+
+    @property
+    def content_keys_path(self) -> Path:
+        return (self.content_keys_dir or self.data_dir) / "content-keys.db"
 
     @property
     def stores(self) -> bool:

@@ -130,6 +130,13 @@ class Metrics:
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
         self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
         self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
+        self.content_kept = Counter("penstock_content_kept", "Exchanges whose content was kept, encrypted.")
+        self.content_lost = Counter(
+            "penstock_content_lost",
+            "Exchanges whose content was to be kept and was not: the queue was full, it was too large, or it could not "
+            "be written.",
+            ("reason",),
+        )
         self.part_up = Gauge(
             "penstock_part_up", "1 where a part outside of this process does what it is for; see /readyz.", ("part",)
         )

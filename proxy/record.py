@@ -15,6 +15,7 @@ from .dialects.base import Request
 from .metrics import Metrics
 
 if TYPE_CHECKING:
+    from .content.keeping import Kept
     from .traces import Trace
 
 
@@ -57,6 +58,7 @@ class Notes:
         self._head = 0.0
         self._stream = False
         self.trace: Trace | None = None
+        self.kept: Kept | None = None
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -78,6 +80,8 @@ class Notes:
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
         if self.trace is not None:
             self.trace.said(decision.stage, messages)
+        if self.kept is not None:
+            self.kept.saw(decision, messages, places)
 
     def sent(self, upstream: str, head: bytes) -> bytes:
         """The request goes to the upstream of this name now; its head, which a trace may add itself to."""
@@ -151,6 +155,8 @@ class Notes:
         told["added"] = int(added * 1e6) / 1e3
         body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
         body["milliseconds"] = told
+        if self.kept is not None and (kept := self.kept.ended(self._facts)):
+            body["content"] = kept
         if self.trace is not None:
             if self._stages and not self._sent:
                 self.trace.stage("judge input", self._times["total"])

@@ -97,7 +97,7 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         if owned is not None:
             stack.callback(owned.close)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
-        _trace(settings, plane, stack)
+        await _observe(settings, plane, parts, stack)
         ready = _Readiness(plane, panel, audit, keys, parts)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
         admin = Admin(ready, _states(routing, parts), metrics, lambda: _refresh(metrics, audit, plane, panel))
@@ -348,6 +348,13 @@ def _routing(settings: Settings) -> Routing:
         raise CannotServe(f"an upstream's ca_file holds no certificate that can be read: {error.strerror}") from None
 
 
+async def _observe(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
+    """Have exchanges traced, and content kept, where it is wanted. Raises CannotServe."""
+    _trace(settings, plane, stack)
+    if settings.keep_content != "off":
+        await _keep(settings, plane, parts, stack)
+
+
 def _trace(settings: Settings, plane: DataPlane, stack: contextlib.AsyncExitStack) -> None:
     """Have exchanges traced, where it is wanted."""
     if not settings.traces:
@@ -358,6 +365,32 @@ def _trace(settings: Settings, plane: DataPlane, stack: contextlib.AsyncExitStac
         raise CannotServe("traces need OpenTelemetry: pip install 'penstock[otel]', or leave traces out") from None
     plane.traces = exporting(settings.trace_content, settings.trace_genai)
     stack.push_async_callback(asyncio.to_thread, plane.traces.close)
+
+
+async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
+    """Have content kept. Raises CannotServe."""
+    try:
+        from .content.places import keeping
+    except ImportError:
+        mend = "pip install 'penstock[content]', or leave keep_content out"
+        raise CannotServe(f"kept content needs the package cryptography: {mend}") from None
+    from .content.seal import ContentUnavailable
+
+    def state(error: ContentUnavailable | None) -> None:
+        if error is None:
+            parts.well("content")
+        else:
+            meanwhile = "what is to be kept waits, and is lost where it finds no room; exchanges go on"
+            parts.ill("content", "unwritable", error.problem, mend=error.mend, meanwhile=meanwhile)
+
+    loop = asyncio.get_running_loop()
+    try:
+        kept = await asyncio.to_thread(keeping, settings, lambda error: loop.call_soon_threadsafe(state, error))
+    except ContentUnavailable as error:
+        raise CannotServe(str(error)) from None
+    plane.keeping = kept
+    state(None)
+    stack.push_async_callback(asyncio.to_thread, kept.close)
 
 
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
@@ -414,6 +447,10 @@ def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel) -> 
     metrics.audit_lag.set(audit.waiting)
     metrics.audit_lost.reach(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)
+    if plane.keeping is not None:
+        metrics.content_kept.reach(plane.keeping.kept)
+        for reason, count in plane.keeping.lost.items():
+            metrics.content_lost.reach(count, reason)
     for fate, count in asdict(panel.counts).items():
         metrics.judged.reach(count, fate)
     metrics.breakers.reach(panel.breakers.opened)

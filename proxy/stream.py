@@ -55,6 +55,8 @@ class Streamed:
         self._bytes = 0  # of the stream since its first text
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
+        if self._notes.kept is not None:
+            self._notes.kept.streams = True
 
     async def run(self) -> None:
         response, reader = self._response, self._reader
@@ -195,6 +197,8 @@ class Streamed:
     def _judged(self, question: Question, decision: Decision, began: float) -> None:
         """Tell the gate, or raise Blocked."""
         self._notes.judged(time.perf_counter() - began)
+        if self._notes.kept is not None:
+            self._notes.kept.window(question, decision)
         if decision.action is Action.BLOCK:
             raise Blocked(decision)
         masks = decision.masks

@@ -1,0 +1,42 @@
+"""From the settings to an open vault: which stores, which master key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import Settings
+from .choice import Choice, seconds
+from .keeping import Keeping
+from .seal import ContentUnavailable, Master
+from .sqlite import SqliteContents, SqliteKeys
+from .vault import Vault
+
+
+def keeping(settings: Settings, told: Callable[[ContentUnavailable | None], object]) -> Keeping:
+    """What keeps content as the settings say, started; `told` hears how it is. Raises ContentUnavailable."""
+    choice = Choice.read(settings.keep_content)
+    assert choice is not None  # the caller looked
+    made = Keeping(opened(settings, master_of(settings), create=True), choice, seconds(settings.content_keep), told)
+    made.start()
+    return made
+
+
+def master_of(settings: Settings) -> Master:
+    """The master key. Raises ContentUnavailable."""
+    if settings.content_key is not None:
+        return Master.read(settings.content_key.get_secret_value(), "content_key")
+    if settings.content_key_file is not None:
+        return Master.load(settings.content_key_file)
+    mend = "set content_key_file to a file with 64 hex digits (`openssl rand -hex 32`), or leave keep_content out"
+    raise ContentUnavailable("no master key is set", mend)
+
+
+def opened(settings: Settings, master: Master | None, *, create: bool = False) -> Vault:
+    """The vault in the data directory; without `create` only where there is one. Raises ContentUnavailable."""
+    keys = SqliteKeys.open(settings.content_keys_path, create=create)
+    try:
+        contents = SqliteContents.open(settings.content_path, create=create)
+    except BaseException:
+        keys.close()
+        raise
+    return Vault(keys, contents, master)

@@ -1,0 +1,126 @@
+"""`penstock audit forget` and `show --content`: what is kept of somebody's texts, read with the master key or made
+unreadable for good.
+
+Exit codes of `forget`: 0 nothing of the subject can be read any more, 2 it may still be, or it was not recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .audit import Audit, AuditUnavailable, Key, Record, new_id
+from .audit_cli import LogPath, clean, reading
+from .config import ConfigError, Settings, load
+
+if TYPE_CHECKING:
+    from .content.vault import Vault
+
+
+def forget(
+    subject: Annotated[str, typer.Argument(help="An account, or the hash of an end user, as the audit names them.")],
+    user: Annotated[
+        str | None, typer.Option(help="The end user of the account SUBJECT, as its requests name it.")
+    ] = None,
+    path: LogPath = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before, on a terminal.")] = False,
+) -> None:
+    """Destroy a subject's keys: no text that was kept of it can be read any more, also from backups of the content.
+
+    The decisions stay in the audit, which records that this was done. What ends later is kept under new keys.
+    """
+    with reading():
+        settings = settings_of(path)
+        key = Key.load(settings.key_path, create=False)
+        named = clean(subject) if user is None else f"{clean(user)} of {clean(subject)}"
+        if user is not None:
+            from .accounts.claims import claim
+
+            subject = claim(subject, user, key.keyed_hash)
+        if not yes and sys.stdin.isatty():
+            typer.confirm(f"Make all content of {named} unreadable, for good?", abort=True)
+        with vault_of(settings) as vault:
+            done = vault.forget(subject)
+        said = f"{done.rows:,} rows became unreadable, {done.keys:,} keys were destroyed"
+        try:
+            id = asyncio.run(_recorded(settings, key, subject, done.rows, done.keys))
+        except AuditUnavailable as error:
+            problem = f"{said}, and this could not be recorded: {error.problem}"
+            raise AuditUnavailable(problem, "mend that, and run it again") from None
+    if not done.known:
+        typer.echo(f"nothing is kept of {named} (recorded as {id})")
+        return
+    typer.echo(f"{named}: {said} (recorded as {id})")
+
+
+async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys: int) -> str:
+    """The id under which the audit says that a subject was forgotten. Raises AuditUnavailable."""
+    audit = await Audit.open(settings.audit_path, key=key)
+    try:
+        id = new_id()
+        body = {"account": subject, "action": None, "status": "erased", "erased": {"rows": rows, "keys": keys}}
+        await audit.durable(Record(id, "outcome", time.time(), body))
+        return id
+    finally:
+        await audit.close()
+
+
+def settings_of(path: Path | None) -> Settings:
+    """The settings; with `path`, a log, those of the directory that it lies in. Raises AuditUnavailable."""
+    file = os.environ.get("PENSTOCK_CONFIG")
+    try:
+        return load(Path(file) if file else None, data_dir=path.parent if path is not None else None)
+    except ConfigError as error:
+        raise AuditUnavailable(f"the settings cannot be read: {error}", "mend them") from None
+
+
+@contextlib.contextmanager
+def vault_of(settings: Settings, *, unseals: bool = False) -> Iterator[Vault]:
+    """The vault; with the master key, where it is to be read. Raises AuditUnavailable, for what goes wrong in the block
+    too."""
+    try:
+        from .content.places import master_of, opened
+        from .content.seal import ContentUnavailable
+    except ImportError:
+        mend = "pip install 'penstock[content]'"
+        raise AuditUnavailable("kept content needs the package cryptography", mend) from None
+    try:
+        vault = opened(settings, master_of(settings) if unseals else None)
+        try:
+            yield vault
+        finally:
+            vault.close()
+    except ContentUnavailable as error:
+        raise AuditUnavailable(f"kept content: {error.problem}", error.mend) from None
+
+
+def content_of(id: str, path: Path | None) -> dict[str, Any] | str:
+    """What was judged of a decision, or why that cannot be read. Raises AuditUnavailable."""
+    with vault_of(settings_of(path), unseals=True) as vault:
+        from .content.vault import Gone
+
+        try:
+            return vault.read(id)
+        except Gone as gone:
+            return str(gone)
+
+
+def content_lines(content: dict[str, Any] | str) -> Iterator[str]:
+    """For people."""
+    if isinstance(content, str):
+        yield f"content: {content}"
+        return
+    for stage, told in content.items():
+        yield f"{stage}{' (masked where the policy masks)' if told['masked'] else ''}:"
+        for role, origin, text in told["texts"]:
+            yield f"  {role} {origin}: {text}"
+        for role, origin, kind in told["places"]:
+            yield f"  {role} {origin}: (no text: {kind})"
