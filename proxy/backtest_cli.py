@@ -22,6 +22,9 @@ from .teach_cli import operator
 
 if TYPE_CHECKING:
     from policies.changes import Changes
+    from policies.ready import PolicySet
+
+    from .rejudged import Rejudge
 
 
 def backtest(
@@ -31,12 +34,21 @@ def backtest(
         Path | None, typer.Option("--audit", help="The log's file; else the one in the data directory.")
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Decision ids to show of each change.")] = 3,
+    content: Annotated[
+        bool,
+        typer.Option(
+            "--content",
+            help="Read kept content: ask the classifiers where scores cannot tell, and show what examples say. Needs "
+            "the master key.",
+        ),
+    ] = False,
+    ask: Annotated[int, typer.Option(min=0, help="Exchanges of which classifiers are asked, at most.")] = 1000,
     output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
 ) -> None:
     """Decide recorded exchanges again by another policy, from their stored scores and without asking a classifier.
 
-    Where the scores cannot tell (a classifier that was not asked then), the decision is counted as unknown. A canary is
-    taken to act on everybody, a shadow on nobody.
+    Where the scores cannot tell (a classifier that was not asked then), the decision is counted as unknown, unless its
+    texts were kept and --content may read them. A canary is taken to act on everybody, a shadow on nobody.
     """
     from policies.backtest import Backtest
     from policies.changes import Changes
@@ -59,19 +71,39 @@ def backtest(
             typer.echo(f"penstock: {clean(error)}", err=True)
             raise typer.Exit(1) from None
         trial, changes = Backtest(policies, heard.get), Changes(keep=examples)
-        with Reader(path) as log, _progress() as bar:
+        with Reader(path) as log, _progress() as bar, _reading(content, path, policies, ask) as kept:
             for rows in recorded(log, begin):
-                changes.add(rows, trial.decide(rows))
+                decided = trial.decide(rows)
+                changes.add(rows, decided if kept is None else kept.again(rows, decided))
                 bar(changes.decisions)
+            texts = {} if kept is None else kept.texts(changes)
     if output is Output.JSON:
-        typer.echo(dumps({"revision": policies.revision, **changes.plain()}, indent=1))
-    else:
-        for line in _lines(changes):
-            typer.echo(clean(line))
+        told = {} if kept is None else {"judged_again": kept.counts, "texts": texts}
+        typer.echo(dumps({"revision": policies.revision, **changes.plain(), **told}, indent=1))
+        return
+    for line in _lines(changes, texts):
+        typer.echo(clean(line))
+    if kept is not None:
+        typer.echo(kept.said)
 
 
-def _lines(changes: Changes) -> Iterator[str]:
-    """For people: the sentence, then by rule, by reason, and what is not known."""
+@contextlib.contextmanager
+def _reading(content: bool, path: Path, policies: PolicySet, most: int) -> Iterator[Rejudge | None]:
+    """What judges kept texts again, where they may be read. Raises AuditUnavailable."""
+    if not content:
+        yield None
+        return
+    from .content_cli import settings_of, vault_of
+
+    with vault_of(settings_of(path), unseals=True) as vault:
+        from .rejudged import Rejudge
+
+        with Rejudge(policies, vault, most) as kept:
+            yield kept
+
+
+def _lines(changes: Changes, texts: dict[str, list[str]]) -> Iterator[str]:
+    """For people: the sentence, then by rule with what examples say, by reason, and what is not known."""
     kinds = ", ".join(f"{count:,} {_one(kind, count)}" for kind, count in changes.kinds.most_common())
     yield f"changes {changes.changed:,} of {changes.decisions:,} decisions" + (f": {kinds}" if kinds else "")
     if changes.unasked:
@@ -79,6 +111,8 @@ def _lines(changes: Changes) -> Iterator[str]:
     for group in sorted(changes.groups.values(), key=lambda group: -group.count):
         shown = f"  e.g. {', '.join(group.examples)}" if group.examples else ""
         yield f"  rule {group.rule or '(none)'}: {group.count:,} {_one(group.what, group.count)}{shown}"
+        for id in group.examples:
+            yield from (f"    {id} {line}" for line in texts.get(id, ()))
     for name, count in changes.by_reason().most_common():
         reason, _, what = name.partition(": ")
         yield f"  {reason}: {count:,} {_one(what, count)}"

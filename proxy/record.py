@@ -52,7 +52,7 @@ class Notes:
             self._facts["key"] = key
         self._claims = claims
         self._model = ""
-        self._stages: dict[Stage, _Seen] = {}
+        self._stages: dict[Stage, Seen] = {}
         self._times: dict[str, float] = {}
         self._sent = 0.0
         self._head = 0.0
@@ -76,7 +76,7 @@ class Notes:
         # A rule may fire on facts alone.
         if decision.findings or decision.failures or decision.fired or decision.shadow:
             if seen is _NOTHING:
-                seen = self._stages[decision.stage] = _Seen()
+                seen = self._stages[decision.stage] = Seen()
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
         if self.trace is not None:
             self.trace.said(decision.stage, messages)
@@ -195,7 +195,7 @@ class Notes:
                 metrics.decisions.example((self.id, self._at), *series)
 
 
-class _Seen:
+class Seen:
     """What was seen at one stage: the rules that fired, the highest score of each label for each role, the failures.
 
     It is enough to decide again by other rules (`policies.backtest`): `unplaced` has the highest scores of findings in
@@ -262,7 +262,7 @@ class _Seen:
         return facts
 
 
-_NOTHING = _Seen()
+_NOTHING = Seen()
 """What was seen at a stage where there was nothing to see; nobody adds to it."""
 _STAGES = {stage: str(stage) for stage in Stage}
 _PASSED: dict[str, Any] = {"action": str(Action.PASS), "rule": None}

@@ -36,7 +36,7 @@ def recorded(log: Reader, since: float = 0.0) -> Iterator[Rows]:
     """The decided exchanges in a log that ended at or after `since` (unix seconds). Raises AuditUnavailable."""
     rows = Rows()
     for id, action, rule, body in log.select(_DECIDED, (since, since)):
-        _read(rows, id, action, rule, orjson.loads(body))
+        take(rows, id, action, rule, orjson.loads(body))
         if len(rows.ids) >= CHUNK:
             yield rows
             rows = Rows()
@@ -44,7 +44,8 @@ def recorded(log: Reader, since: float = 0.0) -> Iterator[Rows]:
         yield rows
 
 
-def _read(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> None:
+def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> None:
+    """Add one exchange, whose record is `body`."""
     row = len(rows.ids)
     rows.ids.append(id)
     rows.actions.append(action)

@@ -95,6 +95,16 @@ def _canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kinds.RELEASE.set()
 
 
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The master key of kept content, as the environment names it."""
+    path = tmp_path / "master.key"
+    path.write_text("ab" * 32)
+    path.chmod(0o600)
+    monkeypatch.setenv("PENSTOCK_CONTENT_KEY_FILE", str(path))
+    return path
+
+
 Make = Callable[..., contextlib.AbstractAsyncContextManager[Stand]]
 
 

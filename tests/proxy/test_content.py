@@ -25,7 +25,8 @@ from proxy.content.sqlite import SqliteContents, SqliteKeys
 from proxy.content.vault import Item, Vault
 from proxy.server import CannotServe, serving
 from tests.conformance.speak_completions import legacy
-from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
+from tests.proxy.conftest import DEFAULTS, RULES, Make
+from tests.proxy.contents import keeps, written
 from tests.upstream import messages, replies, responses, shapes
 
 VEILED = "Here is the SECRET, and more of what is said after it."
@@ -41,30 +42,6 @@ APIS: dict[str, tuple[dict[str, Any], Any]] = {
     "/v1/completions": ({"model": "m", "prompt": "a SECRET word"}, legacy(shapes.completion("Hello"))),
     "/v1/moderations": ({"input": "a SECRET word"}, {}),
 }
-
-
-@pytest.fixture
-def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The master key, as the environment names it."""
-    path = tmp_path / "master.key"
-    path.write_text("ab" * 32)
-    path.chmod(0o600)
-    monkeypatch.setenv("PENSTOCK_CONTENT_KEY_FILE", str(path))
-    return path
-
-
-def keeps(choice: str) -> dict[str, Any]:
-    return {"keep_content": choice}
-
-
-async def written(s: Stand, count: int) -> Keeping:
-    """Once so many were kept."""
-    made = s.running.plane.keeping
-    assert made is not None
-    async with asyncio.timeout(20):
-        while made.kept < count:
-            await asyncio.sleep(0.02)
-    return made
 
 
 def penstock(*args: object, exit_code: int = 0) -> str:

@@ -19,7 +19,7 @@ from policies.heard import describe
 from policies.model import Action, Policy, Stage
 from proxy.metrics import Metrics
 from proxy.record import Notes
-from proxy.recorded import _read
+from proxy.recorded import take
 from tests.policies.test_engine import CLASSIFIERS, LABELS, ROLES, built, make, policies_of, rule, rules
 
 Seen = tuple[list[Message], Report]
@@ -77,7 +77,7 @@ def record(rows: Rows, policies: PolicySet, first: Seen, second: Seen) -> None:
     for decision, (texts, _) in zip(decisions, (first, second), strict=False):
         notes.decided(decision, texts)
     body = orjson.loads(orjson.dumps(notes.outcome().body))
-    _read(rows, notes.id, body["action"], body["rule"] or "", body)
+    take(rows, notes.id, body["action"], body["rule"] or "", body)
 
 
 def heard_by(policies: PolicySet, stage: Stage, what: Seen) -> Seen:
@@ -201,7 +201,7 @@ def test_a_revision_that_nobody_kept() -> None:
 def test_scores_without_roles_are_not_guessed_at() -> None:
     rows, ready = Rows(), built(make([rule()]))
     body = {"revision": ready.revision, "input": {"scores": {"a.x": 0.9}}}
-    _read(rows, "pn_1", "pass", "", body)
+    take(rows, "pn_1", "pass", "", body)
     (one,) = Backtest(ready, lambda _: None).decide(rows)
     assert (one.action, one.why) == (None, "it was recorded without roles")
 

@@ -1,0 +1,176 @@
+"""Kept exchanges judged again by another policy's classifiers, for a backtest to decide where recorded scores cannot.
+
+What the classifiers find now is written as a record would have it, and decided like any other: here is no opinion of
+its own. What the policy of then masked is judged masked, for that is all that was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from classifiers.base import Message, Role, said_before
+from classifiers.panel import Panel
+from policies.backtest import PASSED, Again, Backtest, Rows
+from policies.heard import describe
+from policies.model import Stage
+from policies.ready import PolicySet
+
+from .content.vault import Gone
+from .dialects.base import decoded
+from .guard import Guard
+from .metrics import Metrics
+from .record import Seen
+from .recorded import take
+
+if TYPE_CHECKING:
+    from policies.changes import Changes
+
+    from .content.vault import Vault
+
+TOGETHER = 8
+"""Exchanges that are judged at once."""
+SHOWN = 200
+"""Letters of an example's text."""
+_SHOWN = ((Stage.INPUT, Role.USER), (Stage.OUTPUT, Role.ASSISTANT))
+_NOW = "(judged again)"
+"""Stands for the revision of such a record: it asked all that the new policy asks."""
+
+
+class Rejudge:
+    """`judged` counts the exchanges that were judged again, `masked` those of them that were kept masked, `absent` what
+    nothing was kept of, and `left` what there was no more time for. A context manager."""
+
+    def __init__(self, policies: PolicySet, vault: Vault, most: int) -> None:
+        """At most so many are judged again."""
+        self._vault, self._most = vault, most
+        self._trial = Backtest(policies, {_NOW: describe(policies)}.get)
+        self._panel = Panel()
+        self._guard = Guard(policies, self._panel, Metrics())
+        self._runner = asyncio.Runner()
+        self._reached: dict[Stage, frozenset[int]] = {}  # the rows that came to a stage
+        self.judged = self.masked = self.absent = self.left = 0
+
+    def __enter__(self) -> Rejudge:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._runner.close()
+        self._panel.close()
+
+    def again(self, rows: Rows, decided: Sequence[Again]) -> list[Again]:
+        """`decided`, with what was unknown judged again where its texts were kept. Raises ContentUnavailable."""
+        out = list(decided)
+        open_ = [row for row, one in enumerate(out) if one.action is None]
+        contents = list(self._kept(rows, open_))
+        self._reached = {stage: frozenset(part.judged) for stage, part in rows.stages.items()}
+        for start in range(0, len(contents), TOGETHER):
+            group = contents[start : start + TOGETHER]
+            for row, one in self._runner.run(self._judge(rows, group)):
+                out[row] = one
+        return out
+
+    def texts(self, changes: Changes) -> dict[str, list[str]]:
+        """What the examples of changes say, by id: what the user said last and what the model said, their beginnings.
+        Raises ContentUnavailable."""
+        found: dict[str, list[str]] = {}
+        for id in (id for group in changes.groups.values() for id in group.examples):
+            with contextlib.suppress(Gone):
+                content = self._vault.read(id)
+                found[id] = [line for stage, role in _SHOWN for line in _last(messages_of(content, stage), role)]
+        return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"judged": self.judged, "masked": self.masked, "not_kept": self.absent, "left_out": self.left}
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        said = f"asked the classifiers again about {self.judged:,} kept exchanges"
+        if self.masked:
+            said += f", {self.masked:,} of them masked"
+        if self.absent:
+            said += f"; nothing is kept of {self.absent:,}"
+        if self.left:
+            said += f"; {self.left:,} were left out (--ask {self.judged + self.left})"
+        return said
+
+    def _kept(self, rows: Rows, open_: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for place, row in enumerate(open_):
+            if self.judged >= self._most:
+                self.left += len(open_) - place
+                return
+            try:
+                content = self._vault.read(rows.ids[row])
+            except Gone:
+                self.absent += 1
+                continue
+            self.judged += 1
+            self.masked += any(told["masked"] for told in content.values())
+            yield row, content
+
+    async def _judge(self, rows: Rows, group: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, Again]]:
+        """(row, how it is decided now) of some exchanges."""
+        bodies = await asyncio.gather(*(self._record(rows, row, content) for row, content in group))
+        fresh = Rows()
+        for (row, _), (body, _) in zip(group, bodies, strict=True):
+            take(fresh, rows.ids[row], rows.actions[row], rows.rules[row], body)
+        found = self._trial.decide(fresh)
+        return [
+            (row, Again(None, PASSED, why=f"{silent} gave no answer when it was asked again") if silent else one)
+            for (row, _), (_, silent), one in zip(group, bodies, found, strict=True)
+        ]
+
+    async def _record(self, rows: Rows, row: int, content: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """What the record of an exchange would say, and which classifiers did not answer."""
+        scope = rows.scopes[row]
+        body: dict[str, Any] = {"revision": _NOW, **scope._asdict()}
+        said = messages_of(content, Stage.INPUT)
+        silent: set[str] = set()
+        for stage in Stage:
+            if str(stage) not in content:
+                if row in self._reached[stage]:
+                    body[str(stage)] = {}
+                continue
+            messages = said if stage is Stage.INPUT else list(_read_out(messages_of(content, stage)))
+            places = places_of(content, stage)
+            before = said_before(said) if stage is Stage.OUTPUT else ""
+            decision = await self._guard.check(stage, scope.dialect, messages, places, before)
+            silent |= {failure.classifier for failure in decision.failures}
+            seen = Seen()
+            seen.add(decision, [*messages, *(message for message, _ in places)])
+            body[str(stage)] = seen.facts()
+        return body, ", ".join(sorted(silent))
+
+
+def messages_of(content: dict[str, Any], stage: Stage) -> list[Message]:
+    """The texts that were kept of a stage."""
+    told = content.get(str(stage))
+    return [Message(Role(role), text, origin) for role, origin, text in told["texts"]] if told else []
+
+
+def places_of(content: dict[str, Any], stage: Stage) -> list[tuple[Message, str]]:
+    """The parts of a stage that were no text, and their kinds."""
+    told = content.get(str(stage))
+    return [(Message(Role(role), "", origin), kind) for role, origin, kind in told["places"]] if told else []
+
+
+def _last(messages: Sequence[Message], role: Role) -> list[str]:
+    """The newest text of a role, on one line."""
+    texts = [" ".join(message.text.split()) for message in messages if message.role is role and message.text.strip()]
+    return [f"{role}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}" for text in texts[-1:]]
+
+
+def _read_out(messages: Sequence[Message]) -> Iterator[Message]:
+    """The messages, and beside the text of a tool call what it reads without JSON's escapes, which of a stream is not
+    kept."""
+    known = {message.origin for message in messages}
+    for message in messages:
+        yield message
+        origin = message.origin + "#decoded"
+        if message.role is Role.TOOL_CALL and "\\" in message.text and origin not in known:
+            yield replace(message, text="\n".join(decoded(message.text)), origin=origin)
