@@ -98,6 +98,11 @@ class Memory:
     flags: bool = False
     counted: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def read(self) -> bool:
+        """Whether any condition reads any of it."""
+        return self.flags or bool(self.counted)
+
 
 def memory_of(policies: Iterable[Policy]) -> Memory:
     """What these policies leave and read. What is read and struck by none of their rules is counted over a day: rules

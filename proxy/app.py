@@ -36,7 +36,7 @@ from .listener import Caller, Incoming
 from .logs import get_logger
 from .metrics import Metrics
 from .moderate import Moderation
-from .record import Notes
+from .record import Leave, Notes
 from .relay import MODELS, Relay
 from .routing import Backend, Routing, Way, no_model
 from .routing import family_of as speaks
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .accounts.owned import Owned
     from .batches.routes import Batches, Found
     from .content.keeping import Keeping
+    from .state.shared import State
     from .traces import Traces
 
 log = get_logger("penstock.app")
@@ -148,6 +149,8 @@ class DataPlane:
         self.in_flight: set[asyncio.Task[None]] = set()
         self.traces: Traces | None = None
         self.keeping: Keeping | None = None
+        self.state: State | None = None
+        """What is remembered of accounts, where they are known."""
         self._settings, self._audit, self._key, self._identities = settings, audit, key, identities
         self._metrics = metrics
         self._end_user = settings.end_user_header.encode()
@@ -284,8 +287,6 @@ class DataPlane:
         self.in_flight.add(task)
         identity = known.identity
         guard = self.guards[identity.policy]
-        if guard.asks:
-            guard = guard.asked_by(identity.account, self._key.keyed_hash)
         notes = Notes(
             self._metrics,
             known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",
@@ -298,7 +299,10 @@ class DataPlane:
         )
         if self.traces is not None or self.keeping is not None:
             self._observed(incoming, guard, notes)
+        notes.leave = self._leaving(identity.account, guard)
         try:
+            if guard.asks:
+                guard = guard.asked_by(await self._recalled(identity.account, guard), self._key.keyed_hash)
             if known.unjudged:
                 await self._relay.unjudged(known, incoming.method, body, caller, notes)
             elif known.dialect is None:
@@ -331,6 +335,18 @@ class DataPlane:
             notes.trace = self.traces.begin(notes.id, incoming.headers)
         if self.keeping is not None:
             notes.kept = self.keeping.begin(notes.id, guard.policies)
+
+    def _leaving(self, account: Account, guard: Guard) -> Leave | None:
+        """What keeps what the policy's rules leave on the account."""
+        if self.state is None or not guard.memory.left:
+            return None
+        return functools.partial(self.state.leave, account.id, guard.memory)
+
+    async def _recalled(self, account: Account, guard: Guard) -> Account:
+        """The account, with what is remembered of it where the policy asks."""
+        if self.state is None or not guard.memory.read:
+            return account
+        return await self.state.recall(account, guard.memory)
 
     def _stamp(self, caller: Caller, notes: Notes) -> None:
         if self._settings.decision_headers:

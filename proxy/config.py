@@ -7,6 +7,7 @@ ${NAME:-default}.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -135,6 +136,16 @@ class Settings(BaseModel):
     end_user_header: Annotated[
         str, Field(description="A header that names the end user: recorded as a claim of the account, never believed.")
     ] = ""
+    state: Annotated[
+        SecretStr | None,
+        Field(
+            description="Where replicas share what they know: redis://USER:PASSWORD@HOST:6379/0, rediss:// or "
+            "unix://PATH; needs penstock[redis]. Unset, only the processes of one data directory share it."
+        ),
+    ] = None
+    state_timeout: Annotated[
+        float, Field(gt=0, le=5, description="Seconds that an exchange waits for shared state; then it goes on alone.")
+    ] = 0.1
     policy: Annotated[
         str, Field(description="A directory, a file, a shipped pack (baseline, observe), or a bundle's URL.")
     ] = "baseline"
@@ -249,6 +260,17 @@ class Settings(BaseModel):
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
         return _checked_key(value)
 
+    @field_validator("state")
+    @classmethod
+    def _state(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(
+            r"rediss?://[^\s/]+(/\d*)?(\?\S*)?|unix://\S+", value.get_secret_value()
+        ):
+            raise ValueError(
+                "is no address of Redis: write redis://USER:PASSWORD@HOST:6379/0, rediss:// or unix:///PATH"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fetched(self) -> Settings:
         urls = [source for source in (self.policy, *self.policies.values()) if is_url(source)]
@@ -352,6 +374,10 @@ class Settings(BaseModel):
     @property
     def content_keys_path(self) -> Path:
         return (self.content_keys_dir or self.data_dir) / "content-keys.db"
+
+    @property
+    def state_path(self) -> Path:
+        return self.data_dir / "state.db"
 
     @property
     def stores(self) -> bool:

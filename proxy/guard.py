@@ -18,6 +18,7 @@ from classifiers.cache import Cache
 from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
 from policies.facts import ANONYMOUS, Account, Call, Facts
+from policies.marks import memory_of
 from policies.model import Action, Stage
 from policies.plan import Hold, plan, stream_mode
 from policies.ready import MOST_FACES
@@ -45,6 +46,7 @@ class Guard:
         }
         self._added = metrics.added
         self.asks = policies.asks
+        self.memory = memory_of(policies.policies)
         self._asking: tuple[Account, Callable[[str], str]] | None = None
         self._facts: Facts | None = None
         self._calls: tuple[Call, ...] | None = None

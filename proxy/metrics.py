@@ -140,6 +140,12 @@ class Metrics:
         self.part_up = Gauge(
             "penstock_part_up", "1 where a part outside of this process does what it is for; see /readyz.", ("part",)
         )
+        self.strikes = Counter("penstock_account_strikes", "Strikes that rules left on accounts.", ("name",))
+        self.flagged = Gauge("penstock_accounts_flagged", "Accounts with a flag, as this process knows them.")
+        self.counts_alone = Counter(
+            "penstock_state_counts_alone", "Counts of an account that were taken from this machine alone."
+        )
+        self.state_waiting = Gauge("penstock_state_waiting", "Strikes and flags that Redis was not told yet.")
 
     def model(self, name: str) -> str:
         """`name` as a label: itself where the operator listed it, else other."""

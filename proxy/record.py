@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message, Role
@@ -17,6 +17,11 @@ from .metrics import Metrics
 if TYPE_CHECKING:
     from .content.keeping import Kept
     from .traces import Trace
+
+
+Leave = Callable[[str, Set[tuple[str, str]]], dict[str, Any]]
+"""Keeps what rules leave on the account: from the exchange's id and (policy, rule) of each that fired and acts to what
+the record says of it."""
 
 
 class Notes:
@@ -59,6 +64,8 @@ class Notes:
         self._stream = False
         self.trace: Trace | None = None
         self.kept: Kept | None = None
+        self.leave: Leave | None = None
+        self._acted: set[tuple[str, str]] = set()
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -78,6 +85,8 @@ class Notes:
             if seen is _NOTHING:
                 seen = self._stages[decision.stage] = Seen()
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
+            if self.leave is not None:
+                self._acted.update([(item.policy, item.rule) for item in decision.fired if not item.not_evaluated])
         if self.trace is not None:
             self.trace.said(decision.stage, messages)
         if self.kept is not None:
@@ -157,6 +166,8 @@ class Notes:
         body["milliseconds"] = told
         if self.kept is not None and (kept := self.kept.ended(self._facts)):
             body["content"] = kept
+        if self._acted and self.leave is not None:
+            body.update(self.leave(self.id, self._acted))
         if self.trace is not None:
             if self._stages and not self._sent:
                 self.trace.stage("judge input", self._times["total"])

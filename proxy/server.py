@@ -93,11 +93,10 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             stack.callback(keys.close)
         routing = _routing(settings)
         stack.push_async_callback(routing.close)
-        owned = _owned(settings, key)
-        if owned is not None:
-            stack.callback(owned.close)
+        owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         await _observe(settings, plane, parts, stack)
+        await _remember(settings, plane, metrics, parts, stack)
         ready = _Readiness(plane, panel, audit, keys, parts)
         times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
         admin = Admin(ready, _states(routing, parts), metrics, lambda: _refresh(metrics, audit, plane, panel))
@@ -249,13 +248,15 @@ def _keys(settings: Settings) -> Keys | None:
     return keys
 
 
-def _owned(settings: Settings, key: Key) -> Owned | None:
+def _owned(settings: Settings, key: Key, stack: contextlib.AsyncExitStack) -> Owned | None:
     """Whose is what is stored at the provider, where accounts are known."""
     if settings.credentials != "keys":
         return None
     from .accounts.owned import Owned
 
-    return Owned(settings.owned_path, key.keyed_hash, settings.shared_ids)
+    owned = Owned(settings.owned_path, key.keyed_hash, settings.shared_ids)
+    stack.callback(owned.close)
+    return owned
 
 
 def _is_loopback(host: str) -> bool:
@@ -391,6 +392,24 @@ async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: conte
     plane.keeping = kept
     state(None)
     stack.push_async_callback(asyncio.to_thread, kept.close)
+
+
+async def _remember(
+    settings: Settings, plane: DataPlane, metrics: Metrics, parts: Parts, stack: contextlib.AsyncExitStack
+) -> None:
+    """Keep strikes and flags of accounts, where these are known. Raises CannotServe."""
+    if settings.credentials != "keys":
+        if any(guard.memory.left or guard.memory.read for guard in plane.guards.values()):
+            log.warning("the policy strikes or flags accounts, and none is known", mend="set `credentials: keys`")
+        return
+    from .state.base import StateUnavailable
+    from .state.opening import opened
+
+    try:
+        plane.state = await opened(settings, metrics, parts)
+    except StateUnavailable as error:
+        raise CannotServe(f"what is known of accounts cannot be used: {error}") from None
+    stack.push_async_callback(plane.state.close)
 
 
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:

@@ -13,6 +13,7 @@ from tests.bench.candidates import BenchError
 
 if TYPE_CHECKING:
     from tests.servers.postgres import Postgres
+    from tests.servers.redis import Redis
 
 settings.register_profile("penstock", deadline=None)
 settings.load_profile("penstock")
@@ -29,3 +30,22 @@ def postgres() -> Iterator[Postgres]:
         except BenchError as error:
             pytest.skip(str(error))
         yield made
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[Redis]:
+    from tests.servers.redis import server
+
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(server())
+        except BenchError as error:
+            pytest.skip(str(error))
+        yield made
+
+
+@pytest.fixture
+def redis(_redis: Redis) -> Redis:
+    """An empty Redis. Whoever ends it, or gives it other options, starts one of their own."""
+    _redis.run("FLUSHALL")
+    return _redis

@@ -1,0 +1,20 @@
+"""What do replicas have to know in common, and what holds when they cannot ask each other?
+
+Three things: the flags of accounts, their strikes, and what slow classifiers found in texts before (`verdicts`). `base`
+has the words and the contract of a store; `local` keeps it, an SQLite file in the data directory that the processes of
+one machine share; `redis_store` keeps it for many machines, over one connection (`line`) that knows when it is of no
+use. `shared` is what a serving process sees of both.
+
+Decision: the local file is always there, and Redis comes beside it. Why: what is struck or flagged is written here
+first and sent on from here, so that a cut loses nothing over any restart, and known bans stand without anybody to ask.
+Cost: each machine has a copy of all flags, and of the strikes that fell there.
+
+Decision: flags are copied to every process once a second; counts are asked for by each exchange whose policy reads
+them. Why: a ban must hold whatever is away, and a count must be exact. Cost: one round trip, bounded by
+`state_timeout`; after one that was too late nobody waits until Redis has answered in time again.
+
+Decision: while Redis is away a count is the last one that was heard, or this machine's own, whichever is higher, and
+new strikes on top. Why: nothing resets, and no outage refuses honest accounts. Cost: what falls on other machines
+meanwhile counts when it is back. A strike is known by its decision's id: sent twice it counts once; so a Redis that
+comes back empty is told everything again, by each machine what it knows.
+"""

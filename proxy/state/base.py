@@ -1,0 +1,88 @@
+"""The words for what is shared, and what every store of it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+MOST = 10_000
+"""Strikes of one account under one name that are kept: a count goes no higher."""
+
+
+class Fault(StrEnum):
+    """Why a store is of no use."""
+
+    AWAY = "away"
+    SLOW = "slow"
+    CREDENTIALS = "credentials"
+    VERSION = "version"
+    FULL = "full"
+    READ_ONLY = "read_only"
+    STRANGE = "strange"
+
+
+class StateUnavailable(Exception):
+    """A store cannot be used. `problem` and `mend` are for operators, and name no secret."""
+
+    def __init__(self, fault: Fault, problem: str, mend: str) -> None:
+        super().__init__(f"{problem} ({mend})")
+        self.fault, self.problem, self.mend = fault, problem, mend
+
+
+class Strike(NamedTuple):
+    """`decision` struck `account` under `name` at `at` (unix seconds), to be counted for `within` seconds."""
+
+    account: str
+    name: str
+    decision: str
+    at: float
+    within: float
+
+
+class Flag(NamedTuple):
+    """`account` is marked with `name` until `until` (unix seconds, infinity for ever). `by` is the rule, or the person,
+    who did that at `at`."""
+
+    account: str
+    name: str
+    until: float
+    at: float
+    by: str
+
+
+class Store(Protocol):
+    """What is kept. Every method raises StateUnavailable, and may be called again with what it was called with."""
+
+    async def strike(self, strikes: Sequence[Strike]) -> None:
+        """Keep them; one that is known already changes nothing."""
+        ...
+
+    async def counts(self, account: str, since: Mapping[str, float], first: Sequence[Strike] = ()) -> dict[str, int]:
+        """How many strikes of each name fell after `since` (unix seconds), at most MOST; names without one are left
+        out. `first` are kept before it is counted."""
+        ...
+
+    async def kept(self, account: str) -> dict[str, int]:
+        """How many strikes of each name are kept of this account."""
+        ...
+
+    async def flag(self, flags: Sequence[Flag]) -> None:
+        """Mark accounts; what an account has already is replaced."""
+        ...
+
+    async def unflag(self, account: str, name: str) -> bool:
+        """Take a mark away; whether it was there."""
+        ...
+
+    async def flags(self) -> list[Flag]:
+        """Every mark that has not ended."""
+        ...
+
+    async def version(self) -> object:
+        """What changes whenever marks or resets do, whoever makes the change."""
+        ...
+
+    async def reset(self, account: str, at: float) -> None:
+        """Forget all strikes and marks of an account that fell up to `at` (unix seconds)."""
+        ...

@@ -1,0 +1,50 @@
+"""From whatever the client of Redis raises to a named fault, and what an operator can do about it."""
+
+from __future__ import annotations
+
+from redis import exceptions as said
+
+from .base import Fault, StateUnavailable
+
+LEAST = (6, 2)
+"""The oldest version that is spoken to."""
+MENDS = {
+    Fault.AWAY: "is it running, is the address in `state` right, and does a firewall let it through?",
+    Fault.SLOW: "is it busy, swapping, or far away? `state_timeout` is how long it is waited for",
+    Fault.CREDENTIALS: "name a user that may: redis://USER:PASSWORD@HOST, with all commands on penstock:*",
+    Fault.VERSION: f"use Redis {LEAST[0]}.{LEAST[1]} or later, or Valkey",
+    Fault.FULL: "give it room: maxmemory, or its disk; and set maxmemory-policy noeviction",
+    Fault.READ_ONLY: "name the primary in `state`, not a replica",
+    Fault.STRANGE: "is the port in `state` that of Redis? rediss:// is for TLS, redis:// for none",
+}
+_TOLD: tuple[tuple[tuple[type[BaseException], ...], tuple[str, ...], Fault, str], ...] = (
+    (
+        (said.AuthenticationError, said.NoPermissionError),
+        ("NOAUTH", "WRONGPASS", "NOPERM"),
+        Fault.CREDENTIALS,
+        "Redis refuses our user or password, or what it may do",
+    ),
+    ((said.OutOfMemoryError,), ("OOM", "MISCONF"), Fault.FULL, "Redis cannot keep more"),
+    ((said.ReadOnlyError,), ("READONLY",), Fault.READ_ONLY, "this Redis is a replica, and takes no writes"),
+    ((said.BusyLoadingError,), ("LOADING",), Fault.AWAY, "Redis is still loading its data"),
+    ((TimeoutError, said.TimeoutError), (), Fault.SLOW, "Redis does not answer in time"),
+    ((said.InvalidResponse,), ("Protocol Error",), Fault.STRANGE, "what answers there does not speak Redis"),
+)
+"""Kinds of errors, how others begin, and what they mean: the first that fits."""
+
+
+def unavailable(fault: Fault, problem: str) -> StateUnavailable:
+    return StateUnavailable(fault, problem, MENDS[fault])
+
+
+def fault_of(error: BaseException) -> StateUnavailable:
+    """What went wrong, in one line. Says nothing that was sent."""
+    text = str(error)
+    for kinds, beginnings, fault, problem in _TOLD:
+        if isinstance(error, kinds) or text.startswith(beginnings):
+            return unavailable(fault, problem)
+    if isinstance(error, said.ResponseError):
+        return unavailable(Fault.STRANGE, f"Redis refuses a command: {text[:80]}")
+    cause = error.__cause__ or error.__context__
+    reason = next((each.strerror for each in (error, cause) if isinstance(each, OSError) and each.strerror), "")
+    return unavailable(Fault.AWAY, f"Redis cannot be reached: {reason or 'the connection ended'}")

@@ -1,0 +1,190 @@
+"""The way to Redis: one connection, whose round trips many share, and the knowledge whether it is of use.
+
+INVARIANT: nobody waits longer than the deadline, and while the line is down nobody waits at all: a task of its own
+looks whether Redis answers, in time, and takes what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Unconnected
+from redis.exceptions import NoPermissionError, RedisError
+
+from .base import Fault, StateUnavailable
+from .faults import LEAST, fault_of, unavailable
+
+Command = tuple[str | bytes | int | float, ...]
+BATCH = 512
+"""Questions that go together in one round trip."""
+GRACE = 0.005
+"""Seconds that are given on top: where our own loop was late, the answer is here already."""
+PAUSE = (0.1, 5.0)
+"""Seconds before it is looked at again: the first time, and at most."""
+PROBE = 2.0
+"""Seconds that a look may take, a new connection and its TLS included."""
+KEY = "penstock:probe"
+
+
+class Line:
+    """The Redis at `url`. `deadline` in seconds. For one event loop. Raises ValueError for what is no such URL."""
+
+    def __init__(self, url: str, deadline: float) -> None:
+        self.deadline = deadline
+        self._changed: Callable[[StateUnavailable | None], None] = lambda fault: None
+        # What was not answered is asked again by whoever wanted to know, not behind its back.
+        self._client = Redis.from_url(
+            url, protocol=2, retry=Retry(NoBackoff(), 0), max_connections=4, socket_connect_timeout=PROBE,
+            socket_timeout=None,
+        )  # fmt: skip
+        self._queue: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._pump: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self.fault: StateUnavailable | None = unavailable(Fault.AWAY, "Redis was not asked yet")
+
+    def tell(self, changed: Callable[[StateUnavailable | None], None]) -> None:
+        """Have `changed` told of each fault, and of None when it is well again."""
+        self._changed = changed
+
+    @property
+    def up(self) -> bool:
+        return self.fault is None
+
+    async def begin(self) -> None:
+        """The first look; what goes wrong is in `fault`."""
+        fault = await self._look()
+        if fault is None:
+            self._well()
+        else:
+            self.down(fault)
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """The answers to commands, in their order. Raises StateUnavailable."""
+        if self.fault is not None:
+            raise self.fault
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._queue.append((commands, future))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._send())
+        for patience in (self.deadline, GRACE):
+            done, _ = await asyncio.wait({future}, timeout=patience)
+            if done:
+                return future.result()
+        fault = unavailable(Fault.SLOW, f"Redis does not answer within {self.deadline * 1000:.0f} ms")
+        self.down(fault)
+        raise fault
+
+    async def _send(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            try:
+                answers = await self._together([command for commands, _ in batch for command in commands])
+            except asyncio.CancelledError:
+                self._refuse(batch, self.fault or unavailable(Fault.AWAY, "the connection was given up"))
+                raise
+            except Exception as error:
+                fault = fault_of(error)
+                self._refuse(batch, fault)
+                self.down(fault)
+                return
+            at = 0
+            for commands, future in batch:
+                own, at = answers[at : at + len(commands)], at + len(commands)
+                wrong = next((each for each in own if isinstance(each, Exception)), None)
+                if wrong is not None:
+                    self.down(fault_of(wrong))
+                if not future.done():
+                    if wrong is not None:
+                        future.set_exception(fault_of(wrong))
+                    else:
+                        future.set_result(own)
+
+    async def _together(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
+
+    @staticmethod
+    def _refuse(batch: Sequence[tuple[Sequence[Command], asyncio.Future[list[Any]]]], fault: StateUnavailable) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(fault)
+                future.exception()  # whoever gave up on it need not hear of it
+
+    # ---- down, and up again
+
+    def down(self, fault: StateUnavailable) -> None:
+        """It is of no use now: those who wait are told, and it is looked at until it is."""
+        news = self.fault is None or self.fault.fault is not fault.fault or self._looking is None
+        self.fault = fault
+        waiting, self._queue = self._queue, []
+        self._refuse(waiting, fault)
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+        if news:
+            self._changed(fault)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._until_well())
+
+    async def _until_well(self) -> None:
+        pause, most = PAUSE
+        while True:
+            await asyncio.sleep(pause)
+            fault = await self._look()
+            if fault is None:
+                self._looking = None
+                self._well()
+                return
+            if self.fault is None or fault.fault is not self.fault.fault:
+                self._changed(fault)
+            self.fault = fault
+            pause = min(2 * pause, most)
+
+    def _well(self) -> None:
+        self.fault = None
+        self._changed(None)
+
+    async def _look(self) -> StateUnavailable | None:
+        """What is wrong with it, on a new connection where there was none."""
+        try:
+            async with asyncio.timeout(PROBE):
+                await self._client.ping()
+                return await look(self._client, self.deadline)
+        except (RedisError, OSError, TimeoutError, Unconnected) as error:
+            return fault_of(error)
+
+    async def close(self) -> None:
+        for task in (self._looking, self._pump):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.aclose()
+
+
+async def look(client: Redis, deadline: float) -> StateUnavailable | None:
+    """What is wrong with a Redis that answers: its version, whether it takes writes, how long one takes. Raises what
+    the client does."""
+    try:
+        version = str((await client.info("server")).get("redis_version", ""))
+    except NoPermissionError:
+        version = ""  # it need not be told to us
+    told = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if told and told < LEAST:
+        return unavailable(Fault.VERSION, f"this is Redis {version}")
+    began = time.perf_counter()
+    await client.set(KEY, "1", ex=60)
+    took = time.perf_counter() - began
+    if took > deadline + GRACE:
+        return unavailable(Fault.SLOW, f"Redis takes {took * 1000:.0f} ms for one write")
+    return None

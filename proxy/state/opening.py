@@ -1,0 +1,41 @@
+"""From settings to what is shared, in a process that serves or in a command that looks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import Settings
+from ..metrics import Metrics
+from ..parts import Parts
+from .base import Fault, StateUnavailable
+from .local import Local
+from .shared import State
+
+if TYPE_CHECKING:
+    from .redis_store import RedisStore
+
+
+async def opened(settings: Settings, metrics: Metrics, parts: Parts) -> State:
+    """What this process knows of accounts, from now on. Raises StateUnavailable where nothing can be known."""
+    state = State(Local(settings.state_path), metrics, parts)
+    redis = store_of(settings)
+    if redis is not None:
+        await state.beside(redis)
+    await state.begin()
+    return state
+
+
+def store_of(settings: Settings) -> RedisStore | None:
+    """The store of all machines, where one is set. Raises StateUnavailable where its client is not installed."""
+    if settings.state is None:
+        return None
+    try:
+        from .line import Line
+        from .redis_store import RedisStore
+    except ImportError:
+        mend = "pip install 'penstock[redis]', or leave `state` out"
+        raise StateUnavailable(Fault.AWAY, "`state` needs the client of Redis", mend) from None
+    try:
+        return RedisStore(Line(settings.state.get_secret_value(), settings.state_timeout))
+    except ValueError as error:
+        raise StateUnavailable(Fault.AWAY, f"`state` is no address of Redis: {error}", "mend the setting") from None

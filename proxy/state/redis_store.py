@@ -1,0 +1,131 @@
+"""The store that machines share, in Redis. What is kept where:
+
+    penstock:{ACCOUNT}:strikes:NAME    sorted set: the decisions that struck, by their time
+    penstock:{ACCOUNT}:names           set of the NAMEs above
+    penstock:flags                     hash: "ACCOUNT\nFLAG" -> {"until", "at", "by"}
+    penstock:resets                    hash: ACCOUNT -> when it was reset
+    penstock:version                   counts changes of the two hashes
+    penstock:born                      a name that this memory has for as long as it lasts
+
+A decision is in a sorted set once, however often it is told. The hashes have no end of their own: Redis must not be let
+to evict what it likes (`penstock doctor` looks).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+
+import orjson
+
+from .base import MOST, Flag, Strike
+from .line import Command, Line
+
+FLAGS, RESETS, VERSION, BORN = "penstock:flags", "penstock:resets", "penstock:version", "penstock:born"
+KEPT = 366 * 86_400
+"""Seconds after which a name, or a reset, is remembered no more: no strike counts longer."""
+
+
+class RedisStore:
+    """A `Store` at the other end of `line`."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+    async def strike(self, strikes: Sequence[Strike]) -> None:
+        if strikes:
+            await self.line.ask(*_striking(strikes))
+
+    async def counts(self, account: str, since: Mapping[str, float], first: Sequence[Strike] = ()) -> dict[str, int]:
+        asked: list[Command] = [("ZCOUNT", _key(account, name), f"({at!r}", "+inf") for name, at in since.items()]
+        answers = await self.line.ask(*_striking(first), *asked)
+        found = zip(since, answers[len(answers) - len(asked) :], strict=True)
+        return {name: min(int(count), MOST) for name, count in found if count}
+
+    async def kept(self, account: str) -> dict[str, int]:
+        (names,) = await self.line.ask(("SMEMBERS", _names(account)))
+        known = sorted(name.decode() for name in names)
+        counts = await self.line.ask(*[("ZCARD", _key(account, name)) for name in known]) if known else []
+        return {name: int(count) for name, count in zip(known, counts, strict=True) if count}
+
+    async def flag(self, flags: Sequence[Flag]) -> None:
+        if flags:
+            pairs = [part for flag in flags for part in (_field(flag.account, flag.name), _value(flag))]
+            await self.line.ask(("HSET", FLAGS, *pairs), ("INCR", VERSION))
+
+    async def unflag(self, account: str, name: str) -> bool:
+        gone, _ = await self.line.ask(("HDEL", FLAGS, _field(account, name)), ("INCR", VERSION))
+        return bool(gone)
+
+    async def flags(self) -> list[Flag]:
+        return (await self.all())[0]
+
+    async def all(self) -> tuple[list[Flag], dict[str, float]]:
+        """Every mark that has not ended, and when accounts were reset."""
+        fields, resets = await self.line.ask(("HGETALL", FLAGS), ("HGETALL", RESETS))
+        now = time.time()
+        flags = [_flag(field, value) for field, value in fields.items()]
+        over = [_field(flag.account, flag.name) for flag in flags if flag.until <= now]
+        old = [account for account, at in resets.items() if float(at) < now - KEPT]
+        for key, gone in ((FLAGS, over), (RESETS, old)):
+            if gone:
+                await self.line.ask(("HDEL", key, *gone))
+        return [flag for flag in flags if flag.until > now], {
+            account.decode(): float(at) for account, at in resets.items()
+        }
+
+    async def version(self) -> object:
+        return await self.line.ask(("GET", BORN), ("GET", VERSION))
+
+    async def born(self) -> str:
+        """The name of this memory. A Redis that lost what it knew has another one."""
+        _, name = await self.line.ask(("SET", BORN, secrets.token_hex(16), "NX"), ("GET", BORN))
+        told: bytes = name
+        return told.decode()
+
+    async def reset(self, account: str, at: float) -> None:
+        names = [name.decode() for name in (await self.line.ask(("SMEMBERS", _names(account))))[0]]
+        own = [
+            _field(flag.account, flag.name) for flag in await self.flags() if flag.account == account and flag.at <= at
+        ]
+        await self.line.ask(
+            *[("ZREMRANGEBYSCORE", _key(account, name), "-inf", repr(at)) for name in names],
+            *([("HDEL", FLAGS, *own)] if own else []),
+            ("HSET", RESETS, account, repr(at)),
+            ("INCR", VERSION),
+        )
+
+
+def _striking(strikes: Sequence[Strike]) -> Iterator[Command]:
+    for each in strikes:
+        key, names = _key(each.account, each.name), _names(each.account)
+        yield "ZADD", key, "NX", repr(each.at), each.decision
+        yield "ZREMRANGEBYSCORE", key, "-inf", repr(each.at - each.within)
+        yield "ZREMRANGEBYRANK", key, 0, -MOST - 1
+        yield "EXPIRE", key, int(each.within) + 60
+        yield "SADD", names, each.name
+        yield "EXPIRE", names, KEPT
+
+
+def _key(account: str, name: str) -> str:
+    return f"penstock:{{{account}}}:strikes:{name}"
+
+
+def _names(account: str) -> str:
+    return f"penstock:{{{account}}}:names"
+
+
+def _field(account: str, name: str) -> str:
+    return f"{account}\n{name}"
+
+
+def _value(flag: Flag) -> bytes:
+    return orjson.dumps({"until": None if flag.until == inf else flag.until, "at": flag.at, "by": flag.by})
+
+
+def _flag(field: bytes, value: bytes) -> Flag:
+    account, _, name = field.decode().partition("\n")
+    told = orjson.loads(value)
+    return Flag(account, name, inf if told["until"] is None else told["until"], told["at"], told["by"])

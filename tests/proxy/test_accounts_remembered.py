@@ -1,0 +1,219 @@
+"""What rules leave on accounts, through Penstock on real sockets: with the file alone, with Redis, with Redis cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.state.local import Local
+from tests.proxy.conftest import Make, Stand, standing
+from tests.servers.redis import Redis, server
+from tests.upstream import replies, shapes
+
+RULES = """
+id: strikes
+version: 1
+owner: tests
+description: Three times the word MARK in an hour, and the account is banned.
+classifiers:
+  canary: {kind: canary, word: MARK, inline: true}
+  quiet: {kind: canary, word: HUSH, inline: true}
+rules:
+  - id: no-mark
+    description: MARK is blocked and counted, wherever it stands.
+    stages: [input, output]
+    when: {finding: canary.mark, at_least: 0.5}
+    action: block
+    stream: {hold_back: 8}
+    strike: {name: mark, within: 1h}
+  - id: third
+    description: The third time bans.
+    stages: [input]
+    when: account.history["mark"] >= 2 && score("canary.mark") >= 0.5
+    action: block
+    flag: banned
+  - id: banned
+    description: Who is banned gets no answers.
+    stages: [input]
+    when: '"banned" in account.flags'
+    action: block
+    reason: account_banned
+  - id: shadowed
+    description: A shadow leaves nothing.
+    stages: [input]
+    when: {finding: quiet.mark, at_least: 0.5}
+    action: block
+    mode: shadow
+    strike: hush
+    flag: hushed
+"""
+KEYS: dict[str, dict[str, Any]] = {"ann": {}, "ben": {}}
+
+
+class Asker:
+    """One account's client."""
+
+    def __init__(self, stand: Stand, name: str) -> None:
+        self._stand, self._headers = stand, {"authorization": f"Bearer {stand.keys[name]}"}
+
+    async def __call__(self, text: str, **more: Any) -> str:
+        """What became of it: the reason of a refusal, or `ok`."""
+        body = {"model": "m", "messages": [{"role": "user", "content": text}], **more}
+        answer = await self._stand.client.post("/v1/chat/completions", json=body, headers=self._headers)
+        return "ok" if answer.status_code == 200 else str(answer.json()["error"]["penstock"]["reason"])
+
+
+async def until(holds: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Wait for something that happens by itself."""
+    async with asyncio.timeout(30):
+        while True:
+            found = holds()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_three_strikes_and_a_ban_that_survives_a_restart(tmp_path: Path) -> None:
+    async with standing(tmp_path, RULES, keys=KEYS) as s:
+        ann, ben = Asker(s, "ann"), Asker(s, "ben")
+        said = [await ann(text) for text in ("Hi", "MARK", "Hi", "MARK", "Hi", "MARK", "Hi")]
+        ours = "content_policy_violation"
+        assert said == ["ok", ours, "ok", ours, "ok", ours, "account_banned"]
+        assert [await ben(text) for text in ("MARK", "HUSH", "Hi")] == [ours, "ok", "ok"]
+        bodies = [row.outcome for row in await s.rows() if row.outcome and "strikes" in row.outcome]
+        assert sorted((body["account"], *body.get("flags", ())) for body in bodies) == [
+            ("ann",), ("ann",), ("ann", "banned"), ("ben",),
+        ]  # fmt: skip
+        page = (await s.client.get(s.admin_url + "/metrics")).text
+        assert 'penstock_account_strikes_total{name="mark"} 4.0' in page
+        assert "penstock_accounts_flagged 1.0" in page
+        keys = s.keys
+    async with standing(tmp_path, RULES, settings={"credentials": "keys"}) as s:
+        s.keys.update(keys)
+        assert await Asker(s, "ann")("Hi") == "account_banned"
+        assert await Asker(s, "ben")("Hi") == "ok"
+
+
+async def test_one_exchange_strikes_once_whatever_it_does(stand: Make) -> None:
+    async with stand(RULES, keys=KEYS) as s:
+        ann, local = Asker(s, "ann"), Local(s.data / "state.db")
+        # In the request and, on the way, in a stream whose every chunk is judged.
+        s.upstream.reply = _stream("It is MARK, MARK and MARK again.")
+        await ann("Hi", stream=True)
+        assert await local.kept("ann") == {"mark": 1}
+        local.close()
+
+
+def _stream(text: str) -> Any:
+    return replies.sse(shapes.stream(text))
+
+
+async def test_accounts_that_nobody_knows_are_not_counted(stand: Make) -> None:
+    """Without keys of ours a caller could make himself a new account for each request."""
+    async with stand(RULES) as s:
+        for _ in range(3):
+            assert (await s.chat("MARK")).status_code == 400
+        assert s.running.plane.state is None
+        assert not (s.data / "state.db").exists()
+
+
+# Two replicas and a Redis that is cut
+
+
+@contextlib.asynccontextmanager
+async def replicas(folder: Path, url: str) -> AsyncIterator[tuple[Stand, Stand]]:
+    """Two that know the same keys and share a Redis."""
+    more = {"state": url, "state_timeout": 2.0, "keys_dir": folder / "one" / "data"}
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    async with (
+        standing(folder / "one", RULES, settings=more, keys=KEYS) as one,
+        standing(folder / "two", RULES, settings={**more, "credentials": "keys"}) as two,
+    ):
+        two.keys.update(one.keys)
+        yield one, two
+
+
+async def ready(s: Stand) -> dict[str, Any]:
+    answer = await s.client.get(s.admin_url + "/readyz")
+    assert answer.status_code == 200  # whatever became of Redis
+    parts: dict[str, Any] = answer.json()["parts"]
+    return parts
+
+
+@pytest.fixture
+def own() -> Iterator[Redis]:
+    """A Redis that may be ended."""
+    with server() as made:
+        yield made
+
+
+async def test_replicas_count_and_ban_together_and_a_cut_loses_nothing(tmp_path: Path, own: Redis) -> None:
+    """P7, T54: the ban holds, counters go local, nothing resets, and it mends without a restart."""
+    async with replicas(tmp_path, own.url()) as (one, two):
+        ann, ben = (Asker(one, "ann"), Asker(two, "ann")), (Asker(one, "ben"), Asker(two, "ben"))
+        ours = "content_policy_violation"
+        assert [await ann[0]("MARK"), await ann[1]("MARK"), await ann[0]("MARK")] == [ours] * 3
+        await until(lambda: _banned(ann[1]))
+        assert await ben[0]("MARK") == ours
+        await until(lambda: _kept(own, "ben", 1))
+        assert await ben[1]("MARK there") == ours  # so two heard of the one at the other replica
+        await until(lambda: _kept(own, "ben", 2))
+
+        own.stop()
+        assert await ann[0]("Hi") == await ann[1]("Hi") == "account_banned"
+        # Two knew of one strike when it asked last, and has one of its own: this is the third.
+        assert await ben[1]("MARK") == ours
+        assert await ben[1]("Hi") == "account_banned"
+        assert (await ready(two))["redis"].startswith("away: Redis cannot be reached")
+        page = (await two.client.get(two.admin_url + "/metrics")).text
+        assert 'penstock_part_up{part="redis"} 0.0' in page
+        assert "penstock_state_waiting" in page
+
+        own.start()  # with nothing in it: each replica tells what it knows
+        await until(lambda: _well(one, two))
+        await until(lambda: _kept(own, "ben", 3))
+        await until(lambda: _banned(ben[0]))
+        assert await ann[0]("Hi") == await ann[1]("Hi") == "account_banned"
+        assert own.run("HLEN", "penstock:flags") == 2
+        assert 'penstock_part_up{part="redis"} 1.0' in (await two.client.get(two.admin_url + "/metrics")).text
+
+
+async def _banned(ask: Asker) -> bool:
+    return await ask("Hi") == "account_banned"
+
+
+async def _well(*stands: Stand) -> bool:
+    return all([(await ready(each)).get("redis") == "ready" for each in stands])
+
+
+async def _kept(redis: Redis, account: str, number: int) -> bool:
+    return bool(redis.run("ZCARD", f"penstock:{{{account}}}:strikes:mark") == number)
+
+
+async def test_a_redis_that_hangs_costs_one_exchange_one_deadline(tmp_path: Path, own: Redis) -> None:
+    async with replicas(tmp_path, own.url()) as (one, _):
+        ben = Asker(one, "ben")
+        assert await ben("MARK") == "content_policy_violation"
+        asked = _asked(one)
+        own.hang()
+        # Two seconds are given by these settings, once: whoever comes after that does not wait.
+        answers = [await ben(text) for text in ("Hi", "MARK", "Hi", "MARK", "Hi")]
+        assert answers == ["ok", *["content_policy_violation", "ok"], "content_policy_violation", "account_banned"]
+        assert (await ready(one))["redis"].startswith("slow")
+        assert _asked(one) == asked + 1
+        own.hang(False)
+        await until(lambda: _well(one))
+        await until(lambda: _kept(own, "ben", 3))
+
+
+def _asked(s: Stand) -> int:
+    """How often anybody waited for Redis."""
+    state = s.running.plane.state
+    assert state is not None
+    return state.waited

@@ -1,0 +1,227 @@
+"""The contract of what replicas share, on both stores: the file of a machine, and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.state.base import MOST, Flag, StateUnavailable, Store, Strike
+from proxy.state.line import Line
+from proxy.state.local import Local
+from proxy.state.redis_store import RedisStore
+from tests.servers.redis import Redis
+
+Several = Callable[[int], contextlib.AbstractAsyncContextManager[list[Store]]]
+"""So many processes' views of one store."""
+
+
+@pytest.fixture(params=["file", "redis"])
+def several(request: pytest.FixtureRequest, tmp_path: Path) -> Several:
+    if request.param == "file":
+
+        @contextlib.asynccontextmanager
+        async def files(number: int) -> AsyncIterator[list[Store]]:
+            made = [Local(tmp_path / "state.db") for _ in range(number)]
+            yield list(made)
+            for each in made:
+                each.close()
+
+        return files
+    server: Redis = request.getfixturevalue("redis")
+
+    @contextlib.asynccontextmanager
+    async def lines(number: int) -> AsyncIterator[list[Store]]:
+        made = [Line(server.url(), 20) for _ in range(number)]
+        for line in made:
+            await line.begin()
+            assert line.up
+        yield [RedisStore(line) for line in made]
+        for line in made:
+            await line.close()
+
+    return lines
+
+
+def strike(
+    decision: str, name: str = "loud", at: float | None = None, account: str = "a", within: float = 60
+) -> Strike:
+    return Strike(account, name, decision, time.time() if at is None else at, within)
+
+
+def since(**seconds: float) -> dict[str, float]:
+    return {name: time.time() - each for name, each in seconds.items()}
+
+
+async def test_a_thousand_strikes_at_once_are_a_thousand(several: Several) -> None:
+    """P7: from four processes, each strike told twice, one of them by another process."""
+    async with several(4) as stores:
+        every = [strike(f"pn_{number}") for number in range(1000)]
+        told = [stores[(number + again) % 4].strike([each]) for again in (0, 1) for number, each in enumerate(every)]
+        await asyncio.gather(*told)
+        assert [await store.counts("a", since(loud=60)) for store in stores] == [{"loud": 1000}] * 4
+
+
+async def test_strikes_are_told_apart(several: Several) -> None:
+    async with several(2) as (one, other):
+        await one.strike([strike("1"), strike("1", "quiet"), strike("2"), strike("3", account="b c@d/e+f:g")])
+        assert await other.counts("a", since(loud=60, quiet=60, none=60)) == {"loud": 2, "quiet": 1}
+        assert await other.counts("b c@d/e+f:g", since(loud=60)) == {"loud": 1}
+        assert await other.counts("nobody", since(loud=60)) == {}
+        assert await other.kept("a") == {"loud": 2, "quiet": 1}
+
+
+async def test_only_what_fell_within_the_time_counts(several: Several) -> None:
+    now = time.time()
+    async with several(1) as (store,):
+        await store.strike([strike(str(age), at=now - age, within=3600) for age in (5, 50, 500)])
+        assert await store.counts("a", {"loud": now - 60}) == {"loud": 2}
+        assert await store.counts("a", {"loud": now - 600}) == {"loud": 3}
+        assert await store.counts("a", {"loud": now}) == {}
+
+
+async def test_what_is_told_first_is_counted(several: Several) -> None:
+    async with several(2) as (one, other):
+        first = [strike("1"), strike("2")]
+        assert await one.counts("a", since(loud=60), first) == {"loud": 2}
+        assert await other.counts("a", since(loud=60), first) == {"loud": 2}
+
+
+async def test_a_decision_told_late_keeps_its_time(several: Several) -> None:
+    now = time.time()
+    async with several(1) as (store,):
+        await store.strike([strike("1", at=now - 100, within=3600)])
+        await store.strike([strike("1", at=now, within=3600)])
+        assert await store.counts("a", {"loud": now - 60}) == {}
+
+
+async def test_a_count_has_an_end(several: Several) -> None:
+    async with several(1) as (store,):
+        await store.strike([strike(str(number)) for number in range(MOST + 5)])
+        assert await store.counts("a", since(loud=60)) == {"loud": MOST}
+
+
+async def test_flags(several: Several) -> None:
+    now = time.time()
+    async with several(2) as (one, other):
+        before = await other.version()
+        banned, slow = Flag("a", "banned", inf, now, "rule x"), Flag("b", "slow", now + 60, now, "ann")
+        await one.flag([banned, slow, Flag("c", "over", now - 1, now - 2, "rule y")])
+        assert await other.version() != before
+        assert sorted(await other.flags()) == [banned, slow]
+        later = slow._replace(until=now + 600)
+        await other.flag([later])
+        assert sorted(await one.flags()) == [banned, later]
+        between = await other.version()
+        assert await one.unflag("a", "banned")
+        assert not await one.unflag("a", "banned")
+        assert await other.version() != between
+        assert await other.flags() == [later]
+
+
+async def test_a_reset_forgets_one_account_up_to_then(several: Several) -> None:
+    now = time.time()
+    async with several(2) as (one, other):
+        await one.strike([strike("1", at=now - 5), strike("2", "quiet", at=now - 5), strike("3", account="b")])
+        await one.strike([strike("4", at=now + 1)])
+        await one.flag([Flag("a", "banned", inf, now - 5, "x"), Flag("b", "banned", inf, now, "x")])
+        before = await one.version()
+        await other.reset("a", now)
+        assert await one.version() != before
+        assert await one.counts("a", since(loud=60, quiet=60)) == {"loud": 1}
+        assert await one.counts("b", since(loud=60)) == {"loud": 1}
+        assert [flag.account for flag in await one.flags()] == ["b"]
+
+
+class Plain:
+    """The contract once more, as plainly as it can be said."""
+
+    def __init__(self) -> None:
+        self.struck: dict[tuple[str, str, str], float] = {}
+        self.marks: dict[tuple[str, str], Flag] = {}
+
+    def counts(self, account: str, names: list[str], at: float) -> dict[str, int]:
+        found = {n: sum(k[:2] == (account, n) and t > at for k, t in self.struck.items()) for n in names}
+        return {name: count for name, count in found.items() if count}
+
+
+NAMES, ACCOUNTS = st.sampled_from(["loud", "quiet"]), st.sampled_from(["a", "b"])
+AGES = st.sampled_from([1.0, 20.0, 40.0])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("strike"), ACCOUNTS, NAMES, st.sampled_from("1234"), AGES),
+        st.tuples(st.just("flag"), ACCOUNTS, NAMES, st.sampled_from([30.0, inf])),
+        st.tuples(st.just("unflag"), ACCOUNTS, NAMES),
+        st.tuples(st.just("reset"), ACCOUNTS, st.sampled_from([10.0, 30.0])),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(steps=STEPS)
+async def test_any_order_of_things(steps: list[Any], tmp_path: Path, redis: Redis) -> None:
+    """Both stores say after each of them what the plain one says."""
+    redis.run("FLUSHALL")
+    (tmp_path / "state.db").unlink(missing_ok=True)
+    now, plain = time.time(), Plain()
+    line, local = Line(redis.url(), 20), Local(tmp_path / "state.db")
+    await line.begin()
+    stores: list[Store] = [local, RedisStore(line)]
+    for what, account, *more in steps:
+        for store in stores:
+            await _done(store, what, account, more, now)
+        match what:
+            case "strike":
+                name, decision, age = more
+                plain.struck.setdefault((account, name, decision), now - age)
+            case "flag":
+                plain.marks[account, more[0]] = Flag(account, more[0], now + more[1], now - 20, "x")
+            case "unflag":
+                plain.marks.pop((account, more[0]), None)
+            case "reset":
+                plain.struck = {k: at for k, at in plain.struck.items() if k[0] != account or at > now - more[0]}
+                plain.marks = {k: f for k, f in plain.marks.items() if k[0] != account or f.at > now - more[0]}
+    for store in stores:
+        for account in ("a", "b"):
+            for age in (10.0, 30.0, 60.0):
+                wanted = plain.counts(account, ["loud", "quiet"], now - age)
+                assert await store.counts(account, {"loud": now - age, "quiet": now - age}) == wanted
+        assert sorted(await store.flags()) == sorted(plain.marks.values())
+    local.close()
+    await line.close()
+
+
+async def _done(store: Store, what: str, account: str, more: list[Any], now: float) -> None:
+    match what:
+        case "strike":
+            await store.strike([Strike(account, more[0], more[1], now - more[2], 3600)])
+        case "flag":
+            await store.flag([Flag(account, more[0], now + more[1], now - 20, "x")])
+        case "unflag":
+            await store.unflag(account, more[0])
+        case "reset":
+            await store.reset(account, now - more[0])
+
+
+def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"this is no database, and it is long enough to be looked at" * 20)
+    with pytest.raises(StateUnavailable, match=r"state\.db"):
+        Local(tmp_path / "state.db").put([strike("1")])
+
+
+def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
+    local, now = Local(tmp_path / "state.db"), time.time()
+    local.put([strike("1", at=now - 100, within=60), strike("2", at=now - 10, within=60)])
+    local.mark([Flag("a", "over", now - 1, now - 2, "x"), Flag("a", "banned", inf, now, "x")])
+    local.tidy()
+    assert local.waiting() == 2
+    assert (tmp_path / "state.db").stat().st_mode & 0o777 == 0o600
