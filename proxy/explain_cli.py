@@ -6,6 +6,7 @@ No matched text is shown unless --show-text says so. Exit codes: 0 judged, 1 it 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit_cli import clean
+from .audit_cli import clean, log_path, reading
 from .check_cli import Output
 from .teach_cli import Refused, operator
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from policies.model import Stage
     from policies.ready import PolicySet
 
-    from .dialects.base import Body, Dialect, Request
+    from .dialects.base import Body, Dialect
     from .guard import Guard
 
+_ID = re.compile(r"pn_[0-9a-z]{26}").fullmatch
 MOST = 20
 """Findings that are listed for people; --output json has all."""
 
@@ -45,12 +47,34 @@ class _Stage:
     facing: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is to be explained: where it was sent, how it was read, both bodies, and the answer's tree where there is
+    one. `asked` is a Request where all of it is known. `notes` are for people."""
+
+    place: str
+    dialect: str
+    asked: Body
+    said: Body | None
+    answer: Any
+    notes: Sequence[str] = ()
+
+
 def explain(
-    request: Annotated[str, typer.Argument(help="A file with the request's JSON body; - reads standard input.")],
+    request: Annotated[
+        str,
+        typer.Argument(
+            help="A file with the request's JSON body; - reads standard input. Or the id of a decision whose "
+            "content was kept: that needs the master key."
+        ),
+    ],
     policy: Annotated[str, typer.Option(help="A directory, a file, or a shipped pack.")] = "baseline",
     response: Annotated[Path | None, typer.Option(help="A file with the JSON answer to it.")] = None,
     path: Annotated[
         str | None, typer.Option(help="Where it would be sent, like /v1/messages; else its shape tells.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="The log of the decision; else the one in the data directory.")
     ] = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show the text that matched.")] = False,
     output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
@@ -58,33 +82,68 @@ def explain(
     """Show what each classifier saw in a request, each rule's condition with its values, and why the decision fell."""
     from policies.load import load
 
-    from .dialects.base import BadRequest, Malformed
-    from .strict import parse
-
     if output is Output.GITHUB:
         raise typer.BadParameter("text or json", param_hint="--output")
     with operator():
-        raw = sys.stdin.buffer.read() if request == "-" else Path(request).read_bytes()
         policies = load(policy)
-        try:
-            tree = parse(raw)
-            place, dialect = _dialect(tree, path)
-            asked = dialect.read_request(tree)
-            answer = None if response is None else parse(response.read_bytes())
-            said = None if answer is None else dialect.read_response(answer)
-        except (Malformed, BadRequest) as error:
-            raise Refused(f"it would be refused before it is judged: {error}") from error
-        stages = asyncio.run(_judged(policies, dialect, asked, said, answer))
+        kept = _ID(request) is not None and not Path(request).exists()
+        told = _kept(request, audit, policies) if kept else _given(request, response, path)
+        stages = asyncio.run(_judged(policies, told))
     if output is Output.JSON:
         plain = {str(stage.decision.stage): _plain(stage, show_text) for stage in stages}
-        typer.echo(dumps({"path": place, "revision": policies.revision, **plain}, indent=1))
+        typer.echo(dumps({"path": told.place, "revision": policies.revision, **plain}, indent=1))
         return
-    typer.echo(f"read as {dialect.name} (POST {place}); policy {clean(policy)}, revision {policies.revision}")
+    typer.echo(f"read as {told.dialect} (POST {told.place}); policy {clean(policy)}, revision {policies.revision}")
+    for note in told.notes:
+        typer.echo(note)
     for name in sorted({each.id for each in policies.policies} - {each for stage in stages for each in stage.facing}):
         typer.echo(f"policy {name} is not for this request")
     for stage in stages:
         for line in _lines(stage, show_text):
             typer.echo(clean(line))
+
+
+def _given(request: str, response: Path | None, path: str | None) -> _Told:
+    """What files hold. Raises Refused and OSError."""
+    from .dialects.base import BadRequest, Malformed
+    from .strict import parse
+
+    raw = sys.stdin.buffer.read() if request == "-" else Path(request).read_bytes()
+    try:
+        tree = parse(raw)
+        place, dialect = _dialect(tree, path)
+        asked = dialect.read_request(tree)
+        answer = None if response is None else parse(response.read_bytes())
+        said = None if answer is None else dialect.read_response(answer)
+    except (Malformed, BadRequest) as error:
+        raise Refused(f"it would be refused before it is judged: {error}") from error
+    return _Told(place, dialect.name, asked, said, answer)
+
+
+def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
+    """What was kept of a decision. Raises Refused."""
+    from policies.model import Stage
+
+    from .audit import Reader
+    from .content_cli import content_of
+    from .rejudged import body_of
+
+    with reading():
+        path = log_path(audit)
+        with Reader(path) as log:
+            exchange = log.exchange(id)
+        if exchange is None:
+            raise Refused(f"no such file, and no decision of that id in {path}")
+        content = content_of(id, path)
+    if isinstance(content, str):
+        raise Refused(f"{id}: {content}")
+    notes = []
+    if any(told["masked"] for told in content.values()):
+        notes.append("what the policy of then masked is masked here")
+    if policies.asks:
+        notes.append("settings, tools and account are not kept: every policy applies, and what asks for them is open")
+    said = body_of(content, Stage.OUTPUT) if str(Stage.OUTPUT) in content else None
+    return _Told(str(exchange["path"]), str(exchange["dialect"]), body_of(content, Stage.INPUT), said, None, notes)
 
 
 def _dialect(tree: Any, path: str | None) -> tuple[str, Dialect]:
@@ -115,41 +174,40 @@ def _shape(tree: Any) -> str:
     raise Refused("no 'messages', 'input' or 'prompt' in it: say what it is with --path")
 
 
-async def _judged(
-    policies: PolicySet, dialect: Dialect, request: Request, said: Body | None, answer: Any
-) -> list[_Stage]:
+async def _judged(policies: PolicySet, told: _Told) -> list[_Stage]:
     """Both stages, by the same guard as in live traffic, for an account of which nothing is known. The answer is judged
     even where the request is blocked."""
     from classifiers.base import Role, said_before
     from classifiers.panel import Panel
     from policies.model import Stage
 
+    from .dialects.base import Request
     from .guard import Guard
     from .metrics import Metrics
 
     panel = Panel()
     guard = Guard(policies, panel, Metrics())
-    if guard.asks:
-        guard = guard.facing(request, dialect.name)
+    if guard.asks and isinstance(told.asked, Request):
+        guard = guard.facing(told.asked, told.dialect)
     judged = []
     try:
-        judged.append(await _stage(guard, Stage.INPUT, dialect, request, Role.USER, ""))
-        if said is not None:
-            guard = guard.answering(answer) if guard.asks else guard
-            before = said_before(request.messages)
-            judged.append(await _stage(guard, Stage.OUTPUT, dialect, said, Role.ASSISTANT, before))
+        judged.append(await _stage(guard, Stage.INPUT, told.dialect, told.asked, Role.USER, ""))
+        if told.said is not None:
+            guard = guard.answering(told.answer) if guard.asks and told.answer is not None else guard
+            before = said_before(told.asked.messages)
+            judged.append(await _stage(guard, Stage.OUTPUT, told.dialect, told.said, Role.ASSISTANT, before))
     finally:
         panel.close()
     return judged
 
 
-async def _stage(guard: Guard, stage: Stage, dialect: Dialect, body: Body, role: Role, before: str) -> _Stage:
+async def _stage(guard: Guard, stage: Stage, dialect: str, body: Body, role: Role, before: str) -> _Stage:
     from classifiers.base import Message
     from policies.explain import explain as views
     from policies.plan import plan
 
     places = [(Message(role, "", origin), kind) for origin, kind in body.unscannable]
-    decision = await guard.check(stage, dialect.name, body.messages, places, before)
+    decision = await guard.check(stage, dialect, body.messages, places, before)
     messages = [*body.messages, *(message for message, _ in places)]
     read = {
         reading.classifier: sum(message.role in reading.roles for message in body.messages)

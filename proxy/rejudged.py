@@ -20,7 +20,7 @@ from policies.model import Stage
 from policies.ready import PolicySet
 
 from .content.vault import Gone
-from .dialects.base import decoded
+from .dialects.base import Body, decoded
 from .guard import Guard
 from .metrics import Metrics
 from .record import Seen
@@ -145,6 +145,13 @@ class Rejudge:
             seen.add(decision, [*messages, *(message for message, _ in places)])
             body[str(stage)] = seen.facts()
         return body, ", ".join(sorted(silent))
+
+
+def body_of(content: dict[str, Any], stage: Stage) -> Body:
+    """What was kept of a stage, as a dialect reads it."""
+    messages = messages_of(content, stage)
+    places = [(message.origin, kind) for message, kind in places_of(content, stage)]
+    return Body(messages if stage is Stage.INPUT else list(_read_out(messages)), places)
 
 
 def messages_of(content: dict[str, Any], stage: Stage) -> list[Message]:

@@ -112,3 +112,34 @@ async def test_it_needs_the_master_key(
     )
     assert result.exit_code == 2
     assert "no master key is set" in result.output
+
+
+async def test_a_kept_exchange_is_explained(stand: Make, key_file: Path, tmp_path: Path) -> None:
+    async with stand(settings=keeps("all")) as s:
+        s.upstream.reply = replies.sse(shapes.stream("The NEWS of today.", size=3))
+        await s.chat("a SECRET in the NEWS", stream=True)
+        await s.chat("other")
+        await written(s, 2)
+        (first, _) = await s.rows()
+    new = tmp_path / "new.yaml"
+    new.write_text(NEW)
+    args = ["explain", first.id, "--policy", str(new), "--audit", str(tmp_path / "data" / "audit.db")]
+    result = await asyncio.to_thread(CliRunner().invoke, app, args)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("read as chat (POST /v1/chat/completions)")
+    assert "masked here" in result.output
+    assert result.output.count("block by rule 'no-news'") == 2  # what is asked, and the answer
+    assert "NEWS" not in result.output
+    told = json.loads(
+        (await asyncio.to_thread(CliRunner().invoke, app, [*args, "--show-text", "--output", "json"])).output
+    )
+    assert [told[stage]["findings"][0]["text"] for stage in ("input", "output")] == ["NEWS", "NEWS"]
+    vault = ["audit", "forget", "anonymous", "--path", str(tmp_path / "data" / "audit.db")]
+    await asyncio.to_thread(CliRunner().invoke, app, vault)
+    result = await asyncio.to_thread(CliRunner().invoke, app, args)
+    assert result.exit_code == 1
+    assert "forgotten" in result.output
+    args[1] = "pn_" + "0" * 26
+    result = await asyncio.to_thread(CliRunner().invoke, app, args)
+    assert result.exit_code == 1
+    assert "no decision of that id" in result.output
