@@ -73,7 +73,7 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter an option
             name=name,
             account=account or name,
             created=now,
-            expires=_until(expires, now) if expires else None,
+            expires=until(expires, now) if expires else None,
             scopes=scope or (),
             models=model or (),
             policy=policy,
@@ -173,10 +173,13 @@ def _record(**values: Any) -> KeyRecord:
 
 
 def _tell(settings: Settings, record: KeyRecord, status: str) -> None:
-    """Write it into the audit. Raises AuditUnavailable."""
-    key = Key.load(settings.key_path)
     kept = record.model_dump(mode="json", exclude={"digest", "id"})
-    body = {"account": record.account, "status": status, "key": record.id, "by": _user(), "record": kept}
+    write_down(settings, {"account": record.account, "status": status, "key": record.id, "record": kept})
+
+
+def write_down(settings: Settings, body: dict[str, Any]) -> None:
+    """Write what an operator did into the audit, with who it was. Raises AuditUnavailable."""
+    key, body = Key.load(settings.key_path), {**body, "by": user()}
 
     async def write() -> None:
         audit = await Audit.open(settings.audit_path, key=key)
@@ -188,7 +191,7 @@ def _tell(settings: Settings, record: KeyRecord, status: str) -> None:
     asyncio.run(write())
 
 
-def _user() -> str:
+def user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
@@ -223,11 +226,11 @@ def _date(at: float) -> str:
 
 
 def _grant(text: str, now: float) -> tuple[str, float | None]:
-    name, given, until = text.partition("=")
-    return name, _until(until, now) if given else None
+    name, given, end = text.partition("=")
+    return name, until(end, now) if given else None
 
 
-def _until(text: str, now: float) -> float:
+def until(text: str, now: float) -> float:
     if found := re.fullmatch(r"(\d{1,6})([smhdwy])", text.strip()):
         return now + int(found[1]) * _UNITS[found[2]]
     try:

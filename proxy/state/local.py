@@ -7,6 +7,7 @@ process. The log is folded into the file by `tidy`, in a thread.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -212,6 +213,10 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         if made:
             path.chmod(0o600)
+            if os.geteuid() == 0:
+                # Made by root for a server that is not: it belongs to whom the data directory belongs.
+                owner = path.parent.stat()
+                os.chown(path, owner.st_uid, owner.st_gid)
         for line in _SCHEMA:
             db.execute(line)
     except BaseException:

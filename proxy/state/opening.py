@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .redis_store import RedisStore
 
 
+PATIENCE = 2.0
+"""Seconds that a command waits, whom nobody waits for."""
+
+
 async def opened(settings: Settings, metrics: Metrics, parts: Parts) -> State:
     """What this process knows of accounts, from now on. Raises StateUnavailable where nothing can be known."""
     state = State(Local(settings.state_path), metrics, parts)
@@ -25,8 +29,9 @@ async def opened(settings: Settings, metrics: Metrics, parts: Parts) -> State:
     return state
 
 
-def store_of(settings: Settings) -> RedisStore | None:
-    """The store of all machines, where one is set. Raises StateUnavailable where its client is not installed."""
+def store_of(settings: Settings, *, patient: bool = False) -> RedisStore | None:
+    """The store of all machines, where one is set; with `patient` it may take its time. Raises StateUnavailable where
+    its client is not installed."""
     if settings.state is None:
         return None
     try:
@@ -36,6 +41,6 @@ def store_of(settings: Settings) -> RedisStore | None:
         mend = "pip install 'penstock[redis]', or leave `state` out"
         raise StateUnavailable(Fault.AWAY, "`state` needs the client of Redis", mend) from None
     try:
-        return RedisStore(Line(settings.state.get_secret_value(), settings.state_timeout))
+        return RedisStore(Line(settings.state.get_secret_value(), PATIENCE if patient else settings.state_timeout))
     except ValueError as error:
         raise StateUnavailable(Fault.AWAY, f"`state` is no address of Redis: {error}", "mend the setting") from None
