@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 
-from .decision import Decision
+from .decision import ENDS, Decision
 from .engine import decide
 from .facts import Account, Facts, Settings
 from .forms import AppliesTo
@@ -71,11 +71,14 @@ class Rows:
     rules: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
+    ended: set[int] = field(default_factory=set)
+    """Rows whose request a rule answered, so that the model was not asked."""
     stages: dict[Stage, Part] = field(default_factory=lambda: {stage: Part() for stage in Stage})
 
 
 class Verdict(NamedTuple):
-    """The mildest and the most severe that a decision could have been, and what decided the milder one."""
+    """The mildest and the most severe that a decision could have been, and what decided the milder one. `ends`: a rule
+    answers in the model's place, `may_end`: one could."""
 
     low: Action
     high: Action
@@ -83,6 +86,8 @@ class Verdict(NamedTuple):
     policy: str = ""
     reason: str = ""
     tags: tuple[str, ...] = ()
+    ends: bool = False
+    may_end: bool = False
 
 
 class Context(NamedTuple):
@@ -128,13 +133,12 @@ class Backtest:
         """Each row decided again, in order."""
         inputs, on_input = self._stage(Stage.INPUT, rows)
         outputs, on_output = self._stage(Stage.OUTPUT, rows)
-        came_out = set(rows.stages[Stage.OUTPUT].judged)
         unclear = {row for part in rows.stages.values() for row in part.unclear}
         known: dict[tuple[int, int, str, bool, str], Again] = {}
         again: list[Again] = []
         for row, key in enumerate(zip(inputs.tolist(), outputs.tolist(), rows.actions, rows.revisions, strict=True)):
             first, second, action, revision = key
-            stopped = action == "block" and row not in came_out
+            stopped = row in rows.ended
             place = first, second, action, stopped, revision
             one = known.get(place)
             if one is None:
@@ -254,30 +258,28 @@ class Backtest:
             return PASSED
         key = stage, context, frozenset(bins)
         if key not in self._verdicts:
-            left_out, worst = self._open(stage, context.missing)
+            left_out, worst, might = self._open(stage, context.missing)
             sure, maybe = (self._without(each, left_out) for each in (context.sure, context.maybe))
             low = self._decided(sure, stage, context.silent, bins, frozenset())
             high = self._decided(maybe, stage, context.silent, bins, context.missing, unplaced=True)
             most = max(high.action, worst, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
-            if first is None:
-                verdict = Verdict(low.action, most)
-            else:
-                verdict = Verdict(low.action, most, first.rule, first.policy, first.reason, first.tags)
-            self._verdicts[key] = verdict
+            ends, may_end = low.stopped() is not None, might or high.stopped() is not None
+            said = ("", "", "", ()) if first is None else (first.rule, first.policy, first.reason, first.tags)
+            self._verdicts[key] = Verdict(low.action, most, *said, ends, may_end)
         return self._verdicts[key]
 
-    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], Action]:
-        """The rules of a stage whose expressions ask what is not recorded, and the most that one of them could do."""
+    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], Action, bool]:
+        """The rules of a stage whose expressions ask what is not recorded, the most that one of them could do, and
+        whether one could answer in the model's place."""
         unasked = {name for name, _ in missing}
         rules = [rule for rule in self._policies.rules if rule.acts and stage in rule.stages]
         found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked)]
-        worst = Action.PASS
-        for rule in found:
-            # A mask that finds no place in the text becomes a block.
-            own = Action.BLOCK if rule.action is Action.MASK else rule.action
-            worst = max(worst, own, Action(rule.silence.value), key=_RANK.__getitem__)
-        return frozenset(rule.id for rule in found), worst
+        could = {Action(rule.silence.value) for rule in found}
+        # A mask that finds no place in the text becomes a block.
+        could |= {Action.BLOCK if rule.action is Action.MASK else rule.action for rule in found}
+        worst = max(could, key=_RANK.__getitem__, default=Action.PASS)
+        return frozenset(rule.id for rule in found), worst, not could.isdisjoint(ENDS)
 
     def _without(self, policies: PolicySet, rules: frozenset[str]) -> PolicySet:
         """The set without some of its rules."""
@@ -332,11 +334,11 @@ class Backtest:
 
 
 def _together(first: Verdict, second: Verdict, stopped: bool) -> Again:
-    """The decision on an exchange from those on its request and its answer. `stopped`: the request was blocked then, so
+    """The decision on an exchange from those on its request and its answer. `stopped`: the model was not asked then, so
     there is no answer to judge."""
-    if first.low is Action.BLOCK:
-        return Again(Action.BLOCK, first)
-    if first.high is Action.BLOCK:
+    if first.ends:
+        return Again(first.low if first.low is first.high else None, first)
+    if first.may_end:
         return Again(None, first)
     if stopped:
         return Again(first.low if first.low is first.high else None, first, unasked=True)

@@ -60,9 +60,9 @@ class Budget:
     def of(self, rule: Rule) -> float | None:
         """The budget of this rule."""
         match rule.action:
-            case Action.BLOCK | Action.MASK:
+            case Action.BLOCK | Action.MASK | Action.REWRITE:
                 return self.block
-            case Action.LOG:
+            case Action.LOG | Action.ADVISE:
                 return self.log
             case _:
                 return None
@@ -291,14 +291,14 @@ def _paths(rule: Rule, place: int) -> list[Path]:
 
 
 def together(policies: PolicySet, judged: Judged, outcomes: Sequence[Outcome] | None = None) -> Rate:
-    """How many texts any enforced rule would stop (block or mask), with the proposed thresholds of `outcomes` if
+    """How many texts any enforced rule would stop or change, with the proposed thresholds of `outcomes` if
     given."""
     stopped = np.zeros(len(judged.texts), np.bool_)
     new = (
         {} if outcomes is None else {each.rule.id: [part.then for part in each.parts] for each in outcomes if each.well}
     )
     for rule in policies.rules:
-        if rule.acts and rule.action in (Action.BLOCK, Action.MASK):
+        if rule.acts and rule.action.protects:
             parts, every = rule.conditions
             at_least = new.get(rule.id, [part.at_least for part in parts])
             read_by = [text.role in rule.roles and stage_of(text.role) in rule.stages for text in judged.texts]

@@ -10,7 +10,7 @@ from typing import Any
 from .backtest import Again, Rows
 from .model import Action
 
-STOPS = frozenset({"block", "mask"})
+STOPS = frozenset(str(action) for action in Action if action.protects)
 
 
 @dataclass(slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from classifiers.base import Failure, Finding
 
 from .forms import Mode
 from .model import Action, OnBlock, Stage
+
+ENDS = frozenset({Action.BLOCK, Action.REWRITE})
+"""Actions that answer in the model's place. All others are done beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,8 @@ class Fired:
     `not_evaluated`.
 
     `mode` is how it took part: enforce, canary (it acts on this conversation) or shadow. `message` is the refusal's
-    template. `note` says, for people, why the action is not the rule's own.
+    template. `note` says, for people, why the action is not the rule's own. `told` is what the action works with: the
+    words of a rewrite, the note of an advice.
     """
 
     policy: str
@@ -30,6 +34,7 @@ class Fired:
     findings: tuple[Finding, ...] = ()
     not_evaluated: bool = False
     note: str = ""
+    told: str = ""
 
     @property
     def score(self) -> float:
@@ -53,8 +58,9 @@ class Mask:
 class Decision:
     """What to do, and why.
 
-    `fired` has the most severe first (equals in the order of the rules). `masks` is not empty only when
-    `action` is mask; they are sorted and do not overlap. `findings` and `failures` are all that the report
+    `fired` has the most severe first (equals in the order of the rules), and its action is the decision's. Who answers
+    is said by `way`; masks and advice change what passes, beside whatever that is. `masks` are sorted and do not
+    overlap; a block leaves nothing to mask. `findings` and `failures` are all that the report
     held. `revision` names the policy set that decided.
     """
 
@@ -66,6 +72,26 @@ class Decision:
     failures: tuple[Failure, ...] = ()
     stage: Stage = Stage.INPUT
     revision: str = ""
+
+    @property
+    def way(self) -> Fired | None:
+        """The rule that says who answers: nobody (block), or words of the policy (rewrite). None: the model does."""
+        for item in self.fired:
+            if item.action in ENDS:
+                return item
+        return None
+
+    def stopped(self) -> Decision | None:
+        """This decision with the rule in front that answers in the model's place; None where the model answers."""
+        way = self.way
+        if way is None:
+            return None
+        return self if way is self.fired[0] else replace(self, fired=(way, *(f for f in self.fired if f is not way)))
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """The notes that are added to the request, each once."""
+        return tuple(dict.fromkeys(item.told for item in self.fired if item.action is Action.ADVISE))
 
     @property
     def rule(self) -> str | None:
@@ -98,5 +124,6 @@ class Decision:
             return ""
         first = self.fired[0]
         # The id goes in last: a policy's own words are never read as a field twice.
-        text = first.message.replace("{policy}", first.policy).replace("{reason}", first.reason)
+        text = first.told if first.action is Action.REWRITE else first.message
+        text = text.replace("{policy}", first.policy).replace("{reason}", first.reason)
         return text.replace("{decision_id}", decision_id)

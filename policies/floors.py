@@ -5,7 +5,8 @@ One rule is *no looser* than another, in this partial order, where all of these 
 - it looks at no fewer stages and roles;
 - it fires wherever the other one does: its condition is word for word the same, or true whenever the other one's is
   (lower thresholds, more findings, more parts under `any`, fewer under `all`); an expression in CEL must stay as it is;
-- its action is no milder (pass < log < mask < block), and neither is what it does in silence (pass < log < block);
+- its action is the same, or a block, or any that is more severe in place of a pass or a log: a mask in place of other
+  words would let pass what they stood for; and what it does in silence is no milder (pass < log < block);
   where its condition is another one, its action is also no milder than the other one's `on_error`, for a part that it
   no longer asks for cannot be silent any more;
 - it acts on no smaller share of conversations (off < shadow < canary, by its share < enforce);
@@ -40,7 +41,7 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
     if not same and not wider:
         yield "when", "it does not fire wherever the floor does", _condition(floor)
     least = max(floor.action, Action(floor.silence.value) if wider else Action.PASS, key=lambda action: action.severity)
-    if mine.action.severity < least.severity:
+    if not _no_milder(mine.action, least):
         yield "action", f"'{mine.action}' is milder than the floor's '{least}'", f"write {least}, or leave it out"
     if _SILENCES.index(mine.silence) < _SILENCES.index(floor.silence):
         what = f"'{mine.silence}' is milder than the floor's '{floor.silence}'"
@@ -52,6 +53,12 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
     for key, left, mine_too in (("strike", floor.strike, mine.strike), ("flag", floor.flag, mine.flag)):
         if left is not None and mine_too != left:
             yield key, f"the floor's is '{left}'", "leave it as it is"
+
+
+def _no_milder(mine: Action, floor: Action) -> bool:
+    if mine is floor or mine is Action.BLOCK:
+        return True
+    return mine.severity > floor.severity and floor in {Action.PASS, Action.LOG}
 
 
 def share(rule: Rule) -> float:

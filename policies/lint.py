@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from classifiers.base import Role
 
+from .decision import ENDS
 from .document import Document, Path, Problem
 from .forms import HoldBack, Mode
 from .lint_patterns import Source, expressions, flaws, widest
@@ -47,7 +48,6 @@ class Notice:
 Lint = Callable[[PolicySet], Iterator[Notice]]
 EXACT = frozenset({"patterns", "secrets", "pii"})
 """Kinds that say 1 where they are sure; a learned classifier hardly ever does."""
-STOPS = frozenset({Action.BLOCK, Action.MASK})
 _UNSCANNABLE = {Stage.INPUT: Role.USER, Stage.OUTPUT: Role.ASSISTANT}
 """Whose part an unreadable one is taken for."""
 
@@ -95,7 +95,7 @@ def _specs(policies: PolicySet) -> dict[str, ClassifierSpec]:
 
 
 def _stops(rule: Rule) -> bool:
-    return rule.action in STOPS
+    return rule.action.protects
 
 
 # Rules that do nothing -----------------------------------------------------------------------------------------------
@@ -163,10 +163,14 @@ def shadowed(policies: PolicySet) -> Iterator[Notice]:
 
 def _comes_first(wide: Rule, narrow: Rule, earlier: bool) -> bool:
     """Whether what `wide` asks for is done when both fire. Of equals the first decides; logs are all written, so one
-    says nothing new only where its condition is the same."""
+    says nothing new only where its condition is the same. What changes a request or an answer is done beside all but a
+    block."""
     if wide.action is not narrow.action:
-        return narrow.action is not Action.PASS
-    return earlier and (wide.action in STOPS or _covers(narrow, wide))
+        beside = wide.action is not Action.BLOCK and narrow.action not in {Action.LOG, Action.PASS}
+        return narrow.action is not Action.PASS and not beside
+    if wide.action is Action.ADVISE:
+        return earlier and wide.advice == narrow.advice
+    return earlier and (wide.action.protects or _covers(narrow, wide))
 
 
 def _covers(wide: Rule, narrow: Rule) -> bool:
@@ -251,7 +255,8 @@ def no_stream(policies: PolicySet) -> Iterator[Notice]:
 
 
 def no_cases(policies: PolicySet) -> Iterator[Notice]:
-    """Policies without a case, and blocking rules without one that must be stopped and one that must not."""
+    """Policies without a case, and rules that answer in the model's place without one that must be stopped and one that
+    must not."""
     for policy in policies.policies:
         if policy.rules and not policy.cases:
             what = f"policy '{policy.id}' has no cases: nothing shows that it does what it says"
@@ -259,16 +264,16 @@ def no_cases(policies: PolicySet) -> Iterator[Notice]:
             yield Notice("no-cases", Grade.WARNING, policy.id, ("id",), what, mend)
     cases = [case for policy in policies.policies for case in policy.cases]
     for policy, at, rule in _rules(policies):
-        if not policy.cases or rule.action is not Action.BLOCK or rule.mode is not Mode.ENFORCE:
+        if not policy.cases or rule.action not in ENDS or rule.mode is not Mode.ENFORCE:
             continue
         own = [case for case in cases if case.stage in rule.stages]
         missing = []
-        if not any(case.expect.rule == rule.id and case.expect.action is Action.BLOCK for case in own):
-            missing.append(f"a case that it must block (expect: {{action: block, rule: {rule.id}}})")
-        if not any(case.expect.action is not Action.BLOCK for case in own):
+        if not any(case.expect.rule == rule.id and case.expect.action is rule.action for case in own):
+            missing.append(f"a case that it must {rule.action} (expect: {{action: {rule.action}, rule: {rule.id}}})")
+        if not any(case.expect.action not in ENDS for case in own):
             missing.append(f"a case on {rule.stages[0]} that must pass")
         if missing:
-            what = f"rule '{rule.id}' blocks and lacks {' and '.join(missing)}"
+            what = f"rule '{rule.id}' {rule.action}s and lacks {' and '.join(missing)}"
             yield Notice(
                 "untested-block", Grade.WARNING, policy.id, ("rules", at, "id"), what, "write it under 'cases'"
             )

@@ -40,8 +40,17 @@ MESSAGE_FIELDS = frozenset({"policy", "decision_id", "reason"})
 MASK_FIELDS = frozenset({"LABEL", "label", "n"})
 NUMBER = "{n}"
 """In a replacement: the number of what it stands for."""
-MASK_KEYS = frozenset({"mask_with", "restore"})
-"""Keys of rules that mask."""
+KEYS_OF = {
+    "mask_with": Action.MASK,
+    "restore": Action.MASK,
+    "rewrite_with": Action.REWRITE,
+    "advice": Action.ADVISE,
+}
+"""Keys that only rules with one action have."""
+NEEDED = {Action.REWRITE: "rewrite_with", Action.ADVISE: "advice"}
+"""Keys without which an action says nothing."""
+INPUT_ONLY = frozenset({Action.ADVISE})
+"""Actions that change what the model is asked."""
 
 
 def _only_fields(fields: frozenset[str]) -> AfterValidator:
@@ -189,7 +198,7 @@ class Rule(_Strict):
     stages: Stages
     roles: Roles = list(Role)
     when: Annotated[Condition, Field(description="The condition.")]
-    action: Annotated[Action, Field(description="What to do: pass, log, mask or block.")]
+    action: Annotated[Action, Field(description="What to do where it fires.")]
     mode: Annotated[
         Staging,
         Field(
@@ -198,7 +207,7 @@ class Rule(_Strict):
     ] = Mode.ENFORCE
     on_error: Annotated[
         OnError | None,
-        Field(description="When a classifier gave no answer. Default: block for block and mask rules, else log."),
+        Field(description="When a classifier gave no answer. Default: log for pass, log and advise, else block."),
     ] = None
     message: Annotated[Message | None, Field(description="What the caller reads; default: the policy's.")] = None
     reason: Reason = DEFAULT_REASON
@@ -219,6 +228,10 @@ class Rule(_Strict):
     flag: Annotated[
         Flagged | None, Field(description="Mark the account: a name, or a name and how long it `lasts`.")
     ] = None
+    rewrite_with: Annotated[
+        Message | None, Field(description="The words that the caller gets in place of the model's.")
+    ] = None
+    advice: Annotated[Prose | None, Field(description="The note that is added to the request for the model.")] = None
     tags: Tags = []
     keep: Annotated[
         Keep | None,
@@ -237,9 +250,16 @@ class Rule(_Strict):
         # A setting that can never matter is a mistake about what the rule does.
         if "stream" in self.model_fields_set and Stage.OUTPUT not in self.stages:
             raise PydanticCustomError("idle_key", "'stream' is for rules with the stage output", {"key": "stream"})
-        for key in sorted(MASK_KEYS & self.model_fields_set):
-            if self.action is not Action.MASK:
-                raise PydanticCustomError("idle_key", f"'{key}' is for rules with the action mask", {"key": key})
+        for key, action in KEYS_OF.items():
+            if key in self.model_fields_set and self.action is not action:
+                raise PydanticCustomError("idle_key", f"'{key}' is for rules with the action {action}", {"key": key})
+        needed = NEEDED.get(self.action)
+        if needed is not None and getattr(self, needed) is None:
+            what = f"a rule with the action {self.action} needs '{needed}': add it"
+            raise PydanticCustomError("idle_key", what, {"key": "action"})
+        if self.action in INPUT_ONLY and self.stages != [Stage.INPUT]:
+            what = f"'{self.action}' changes what the model is asked: write stages: [input]"
+            raise PydanticCustomError("idle_key", what, {"key": "stages"})
         if NUMBER in self.mask_with and Stage.INPUT not in self.stages:
             what = "'{n}' numbers the values of a request: add the stage input, or leave it out"
             raise PydanticCustomError("idle_key", what, {"key": "mask_with"})
@@ -256,13 +276,13 @@ class Rule(_Strict):
     def silence(self) -> OnError:
         """`on_error` with its default.
 
-        A rule that protects (block, mask) protects also when it cannot see: an attacker who can make a
+        A rule that protects (block, mask, rewrite ...) protects also when it cannot see: an attacker who can make a
         classifier fail must gain nothing. A rule that only watches must not stop traffic that it would never
         have stopped.
         """
         if self.on_error is not None:
             return self.on_error
-        return OnError.BLOCK if self.action in (Action.BLOCK, Action.MASK) else OnError.LOG
+        return OnError.BLOCK if self.action.protects else OnError.LOG
 
     @property
     def conditions(self) -> tuple[list[Seen], bool]:
@@ -302,6 +322,8 @@ class RulePatch(_Strict):
     restore: bool | None = None
     strike: Struck | None = None
     flag: Flagged | None = None
+    rewrite_with: Message | None = None
+    advice: Prose | None = None
     tags: Tags | None = None
     keep: Keep | None = None
 

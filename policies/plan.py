@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from .forms import HoldBack
-from .model import Action, OnError, Stage
+from .model import OnError, Stage
 from .ready import PolicySet, Reading
 
 __all__ = ["Hold", "Reading", "StreamMode", "plan", "stream_mode"]
@@ -43,7 +43,7 @@ def stream_mode(policy: PolicySet) -> StreamMode:
     """
     mode = StreamMode(Hold.NONE)
     for rule in policy.rules:
-        stops = rule.action in (Action.BLOCK, Action.MASK) or rule.silence is OnError.BLOCK
+        stops = rule.action.protects or rule.silence is OnError.BLOCK
         if not rule.acts or Stage.OUTPUT not in rule.stages or not stops:
             continue
         if not isinstance(rule.stream, HoldBack):

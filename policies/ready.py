@@ -16,7 +16,7 @@ from classifiers.cascade import After
 from .decision import Decision
 from .facts import Facts
 from .forms import Canary, Mode
-from .model import Action, ClassifierSpec, Policy, Rule, Stage
+from .model import NEEDED, Action, ClassifierSpec, Policy, Rule, Stage
 
 if TYPE_CHECKING:
     from .cel.condition import Condition
@@ -58,6 +58,7 @@ class Ready:
     condition: Condition | None
     message: str
     tags: tuple[str, ...]
+    told: str
     share: float
     """Of the conversations on which it acts: 1 for an enforced rule, 0 for a shadow, between them for a canary."""
 
@@ -251,6 +252,7 @@ def _ready(order: int, policy: Policy, rule: Rule, stage: Stage) -> tuple[list[_
         condition,
         rule.message if rule.message is not None else policy.message,
         tuple(rule.tags),
+        str(getattr(rule, NEEDED[rule.action])) if rule.action in NEEDED else "",
         rule.mode.canary if isinstance(rule.mode, Canary) else float(rule.mode is Mode.ENFORCE),
     )
     return parts, ready

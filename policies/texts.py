@@ -28,6 +28,7 @@ from classifiers.base import Role
 from .document import Problem
 from .evaluate.dataset import ROLES
 from .evaluate.labels import BAD, HONEST, UnknownLabel, spelled
+from .words import Action
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".txt")
 MAX_PROBLEMS = 20
@@ -35,7 +36,8 @@ LARGEST = 1 << 28
 """Bytes of a file, unpacked."""
 PLAIN_BAD = frozenset({"bad", "positive", "true", "yes", "1"})
 """Words for a bad text that name no kind of badness."""
-_STOPPED, _LET = frozenset({"block", "mask", "log"}), frozenset({"pass"})
+_LET = frozenset({"pass"})
+_STOPPED = frozenset(str(action) for action in Action) - _LET
 
 
 class TextsError(ValueError):

@@ -16,7 +16,7 @@ from .document import Document
 from .document import Path as Place
 from .floors import looser
 from .mends import did_you_mean
-from .model import MASK_KEYS, Action, Policy, Rule, RulePatch, Stage
+from .model import KEYS_OF, Policy, Rule, RulePatch, Stage
 
 Pack = Callable[[str], Policy | None]
 """The policy of a shipped pack, None where there is no such pack."""
@@ -120,7 +120,7 @@ def _patched(rule: Rule, patch: RulePatch, document: Document, floor: bool) -> R
     said = {name: getattr(patch, name) for name in patch.model_fields_set}
     made = rule.model_copy(update=said)
     # What was said for another action or stage has no meaning any more, unless it is said again.
-    idle = set(MASK_KEYS) if made.action is not Action.MASK else set()
+    idle = {key for key, action in KEYS_OF.items() if made.action is not action}
     idle |= {"stream"} if Stage.OUTPUT not in made.stages else set()
     made.model_fields_set.difference_update(idle - said.keys())
     try:

@@ -21,10 +21,12 @@ class Stage(StrEnum):
 
 
 class Action(StrEnum):
-    """What a rule asks for. The most severe of all that fired is done."""
+    """What a rule asks for, from the mildest to the most severe. The most severe of all that fired decides."""
 
     PASS = "pass"  # noqa: S105 - an action, no password
     LOG = "log"
+    ADVISE = "advise"
+    REWRITE = "rewrite"
     MASK = "mask"
     BLOCK = "block"
 
@@ -32,6 +34,11 @@ class Action(StrEnum):
     def severity(self) -> int:
         """0 for pass, rising to block."""
         return _SEVERITY[self]
+
+    @property
+    def protects(self) -> bool:
+        """Whether what was found does not pass as it came. Then it must not pass unseen either."""
+        return _SEVERITY[self] >= _SEVERITY[Action.REWRITE]
 
 
 _SEVERITY = {action: place for place, action in enumerate(Action)}

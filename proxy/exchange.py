@@ -119,11 +119,11 @@ class Exchange:
         except BadRequest as error:
             await self._refuse_early(error.status, error.code, str(error), error.param)
             return
-        if decision.action is Action.BLOCK:
-            await self._refuse_input(decision, request)
+        if decision.fired and (stopped := decision.stopped()) is not None:
+            await self._refuse_input(stopped, request)
             return
-        if body is not None and (decision.masks or way.model is not None):
-            body = _changed(body, request, decision, way.model)
+        if body is not None and (decision.fired or way.model is not None):
+            body = _changed(body, request, decision, way.model, self.dialect.name)
         if request.stream:
             self._declare()  # it needs one in any case: the disk works while the model begins
         else:
@@ -304,22 +304,30 @@ class Exchange:
         began = time.perf_counter()
         decision = await self.decide(Stage.OUTPUT, body.messages, places)
         self.notes.judged(time.perf_counter() - began)
-        if decision.action is Action.BLOCK:
-            raise Blocked(decision)
+        if decision.fired and (stopped := decision.stopped()) is not None:
+            raise Blocked(stopped)
         return decision
 
     def refusal(self, decision: Decision) -> Refusal:
+        """The words for a decision whose first rule answers in the model's place."""
+        complete = decision.fired[0].action is Action.REWRITE
         return Refusal(
             decision.refusal(self.notes.id),
             decision.reason or "",
             decision.policy or "",
             decision.stage,
             self.notes.id,
+            complete=complete,
+            usage=self.notes.tokens if complete else {},
         )
+
+    def stopped(self, decision: Decision) -> None:
+        """Note how an exchange ended in which such a rule answered."""
+        self.notes.ended("rewritten" if decision.fired[0].action is Action.REWRITE else "blocked")
 
     async def _refuse_input(self, decision: Decision, request: Request) -> None:
         notes, dialect = self.notes, self.dialect
-        notes.ended("blocked")
+        self.stopped(decision)
         try:
             await self._journal.durable(notes.outcome())
         except Exception as error:
@@ -333,7 +341,7 @@ class Exchange:
         refusal = self.refusal(decision)
         named = ids(self.notes.id)
         plain = (b"content-type", b"application/json")
-        if decision.stage is Stage.INPUT and decision.on_block is OnBlock.ERROR:
+        if decision.stage is Stage.INPUT and decision.on_block is OnBlock.ERROR and not refusal.complete:
             return Answer(400, [plain, *named], dialect.refused(refusal))
         if request.stream:
             kind = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -345,7 +353,7 @@ class Exchange:
 
     async def _refuse_output(self, decision: Decision, request: Request) -> None:
         """A whole answer was judged and may not leave."""
-        self.notes.ended("blocked")
+        self.stopped(decision)
         await self.send(self._refusal_answer(decision, request, self.dialect))
 
     async def _refuse_early(self, status: int, code: str, message: str, param: str | None = None) -> None:
@@ -419,14 +427,20 @@ class Exchange:
             self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
 
 
-def _changed(raw: bytes, request: Request, decision: Decision, model: str | None) -> bytes:
-    """`raw` with the decision's masks applied, and with the name that the upstream knows the model by."""
+def _changed(raw: bytes, request: Request, decision: Decision, model: str | None, dialect: str) -> bytes:
+    """`raw` with the decision's masks and notes, and with the name that the upstream knows the model by."""
     if decision.masks:
         raw = masked(raw, request, decision)
-    if model is None:
+    advice = decision.advice
+    if model is None and not advice:
         return raw
     tree = json.loads(raw)
-    tree["model"] = model
+    if model is not None:
+        tree["model"] = model
+    if advice:
+        from .dialects.advice import advise
+
+        advise(tree, dialect, "\n\n".join(advice))
     return written(tree).encode()
 
 

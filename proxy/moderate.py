@@ -29,7 +29,7 @@ log = get_logger("penstock.moderate")
 
 TOGETHER = 8
 """Inputs of one request that are judged at once."""
-FLAGS = frozenset({Action.BLOCK, Action.MASK})
+FLAGS = frozenset(action for action in Action if action.protects)
 """What a policy must want done to a text for it to be flagged."""
 
 

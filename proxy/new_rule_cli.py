@@ -63,7 +63,7 @@ def new_rule(  # noqa: PLR0913, PLR0917 - one parameter an option
             typer.prompt("what is it for") if asking else f"Fires on {', '.join(names)} from {least:g} on."
         )
         more: dict[str, Any] = {"stages": [stage], "roles": role, "action": action}
-        more["on_error"] = "block" if action in ("block", "mask") else "log"
+        more["on_error"] = "log" if action in ("pass", "log", "advise") else "block"
         if stage == "output":
             more["stream"] = {"hold_back": 256}
         rule = rule_of(id, description, [(names, least)], **more)

@@ -136,6 +136,12 @@ class Notes:
         if self.trace is not None:
             self.trace.stage("judge output", seconds)
 
+    @property
+    def tokens(self) -> dict[str, int]:
+        """What the model's answer cost, as its usage says it."""
+        usage: dict[str, int] = self._facts.get("usage", {})
+        return usage
+
     def usage(self, tree: Any) -> None:
         usage = tree.get("usage") if isinstance(tree, dict) else None
         if isinstance(usage, dict):

@@ -13,6 +13,7 @@ import orjson
 
 from classifiers.base import Role
 from policies.backtest import Part, Rows, Scope
+from policies.decision import ENDS
 from policies.model import Stage
 
 from .audit import Reader
@@ -61,8 +62,11 @@ def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> N
         part.judged.append(row)
         if seen:
             _stage(part, row, seen)
+            if stage is Stage.INPUT and not _ENDING.isdisjoint(seen.get("rules", {}).values()):
+                rows.ended.add(row)
 
 
+_ENDING = frozenset(map(str, ENDS))
 _STAGES = [(str(stage), stage) for stage in Stage]
 
 

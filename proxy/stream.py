@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from classifiers.base import Message, Role
 from policies.engine import Decision
-from policies.model import Action, Stage
+from policies.model import Stage
 
 from .answers import Answer, relayed
 from .dialects.base import Request, StreamReader, decoded
@@ -199,8 +199,8 @@ class Streamed:
         self._notes.judged(time.perf_counter() - began)
         if self._notes.kept is not None:
             self._notes.kept.window(question, decision)
-        if decision.action is Action.BLOCK:
-            raise Blocked(decision)
+        if decision.fired and (stopped := decision.stopped()) is not None:
+            raise Blocked(stopped)
         masks = decision.masks
         if self._restoring is not None:
             masks = self._restoring.also(question.messages, masks)
@@ -215,8 +215,8 @@ class Streamed:
         self._opaque.update(fresh)
         places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in dict.fromkeys(fresh)]
         decision = await self._exchange.decide(Stage.OUTPUT, [], places)
-        if decision.action is Action.BLOCK:
-            raise Blocked(decision)
+        if decision.fired and (stopped := decision.stopped()) is not None:
+            raise Blocked(stopped)
 
     async def _release(self, releases: list[Release]) -> None:
         if not releases:
@@ -251,7 +251,7 @@ class Streamed:
         self._caller.start(self._head.status, self._head.headers)
 
     def _refusal(self, decision: Decision) -> bytes:
-        self._notes.ended("blocked")
+        self._exchange.stopped(decision)
         if decision.fired[0].not_evaluated:
             return self._reader.broken(UNAVAILABLE, "guard_unavailable")
         return self._reader.ending(self._exchange.refusal(decision))

@@ -35,7 +35,7 @@ PATIENCE = 3.0
 """Seconds for a collector, retries included: stopping waits for the last batch."""
 LONGEST = 4000
 """Characters of one text, where texts are told at all."""
-WELL = frozenset({"released", "blocked", "moderated", "relayed", "refused", "client_gone"})
+WELL = frozenset({"released", "blocked", "rewritten", "moderated", "relayed", "refused", "client_gone"})
 """Outcomes that are no fault."""
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()

@@ -13,7 +13,14 @@ from . import notes, plots
 from .plots import share
 
 Json = Mapping[str, Any]
-DONE = {"block": "blocked", "mask": "masked or blocked", "log": "logged or stopped", "pass": "judged"}
+DONE = {
+    "block": "blocked",
+    "mask": "masked or blocked",
+    "rewrite": "rewritten, masked or blocked",
+    "advise": "advised or stopped",
+    "log": "logged or stopped",
+    "pass": "judged",
+}
 """What an action and stricter ones do to a text."""
 FEW = 20
 """Texts below which a language has no line on the page."""

@@ -107,11 +107,10 @@ class Fetched(Recorded):
             return self.dialect.failed(None, None)
         said = self.dialect.read_row(tree)
         decision = await self.decide(Stage.OUTPUT, said.messages, placed(said, Role.ASSISTANT))
-        if decision.action is Action.MASK:
-            return masked(line, said, decision) + b"\n"
-        if decision.action is not Action.BLOCK:
-            return line
-        self._replaced += 1
+        stopped = decision.stopped()
+        if stopped is None:
+            return masked(line, said, decision) + b"\n" if decision.masks else line
+        self._replaced, decision = self._replaced + 1, stopped
         silent = decision.fired[0].not_evaluated
         return self.dialect.failed(await self._name(tree), None if silent else self.refusal(decision))
 

@@ -93,7 +93,7 @@ class Uploaded(Recorded):
         """The first decision that stops the upload, or the last one."""
         assert isinstance(request, Upload)
         decision = await super().judge(request)
-        if decision.action in _STOPS:
+        if _changes(decision):
             return _stopped(decision)
         row: Row | None = None
         group: list[Row] = []
@@ -104,7 +104,7 @@ class Uploaded(Recorded):
                 group.append(row)
             if len(group) == TOGETHER or (row is None and group):
                 for judged, found in zip(group, await self._judge(group), strict=True):
-                    if found.action in _STOPS:
+                    if _changes(found):
                         self.row = judged.number
                         self.notes.ended("blocked", f"row {judged.number}")
                         return _stopped(found)
@@ -133,12 +133,14 @@ class Uploaded(Recorded):
         return replace(refusal, message=f"{refusal.message} (Row {self.row}; nothing was uploaded.)")
 
 
-_STOPS = frozenset({Action.BLOCK, Action.MASK})
+def _changes(decision: Decision) -> bool:
+    """Whether a row could not leave as it is."""
+    return decision.action.severity > Action.LOG.severity
 
 
 def _stopped(decision: Decision) -> Decision:
-    """A decision that refuses, with an error: a file cannot be masked, and its upload not be answered in words."""
-    first = replace(decision.fired[0], on_block=OnBlock.ERROR)
+    """A decision that refuses, with an error: a file cannot be changed, and its upload not be answered in words."""
+    first = replace(decision.fired[0], action=Action.BLOCK, on_block=OnBlock.ERROR)
     return replace(decision, action=Action.BLOCK, fired=(first, *decision.fired[1:]), masks=())
 
 

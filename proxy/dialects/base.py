@@ -103,7 +103,8 @@ class Request(Body):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a caller is told, and nothing more: no score, no matched text."""
+    """What a caller is told, and nothing more: no score, no matched text. `complete`: the words are an answer like any
+    other, and end like one; `usage` is then what the model's own had cost, in numbers."""
 
     message: str
     reason: str
@@ -111,6 +112,12 @@ class Refusal:
     stage: str
     decision: str
     param: str = "messages"
+    complete: bool = False
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+    def cost(self, *names: str) -> dict[str, int]:
+        """The numbers of these names; 0 where they are not known."""
+        return {name: self.usage.get(name, 0) for name in names}
 
 
 class StreamReader(Protocol):

@@ -11,7 +11,17 @@ from classifiers.base import Role
 
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
-from .chat_body import ROLES, VOCABULARY, check_shape, error_of, read_choice, read_message, trace_of
+from .chat_body import (
+    ROLES,
+    USAGE,
+    VOCABULARY,
+    check_shape,
+    error_of,
+    finish_of,
+    read_choice,
+    read_message,
+    trace_of,
+)
 from .chat_stream import ChatReader
 
 _DEFINING = frozenset({"tools", "functions", "response_format"})
@@ -83,10 +93,10 @@ class Chat:
                 "created": int(time.time()),
                 "model": request.model,
                 "choices": [
-                    {"index": index, "message": message, "logprobs": None, "finish_reason": "content_filter"}
+                    {"index": index, "message": message, "logprobs": None, "finish_reason": finish_of(refusal)}
                     for index in range(request.choices)
                 ],
-                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                "usage": refusal.cost(*USAGE),
                 "penstock": trace_of(refusal),
             }
         )

@@ -253,6 +253,14 @@ def error_of(status: int, code: str, message: str, param: str | None) -> dict[st
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
+USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def finish_of(refusal: Refusal) -> str:
+    """Why an answer ended whose words are the policy's."""
+    return "stop" if refusal.complete else "content_filter"
+
+
 def trace_of(refusal: Refusal) -> dict[str, str]:
     return {
         "reason": refusal.reason,

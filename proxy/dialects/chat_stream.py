@@ -13,7 +13,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..strict import Malformed, parse
 from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
-from .chat_body import REASONING, VOCABULARY, error_of, read_message, spelled, trace_of
+from .chat_body import REASONING, USAGE, VOCABULARY, error_of, finish_of, read_message, spelled, trace_of
 from .repeats import Repeats
 
 # Inside a delta these are complete where they stand; all other text there grows.
@@ -138,14 +138,14 @@ class ChatReader:
         waiting = sorted({*range(self._request.choices), *(self._open if started else ())} - self._told)
         out: list[bytes] = []
         for index in waiting or [0]:
-            for change, finish in ((delta, None), ({}, "content_filter")):
+            for change, finish in ((delta, None), ({}, finish_of(refusal))):
                 choice = {"index": index, "delta": change, "logprobs": None, "finish_reason": finish}
                 chunk = {**head, "choices": [choice], **usage}
                 if finish:
                     chunk["penstock"] = trace_of(refusal)
                 out.append(framed(orjson.dumps(chunk).decode()))
         if self._request.usage_wanted:
-            counts = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+            counts = refusal.cost(*USAGE)
             out.append(framed(orjson.dumps({**head, "choices": [], "usage": counts}).decode()))
         out.append(framed("[DONE]"))
         return b"".join(out)

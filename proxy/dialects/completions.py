@@ -12,7 +12,7 @@ from classifiers.base import Role
 from ..sse import framed
 from ..strict import Malformed
 from .base import BadRequest, Body, Kind, Piece, Refusal, Request, escaped
-from .chat_body import VOCABULARY, error_of, read_choice, says_nothing, trace_of
+from .chat_body import USAGE, VOCABULARY, error_of, finish_of, read_choice, says_nothing, trace_of
 from .chat_stream import ChatReader
 from .prompts import MOST, read_texts
 
@@ -80,8 +80,8 @@ class Completions:
         return orjson.dumps({"error": {**error, "penstock": trace_of(refusal)}})
 
     def answered(self, refusal: Refusal, request: Request) -> bytes:
-        counts = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        choices = [_made(index, refusal.message, "content_filter") for index in range(request.choices)]
+        counts = refusal.cost(*USAGE)
+        choices = [_made(index, refusal.message, finish_of(refusal)) for index in range(request.choices)]
         return orjson.dumps({**_head(refusal, request), "choices": choices, "usage": counts, **_trace(refusal)})
 
     def streamed(self, refusal: Refusal, request: Request) -> bytes:
@@ -98,10 +98,10 @@ class CompletionsReader(ChatReader):
         words = "\n\n" + refusal.message if started else refusal.message
         out: list[bytes] = []
         for index in sorted({*range(self._request.choices), *(self._open if started else ())} - self._told) or [0]:
-            chunk = {**head, "choices": [_made(index, words, "content_filter")], **usage, **_trace(refusal)}
+            chunk = {**head, "choices": [_made(index, words, finish_of(refusal))], **usage, **_trace(refusal)}
             out.append(framed(orjson.dumps(chunk).decode()))
         if self._request.usage_wanted:
-            counts = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+            counts = refusal.cost(*USAGE)
             out.append(framed(orjson.dumps({**head, "choices": [], "usage": counts}).decode()))
         out.append(framed("[DONE]"))
         return b"".join(out)

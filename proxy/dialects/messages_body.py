@@ -238,13 +238,15 @@ def refused_message(refusal: Refusal, model: str) -> dict[str, Any]:
         "role": "assistant",
         "model": model,
         "content": [{"type": "text", "text": refusal.message}],
-        **stop_of(),
-        "usage": {"input_tokens": 0, "output_tokens": 0},
+        **stop_of(refusal),
+        "usage": refusal.cost("input_tokens", "output_tokens"),
         "penstock": trace_of(refusal),
     }
 
 
-def stop_of() -> dict[str, Any]:
+def stop_of(refusal: Refusal) -> dict[str, Any]:
     """Why the model stopped: it did not, it was stopped."""
+    if refusal.complete:
+        return {"stop_reason": "end_turn", "stop_sequence": None}
     details = {"type": "refusal", "category": None, "explanation": None}
     return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}

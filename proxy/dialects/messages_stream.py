@@ -160,7 +160,9 @@ class MessagesReader:
         out: list[bytes] = []
         if self._head is None:
             message = refused_message(refusal, self._request.model)
-            nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_details": None}
+            nothing: dict[str, Any] = {"content": [], "stop_reason": None}
+            if "stop_details" in message:
+                nothing["stop_details"] = None
             out.append(_event("message_start", message={**message, **nothing}))
         at = next((index for index, kind in self._shown.items() if kind == "text"), None)
         out.extend(_event("content_block_stop", index=index) for index in sorted(self._shown) if index != at)
@@ -171,7 +173,7 @@ class MessagesReader:
         out.append(_event("content_block_delta", index=at, delta={"type": "text_delta", "text": words}))
         out.append(_event("content_block_stop", index=at))
         usage = {"output_tokens": _output_tokens(self._head)}
-        out.append(_event("message_delta", delta=stop_of(), usage=usage, penstock=trace_of(refusal)))
+        out.append(_event("message_delta", delta=stop_of(refusal), usage=usage, penstock=trace_of(refusal)))
         out.append(_event("message_stop"))
         return b"".join(out)
 

@@ -2,7 +2,8 @@
 
 A refusal that nothing was said before is an answer like any other: it is `completed`, and says so in words. One in
 mid-stream closes what is open and ends as `response.failed` with the code `invalid_prompt`: clients show its message
-and do not ask again, as they do where a response is `incomplete`.
+and do not ask again, as they do where a response is `incomplete`. Words that a policy has in place of the model's are
+no refusal: with them a response is completed.
 """
 
 from __future__ import annotations
@@ -90,11 +91,9 @@ def _frame(refusal: Refusal, request: Request) -> Json:
 def refused_response(refusal: Refusal, request: Request) -> Json:
     """A whole answer that refuses in words."""
     usage = {
-        "input_tokens": 0,
+        **refusal.cost("input_tokens", "output_tokens", "total_tokens"),
         "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 0,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 0,
     }
     answer = {"status": "completed", "output": [_message(refusal)], "usage": usage, "penstock": trace_of(refusal)}
     return {**_frame(refusal, request), **answer}
@@ -144,21 +143,22 @@ def blocked_stream(refusal: Refusal, request: Request, told: Told) -> bytes:
                 part["text"] = part.get("text", "") + words
                 events.add("response.output_text.done", **at, text=part["text"], logprobs=[])
                 events.add("response.content_part.done", **at, part=part)
-        closed.append({**item, "status": "incomplete", **({"content": list(parts.values())} if parts else {})})
+        status = "completed" if refusal.complete else "incomplete"
+        closed.append({**item, "status": status, **({"content": list(parts.values())} if parts else {})})
         events.add("response.output_item.done", **number, item=closed[-1])
     if not spoken:
         item = _message(refusal)
         numbers = [index for index in (*told.done, *told.open) if isinstance(index, int)]
         _say(events, item, max(numbers, default=len(closed) - 1) + 1)
         closed.append(item)
-    failed = {
-        "status": "failed",
-        "error": {"code": "invalid_prompt", "message": refusal.message},
-        "output": closed,
-        "usage": None,
-        "penstock": trace_of(refusal),
-    }
-    events.add("response.failed", response={**(told.head or _frame(refusal, request)), **failed})
+    over: Json = {"output": closed, "usage": None, "penstock": trace_of(refusal)}
+    if refusal.complete:
+        name, over["status"] = "response.completed", "completed"
+        over["usage"] = refused_response(refusal, request)["usage"]
+    else:
+        name, over["status"] = "response.failed", "failed"
+        over["error"] = {"code": "invalid_prompt", "message": refusal.message}
+    events.add(name, response={**(told.head or _frame(refusal, request)), **over})
     return events.bytes()
 
 

@@ -18,7 +18,8 @@ from policies.facts import Facts
 from policies.forms import Canary
 from policies.model import AllOf, AnyOf, Policy, Rule
 
-ORDER = ["pass", "log", "mask", "block"]
+ORDER = ["pass", "log", "advise", "rewrite", "mask", "block"]
+PROTECTING = ORDER[3:]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Expected:
     shadow: list[tuple[str, str, bool]]
     masked: set[tuple[int, int]]
     """(message, letter) of every letter that must be replaced."""
+    way: str | None
+    """The rule that answers in the model's place."""
+    advice: list[str]
 
 
 def counts(rule: Rule, part: Any, finding: Finding, messages: Sequence[Message]) -> bool:
@@ -86,13 +90,21 @@ def evaluate(
             asks = any(message.role in rule.roles for message in messages)
             unsure = [asks and any(name.split(".")[0] in failed for name in part.finding) for part in parts]
             if any(unsure) and holds(rule, [a or b for a, b in zip(seen, unsure, strict=True)]):
-                silence = rule.on_error or ("block" if rule.action in ("block", "mask") else "log")
+                silence = rule.on_error or ("block" if rule.action in PROTECTING else "log")
                 results.append((rule, str(silence), True))
     ranked = sorted(results, key=lambda result: (-ORDER.index(result[1]), result[2]))
     fired = [(rule.id, action, unsure) for rule, action, unsure in ranked if acting(rule, facts)]
     shadow = [(rule.id, action, unsure) for rule, action, unsure in ranked if not acting(rule, facts)]
     action = fired[0][1] if fired else "pass"
-    return Expected(action, fired, shadow, masked if action == "mask" else set())
+    notes = {rule.id: rule.advice for rule, done, _ in ranked if done == "advise" and acting(rule, facts)}
+    return Expected(
+        action,
+        fired,
+        shadow,
+        set() if action == "block" else masked,
+        next((id for id, done, _ in fired if done in ("block", "rewrite")), None),
+        [str(notes[id]) for id, done, _ in fired if done == "advise"],
+    )
 
 
 # Expressions: each score is written into the text as a number, and CEL's library has the rest -----------------------
@@ -206,7 +218,7 @@ def by_expression(
     unsure = any(open_to(name, role) for name, role in asked)
     options = itertools.product(*(values for _, values in slots))
     if now is None or (unsure and any(truth(filled(values), facts) is not False for values in options)):
-        results.append((rule, str(rule.on_error or ("block" if rule.action in ("block", "mask") else "log")), True))
+        results.append((rule, str(rule.on_error or ("block" if rule.action in PROTECTING else "log")), True))
     return results
 
 

@@ -22,10 +22,21 @@ CLASSIFIERS = ["a", "b"]
 ROLES = [Role.USER, Role.TOOL_RESULT, Role.ASSISTANT]
 
 
+def fitting(given: dict[str, Any]) -> dict[str, Any]:
+    """The rule with what its action needs."""
+    match given.get("action"):
+        case "rewrite":
+            return {"rewrite_with": f"words of {given['id']}"} | given
+        case "advise":
+            kept = {key: value for key, value in given.items() if key != "stream"}
+            return {"advice": "a note"} | kept | {"stages": ["input"]}
+    return given
+
+
 def make(rules: list[dict[str, Any]], **more: Any) -> Policy:
     specs = {name: {"kind": "words"} for name in CLASSIFIERS}
     base: dict[str, Any] = {"id": "p", "version": 1, "owner": "o", "description": "d", "classifiers": specs}
-    return Policy.model_validate(base | {"rules": rules} | more, strict=False)
+    return Policy.model_validate(base | {"rules": [fitting(each) for each in rules]} | more, strict=False)
 
 
 def built(*policies: Policy) -> PolicySet:
@@ -49,7 +60,7 @@ rules = st.fixed_dictionaries(
         "stages": st.sampled_from([["input"], ["output"], ["input", "output"]]),
         "roles": st.lists(st.sampled_from(ROLES), min_size=1, unique=True),
         "when": st.one_of(seen, st.fixed_dictionaries({"any": parts}), st.fixed_dictionaries({"all": parts})),
-        "action": st.sampled_from(["pass", "log", "mask", "mask", "block"]),
+        "action": st.sampled_from(["pass", "log", "advise", "rewrite", "mask", "mask", "block"]),
         "mode": st.sampled_from(["off", "shadow", "canary 50%", "enforce", "enforce"]),
         "on_error": st.sampled_from([None, "block", "log", "pass"]),
     }
@@ -98,6 +109,11 @@ def test_reference(
     assert decision.action.value == expected.action
     assert [(each.rule, each.action.value, each.not_evaluated) for each in decision.fired] == expected.fired
     assert [(each.rule, each.action.value, each.not_evaluated) for each in decision.shadow] == expected.shadow
+    assert (decision.way.rule if decision.way else None) == expected.way
+    assert decision.advice == tuple(dict.fromkeys(expected.advice))
+    stopped = decision.stopped()
+    assert (stopped is None) == (expected.way is None)
+    assert stopped is None or (stopped.rule == expected.way and set(stopped.fired) == set(decision.fired))
     assert {(mask.message, at) for mask in decision.masks for at in range(mask.start, mask.end)} == expected.masked
     check_shape(decision, texts, report, stage)
 
@@ -107,7 +123,8 @@ def check_shape(decision: Decision, texts: list[Message], report: Report, stage:
     assert decision.findings == report.findings
     assert decision.failures == report.failures
     assert decision.stage is stage
-    assert bool(decision.masks) == (decision.action is Action.MASK)
+    masking = any(each.action is Action.MASK for each in decision.fired)
+    assert bool(decision.masks) == (masking and decision.action is not Action.BLOCK)
     severities = [each.action.severity for each in decision.fired]
     assert severities == sorted(severities, reverse=True)
     for before, after in zip(decision.masks, decision.masks[1:], strict=False):

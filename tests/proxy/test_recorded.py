@@ -62,10 +62,10 @@ def _words_have_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decided(policies: PolicySet, first: Seen, second: Seen) -> tuple[list[Decision], Action]:
-    """What live traffic gets: the decision on the input, and where it is no block that on the output."""
+    """What live traffic gets: the decision on the input, and where no rule answers it that on the output."""
     one = decide(policies, Stage.INPUT, *first)
-    if one.action is Action.BLOCK:
-        return [one], Action.BLOCK
+    if one.stopped() is not None:
+        return [one], one.action
     two = decide(policies, Stage.OUTPUT, *second)
     return [one, two], max(one.action, two.action, key=lambda action: action.severity)
 
