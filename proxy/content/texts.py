@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message
 from policies.engine import Decision, Mask, merge_masks
-from policies.model import NUMBER, Action, Stage
+from policies.model import NUMBER, Stage
 
 if TYPE_CHECKING:
     from ..gate import Question
@@ -135,7 +135,7 @@ class Texts:
         found = [item for item in decision.fired if item.rule in self._masking]
         if any(item.not_evaluated for item in found):
             return (), set(range(len(messages)))
-        if decision.action is Action.MASK:
+        if decision.masks:
             return decision.masks, set()
         masks: list[tuple[Mask, int]] = []
         nowhere: set[int] = set()
