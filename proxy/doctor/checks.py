@@ -20,6 +20,7 @@ from ..config import Settings, is_url
 from ..policy_store import FetchError
 from .base import Check, Finding, Place, State
 from .callers import check_callers
+from .contents import check_content
 from .disk import check_chain, check_disk
 from .upstreams import check_upstreams
 
@@ -186,6 +187,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "models": (check_models,),
     "upstream": (check_upstreams,),
     "callers": (check_callers,),
+    "content": (check_content,),
     "audit": (check_disk, check_chain),
     "ports": (check_ports,),
     "files": (check_files,),

@@ -365,3 +365,42 @@ def test_each_policy_is_looked_at(given: dict[str, Any], tmp_path: Path) -> None
     found = looked({**given, "policies": {"same": given["policy"], "other": str(tmp_path / "other.yaml")}}, "policy")
     assert worst(found).state is State.WRONG
     assert any(each.state is State.WELL and each.detail.startswith("same: ") for each in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "state", "said"),
+    [
+        ({}, {}, State.WELL, "none is kept"),
+        ({"keep_content": "all"}, {}, State.WRONG, "no master key is set"),
+        ({"keep_content": "all", "content_key": "ab" * 32}, {}, State.WELL, "begins with the first exchange"),
+        ({"keep_content": "all", "content_key": "ab" * 32}, {"content.db": "x" * 99}, State.WRONG, "nothing at"),
+    ],
+)
+def test_content(
+    given: dict[str, Any], settings: dict[str, Any], files: dict[str, str], state: State, said: str
+) -> None:
+    for name, text in files.items():
+        given["data_dir"].mkdir(exist_ok=True)
+        (given["data_dir"] / name).write_text(text)
+    found = worst(looked({**given, **settings}, "content"))
+    assert (found.state, said in found.detail) == (state, True), found
+    assert found.mend if state is State.WRONG else not found.mend
+    assert "abab" not in found.detail
+
+
+def test_a_rule_that_keeps_where_nothing_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
+    text = RULES.format(**DEFAULTS).replace("    action: block\n", "    action: block\n    keep: content\n", 1)
+    (tmp_path / "policy.yaml").write_text(text + CASES)
+    found = worst(looked(given, "policy", "content"))
+    assert (found.check, found.state) == ("content", State.WARNING)
+    assert "no-mark" in found.detail
+
+
+async def test_content_under_another_master_key(stand: Make, key_file: Path, given: dict[str, Any]) -> None:
+    async with stand(settings={"keep_content": "all"}) as s:
+        data = s.data
+    found = worst(looked({**given, "data_dir": data, "keep_content": "all"}, "content"))
+    assert (found.state, "opens" in found.detail) == (State.WELL, True)
+    key_file.write_text("cd" * 32)
+    found = worst(looked({**given, "data_dir": data, "keep_content": "all"}, "content"))
+    assert (found.state, "another master key" in found.detail) == (State.WRONG, True)
