@@ -21,6 +21,9 @@ KINDS: dict[str, str] = {
     "remote": "classifiers.remote:Remote",
 }
 
+# Kinds that hold weights, and share them where two of them are made from the same files.
+HEAVY = frozenset({"embedded", "taught", "transformer"})
+
 # Options that name files: in a policy file they start from its own directory.
 PATHS: dict[str, tuple[str, ...]] = {
     "taught": ("path",),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.base import Classifier
-from classifiers.catalog import KINDS, PATHS, OptionError, create
+from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, create
 
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
@@ -22,7 +22,7 @@ from .model import ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
 from .variants import Family
 
-__all__ = ["PolicyError", "Problem", "load", "packs", "sources"]
+__all__ = ["PolicyError", "Problem", "heavy", "load", "packs", "sources"]
 
 MAX_FILES = 1000
 _SUFFIXES = (".yaml", ".yml")
@@ -41,15 +41,7 @@ def load(path_or_pack: str) -> PolicySet:
     A bare name of a pack means the pack; where a file or directory has the same name, say `./name` or
     `pack:name`. Raises PolicyError.
     """
-    documents = [read(raw, name) for name, raw in sources(path_or_pack)]
-    parsed = [(document, parse(document)) for document in documents]
-    _raise(documents)
-    written: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
-    _unique(written)
-    _raise(documents)
-    family = Family({policy.id: (document, policy) for document, policy in written}, _pack, packs())
-    known: list[_Read] = [(document, family.whole(policy.id)) for document, policy in written]
-    _raise(documents)
+    documents, written, known = _known(path_or_pack)
     if not any(policy.rules for _, policy in known):
         raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
     _for_all(known)
@@ -66,6 +58,29 @@ def load(path_or_pack: str) -> PolicySet:
         for at in range(len(items))
     }
     return PolicySet.build([policy for _, policy in known], classifiers, path_or_pack, places)
+
+
+def heavy(path_or_pack: str) -> list[Classifier]:
+    """Those classifiers of a set that hold weights, made, and nobody asked. Processes that are forked while they are
+    kept share the weights, where they load the same set. Raises PolicyError."""
+    documents, _, known = _known(path_or_pack)
+    classifiers = _create({name: found for name, found in _specs(known).items() if found[1].kind in HEAVY})
+    _raise(documents)
+    return list(classifiers.values())
+
+
+def _known(path_or_pack: str) -> tuple[list[Document], list[_Read], list[_Read]]:
+    """The documents, the policies as they are written, and each with what it extends. Raises PolicyError."""
+    documents = [read(raw, name) for name, raw in sources(path_or_pack)]
+    parsed = [(document, parse(document)) for document in documents]
+    _raise(documents)
+    written: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
+    _unique(written)
+    _raise(documents)
+    family = Family({policy.id: (document, policy) for document, policy in written}, _pack, packs())
+    known: list[_Read] = [(document, family.whole(policy.id)) for document, policy in written]
+    _raise(documents)
+    return documents, written, known
 
 
 def _pack(name: str) -> Policy | None:

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from .answers import Answer
 from .listener import Caller, Incoming
-from .metrics import Metrics
 
 Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
 """Loads the policy again: whether that went well, and what is in force."""
@@ -30,16 +29,15 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 class Admin:
     """What ROUTES names. `readiness` names what is not ready, and why; `states` says more of what is outside: under
     `upstreams` what became of the last request to each (readiness does not depend on that), under `parts` every part's
-    state; `refresh` updates the gauges."""
+    state; `page` is the type and text of the metrics, for a scraper that takes the types given."""
 
     def __init__(
         self,
         readiness: Callable[[], Awaitable[dict[str, str]]],
         states: Callable[[], dict[str, dict[str, str]]],
-        metrics: Metrics,
-        refresh: Callable[[], None],
+        page: Callable[[bytes], Awaitable[tuple[str, bytes]]],
     ) -> None:
-        self._readiness, self._states, self._metrics, self._refresh = readiness, states, metrics, refresh
+        self._readiness, self._states, self._page = readiness, states, page
         self._pages = {
             b"/livez": self._live,
             b"/readyz": self._ready,
@@ -115,9 +113,8 @@ class Admin:
         return _json(200, document())
 
     async def _scrape(self, incoming: Incoming) -> Answer:
-        self._refresh()
         accept = b",".join(value for name, value in incoming.headers if name == b"accept")
-        kind, page = self._metrics.page(accept)
+        kind, page = await self._page(accept)
         return Answer(200, [(b"content-type", kind.encode())], page)
 
 

@@ -173,6 +173,14 @@ class Settings(BaseModel):
     )
     max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
     max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
+    workers: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=256,
+            description="Processes that serve, each with its own limits and a core to itself; 0 means one a core.",
+        ),
+    ] = 1
     max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096
     max_connections: Annotated[int, Field(ge=1, description="Connections to the upstream.")] = 4096
     receive_timeout: Annotated[Seconds, Field(description="For a request's body to arrive.")] = 30.0
@@ -189,7 +197,9 @@ class Settings(BaseModel):
     heartbeat_interval: Annotated[
         float, Field(ge=0, le=86_400, description="Seconds between two probes of the guard by its own cases; 0 is off.")
     ] = 60.0
-    classifier_workers: Annotated[int, Field(ge=0, description="Threads for classifiers; 0 means one a core.")] = 0
+    classifier_workers: Annotated[
+        int, Field(ge=0, description="Threads for classifiers of each worker; 0 shares the cores among them.")
+    ] = 0
     metrics_models: Annotated[
         list[str], Field(description="Model names that are metric labels; all others count as 'other'.")
     ] = []
@@ -341,6 +351,11 @@ class Settings(BaseModel):
 
         Opened(value)
         return value
+
+    @property
+    def all_workers(self) -> int:
+        """How many processes serve."""
+        return self.workers or len(os.sched_getaffinity(0))
 
     @property
     def all_policies(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ could not be loaded. What is loaded is what is kept: files that change while the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ LOOK = 1.0
 """Seconds between two looks at the files. A change is loaded once two looks agree: an editor may save in steps."""
 ATTEMPTS = 3
 """How often files that change meanwhile are read."""
+UNPIN = "`penstock policy activate` another revision, or `penstock policy unpin`"
 
 
 class Refused(Exception):
@@ -54,12 +56,28 @@ class Keeper:
         self.lock = asyncio.Lock()
         """Held while it is loaded again: one after the other."""
 
-    async def load(self) -> PolicySet:
-        """The set that is to be in force, its cases passed, kept. Raises Refused."""
+    async def load(self, at: str = "") -> PolicySet:
+        """The set that is to be in force, its cases passed, kept; with `at` that revision and no other, from where it
+        was kept if its source is another by now. Raises Refused."""
         try:
-            return await asyncio.to_thread(self._load)
+            return await asyncio.to_thread(self._load_at, at) if at else await asyncio.to_thread(self._load)
         except StoreError as error:
             raise Refused(str(error)) from None
+
+    def likely(self) -> str:
+        """Where the set that is to be in force will probably be loaded from. Asks no server."""
+        with contextlib.suppress(StoreError):
+            pinned = self.store.pinned()
+            if pinned is not None:
+                return self.store.get(pinned).entry
+        return (self._fetched.newest or "") if self._fetched is not None else self.source
+
+    def _load_at(self, at: str) -> PolicySet:
+        with contextlib.suppress(Refused, StoreError):
+            found = self._load()
+            if found.revision == at:
+                return found
+        return self._pinned(at, "in force in other workers", "load the policy again in all of them: SIGHUP")
 
     def _load(self) -> PolicySet:
         looked = self._look()
@@ -92,13 +110,13 @@ class Keeper:
         assert fetched.newest is not None  # it was fetched, now or before
         return fetched.newest
 
-    def _pinned(self, revision: str) -> PolicySet:
+    def _pinned(self, revision: str, why: str = "pinned", mend: str = UNPIN) -> PolicySet:
         policies = self._load_from(self.store.get(revision).entry)
         self._files = None  # kept already
         if policies.revision != revision:
             raise Refused(
-                f"revision {revision} is pinned, and decides otherwise now: a model or file that it names has changed "
-                "(`penstock policy activate` another revision, or `penstock policy unpin`)"
+                f"revision {revision} is {why}, and decides otherwise now: a model or file that it names has changed "
+                f"({mend})"
             )
         return policies
 

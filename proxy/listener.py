@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -389,6 +390,16 @@ class Connection(asyncio.Protocol):
         self.since = self._listener.loop.time()
 
 
+class Closes(Protocol):
+    """What accepts connections until it is closed."""
+
+    def close(self) -> None: ...
+
+
+Accept = Callable[[Callable[[], Connection], set[Connection]], Closes]
+"""Begins to accept connections, by what makes one and by those that are open."""
+
+
 class Listener:
     """Serves `application` on a bound socket. Times are in seconds: `receive` for a whole request to arrive, `send`
     for a client to read anything of what waits for it."""
@@ -398,12 +409,15 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self._receive, self._send = receive, send
-        self._server: asyncio.Server | None = None
+        self._server: Closes | None = None
         self._turn = min(1.0, receive / 2, send / 2)
         self._sweep = self.loop.call_later(self._turn, self._look)
 
-    async def start(self, sock: socket.socket) -> None:
-        """Accept connections from now on."""
+    async def start(self, sock: socket.socket, accepting: Accept | None = None) -> None:
+        """Accept connections from now on; by `accepting` where other processes accept on this socket, too."""
+        if accepting is not None:
+            self._server = accepting(lambda: Connection(self), self.connections)
+            return
         self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=2048)
 
     def idle(self) -> None:

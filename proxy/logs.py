@@ -47,7 +47,7 @@ class Logger:
 
     def _say(self, level: str, event: str, facts: dict[str, Any]) -> None:
         if LEVELS[level] >= _output.least:
-            _output.write({"event": event, **facts, "level": level, "logger": self._name})
+            _output.write({"event": event, **_output.facts, **facts, "level": level, "logger": self._name})
 
 
 def get_logger(name: str) -> Logger:
@@ -58,6 +58,11 @@ def get_logger(name: str) -> Logger:
 def configure_logs(level: str, *, human: bool) -> None:
     """Lines for people, or JSON, from `level` on."""
     _output.least, _output.write = LEVELS[level], _print_line if human else _print_json
+
+
+def tell_in_each(**facts: Any) -> None:
+    """Facts that stand in each line of this process from now on."""
+    _output.facts = facts
 
 
 @contextlib.contextmanager
@@ -74,7 +79,7 @@ def captured() -> Iterator[list[Entry]]:
 
 def _print_json(entry: Entry) -> None:
     entry["timestamp"] = datetime.now(UTC).isoformat()
-    print(json.dumps(entry, default=str), file=sys.stderr, flush=True)
+    _write(json.dumps(entry, default=str))
 
 
 def _print_line(entry: Entry) -> None:
@@ -82,7 +87,13 @@ def _print_line(entry: Entry) -> None:
     del entry["logger"]
     facts = "".join(f" {name}={_shown(value)}" for name, value in entry.items())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    print(f"{now} [{level:7}] {event:24}{facts}" + (f"\n{stack}" if stack else ""), file=sys.stderr, flush=True)
+    _write(f"{now} [{level:7}] {event:24}{facts}" + (f"\n{stack}" if stack else ""))
+
+
+def _write(line: str) -> None:
+    # In one piece: several processes may write to one file.
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _shown(value: object) -> str:
@@ -96,6 +107,7 @@ class _Output:
     def __init__(self) -> None:
         self.least = LEVELS["info"]
         self.write: Callable[[Entry], None] = _print_line
+        self.facts: dict[str, Any] = {}
 
 
 _output = _Output()

@@ -91,15 +91,13 @@ class Metrics:
         for part in ("queue", "classify", "audit", "gate"):
             self.added.declare(part)
         self.in_flight = Gauge("penstock_exchanges_in_flight", "Exchanges in flight.")
-        self.revision = Gauge(
-            "penstock_policy_revision",
-            "1 for the policy revision that this worker enforces.",
-            ("worker", "revision"),
-        )
+        enforces = "1 for the policy revision that this worker enforces."
+        self.revision = Gauge("penstock_policy_revision", enforces, ("worker", "revision"))
         self.reloads = Counter("penstock_policy_reloads", "Policies loaded again while serving.", ("result",))
         self.reload_failed = Gauge(
             "penstock_policy_reload_failed_timestamp_seconds",
             "When a policy could last not be loaded; 0 where each could.",
+            across=max,
         )
         self.reload_failed.set(0)
         self.judged = Counter(
@@ -114,9 +112,10 @@ class Metrics:
             "1 where the newest probe was decided as its case in the policy says: bad ones must be found by that "
             "classifier, good ones must pass.",
             HEARTBEAT,
+            across=min,
         )
         self.heartbeat_success = Gauge(
-            "penstock_guard_heartbeat_success_timestamp_seconds", "When such a probe last was.", HEARTBEAT
+            "penstock_guard_heartbeat_success_timestamp_seconds", "When such a probe last was.", HEARTBEAT, across=min
         )
         # Shown from the start: of a series that begins with 1, nobody sees the increase.
         for stage in Stage:
@@ -129,7 +128,7 @@ class Metrics:
         """Of the audit, and of what lies outside of this process."""
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
         self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
-        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.")
+        self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.", across=min)
         self.content_kept = Counter("penstock_content_kept", "Exchanges whose content was kept, encrypted.")
         self.content_lost = Counter(
             "penstock_content_lost",
@@ -137,15 +136,18 @@ class Metrics:
             "be written.",
             ("reason",),
         )
-        self.part_up = Gauge(
-            "penstock_part_up", "1 where a part outside of this process does what it is for; see /readyz.", ("part",)
-        )
+        does = "1 where a part outside of this process does what it is for; see /readyz."
+        self.part_up = Gauge("penstock_part_up", does, ("part",), across=min)
         self.strikes = Counter("penstock_account_strikes", "Strikes that rules left on accounts.", ("name",))
-        self.flagged = Gauge("penstock_accounts_flagged", "Accounts with a flag, as this process knows them.")
+        self.flagged = Gauge(
+            "penstock_accounts_flagged", "Accounts with a flag, as this process knows them.", across=max
+        )
         self.counts_alone = Counter(
             "penstock_state_counts_alone", "Counts of an account that were taken from this machine alone."
         )
-        self.state_waiting = Gauge("penstock_state_waiting", "Strikes and flags that Redis was not told yet.")
+        self.state_waiting = Gauge(
+            "penstock_state_waiting", "Strikes and flags that Redis was not told yet.", across=max
+        )
 
     def model(self, name: str) -> str:
         """`name` as a label: itself where the operator listed it, else other."""
@@ -162,6 +164,7 @@ class Metrics:
         decisions, which lead to the audit."""
         if self._registry is None:
             self._registry = self._register()
+            self.watch(self._registry)
         if b"application/openmetrics-text" in accept:
             from prometheus_client.openmetrics import exposition
 
@@ -171,17 +174,24 @@ class Metrics:
 
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
-    def _register(self) -> CollectorRegistry:
-        from prometheus_client import CollectorRegistry
+    def watch(self, registry: CollectorRegistry) -> None:
+        """Show what the process itself costs."""
         from prometheus_client.gc_collector import GCCollector
         from prometheus_client.platform_collector import PlatformCollector
         from prometheus_client.process_collector import ProcessCollector
 
-        registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        for series in vars(self).values():
-            if isinstance(series, Counter | Gauge | Histogram):
-                registry.register(series)
+
+    def series(self) -> dict[str, Counter | Gauge | Histogram]:
+        """Every series by the name that it has here."""
+        return {name: each for name, each in vars(self).items() if isinstance(each, Counter | Gauge | Histogram)}
+
+    def _register(self) -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry
+
+        registry = CollectorRegistry()
+        for series in self.series().values():
+            registry.register(series)
         return registry

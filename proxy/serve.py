@@ -23,6 +23,7 @@ OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("port", int, "Port to listen on."),
     ("admin-host", str, "Address of health and metrics."),
     ("admin-port", int, "Port of health and metrics."),
+    ("workers", int, "Processes that serve; 0 means one a core."),
     ("data-dir", Path, "Where the audit log lies."),
     ("log-level", str, "debug, info, warning or error."),
 )
@@ -38,10 +39,14 @@ def main(arguments: Sequence[str]) -> int:
         return told(error)
     human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     configure_logs(settings.log_level, human=human)
-    import uvloop
-
     _open_more_files()
     try:
+        if settings.all_workers > 1:
+            from .workers.supervisor import supervise
+
+            return supervise(settings)
+        import uvloop
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, lambda running: _announce(settings, running)))
     except CannotServe as error:
@@ -79,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
 def _announce(settings: Settings, running: Running) -> None:
     get_logger("penstock").info(
         "serving",
-        base_url=f"http://{_address(running.address)}/v1",
-        admin=f"http://{_address(running.admin_address)}",
+        base_url=f"http://{address(running.address)}/v1",
+        admin=f"http://{address(running.admin_address)}",
         upstream=", ".join(each.url for each in settings.all_upstreams.values()),
         policy=settings.policy,
         revision=running.plane.guard.policies.revision,
@@ -88,7 +93,7 @@ def _announce(settings: Settings, running: Running) -> None:
     )
 
 
-def _address(pair: tuple[str, int]) -> str:
+def address(pair: tuple[str, int]) -> str:
     """(host, port) as a URL has it."""
     host, port = pair
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,14 +7,15 @@ import contextlib
 import functools
 import gc
 import ipaddress
+import os
 import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import classifiers
 import policies
@@ -24,19 +25,19 @@ from classifiers.panel import Asked, Panel
 from policies.ready import PolicySet
 
 from .accounts.identity import Identities
-from .admin import Admin
+from .admin import Admin, Reload
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
-from .config import Settings, is_url
+from .config import Settings
 from .dialects.base import Dialect
 from .dialects.moderations import Moderations
 from .guard import Guard
 from .keeper import Keeper, Refused
-from .listener import Listener
+from .listener import Accept, Listener
 from .logs import get_logger
 from .metrics import Metrics
 from .parts import Parts
-from .policy_store import Store
+from .reloading import enforced, keepers_of, reload, reload_told, watching
 from .routing import Routing, routing_of
 
 if TYPE_CHECKING:
@@ -54,9 +55,21 @@ class CannotServe(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of a worker among several. `sock` is the socket on which all of them accept; `revisions` are what must
+    be in force, by the policy's name: empty where this worker is the first to say. `accepting` begins to accept."""
+
+    number: int
+    sock: socket.socket
+    revisions: dict[str, str]
+    accepting: Accept
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """What `serving` made. `keepers` by the policy's name, the default's is empty. Addresses are (host, port) as
-    bound."""
+    bound; a worker among several has no admin listener, and port 0. `ready` names what is not ready, and why; `states`
+    is that of all that is outside; `refresh` brings the gauges up to date."""
 
     plane: DataPlane
     audit: Audit
@@ -64,29 +77,38 @@ class Running:
     keepers: dict[str, Keeper]
     address: tuple[str, int]
     admin_address: tuple[str, int]
+    ready: Callable[[], Awaitable[dict[str, str]]]
+    states: Callable[[], dict[str, dict[str, str]]]
+    refresh: Callable[[], None]
     stop: Callable[[], None]
     stopped: asyncio.Future[None]
 
+    async def page(self, accept: bytes) -> tuple[str, bytes]:
+        """Content type and text of the metrics."""
+        self.refresh()
+        return self.metrics.page(accept)
+
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Running]:
-    """Penstock, serving until the block ends. Raises CannotServe."""
+async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator[Running]:
+    """Penstock, serving until the block ends; with `seat` one of its workers. Raises CannotServe."""
     check_packages()
     if not settings.all_upstreams:
         raise CannotServe("no upstream is set: add --upstream https://... or PENSTOCK_UPSTREAM")
-    keepers = _keepers(settings)
-    sets = {name: await _policy(keeper) for name, keeper in keepers.items()}
+    keepers = keepers_of(settings)
+    revisions = seat.revisions if seat is not None else {}
+    sets = {name: await _policy(keeper, revisions.get(name, "")) for name, keeper in keepers.items()}
     async with contextlib.AsyncExitStack() as stack:
-        data_socket, admin_socket = _sockets(settings, stack)
+        data_socket, admin_socket = (seat.sock, None) if seat is not None else _sockets(settings, stack)
         key, audit = await _open_audit(settings)
         stack.push_async_callback(_close_audit, audit)
-        metrics = Metrics(settings.metrics_models)
+        metrics = Metrics(settings.metrics_models, str(seat.number) if seat is not None else "0")
         parts = Parts(metrics)
-        panel = Panel(settings.classifier_workers or None)
+        panel = Panel(settings.classifier_workers or _threads(settings))
         stack.callback(panel.close)
         guards = {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
         await _warm(guards.values(), panel)
-        await _enforced(keepers, sets, metrics, stack)
+        await enforced(keepers, sets, metrics, stack)
         keys = _keys(settings)
         if keys is not None:
             keys.watch()
@@ -97,17 +119,22 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         await _observe(settings, plane, parts, stack)
         await _remember(settings, plane, metrics, parts, stack)
-        ready = _Readiness(plane, panel, audit, keys, parts)
-        times = {"receive": settings.receive_timeout, "send": settings.send_timeout}
-        admin = Admin(ready, _states(routing, parts), metrics, lambda: _refresh(metrics, audit, plane, panel))
-        admin_listener = Listener(admin, max_body=MAX_ADMIN_BODY, **times)
-        listener = Listener(plane, max_body=settings.max_request_bytes, **times)
-        addresses = data_socket.getsockname()[:2], admin_socket.getsockname()[:2]
-        running = Running(plane, audit, metrics, keepers, *addresses, *_stopping(plane))
-        stack.callback(_watching(running))
-        admin.let(functools.partial(_reload_told, running), settings.admin_token, _is_loopback(settings.admin_host))
-        await admin_listener.start(admin_socket)
-        await listener.start(data_socket)
+        running = Running(
+            plane,
+            audit,
+            metrics,
+            keepers,
+            data_socket.getsockname()[:2],
+            admin_socket.getsockname()[:2] if admin_socket is not None else ("", 0),
+            _Readiness(plane, panel, audit, keys, parts),
+            _states(routing, parts),
+            lambda: _refresh(metrics, audit, plane, panel),
+            *_stopping(plane),
+        )
+        stack.callback(watching(running))
+        listener = Listener(plane, max_body=settings.max_request_bytes, **_times(settings))
+        admin = None if admin_socket is None else await _administered(settings, running, admin_socket)
+        await listener.start(data_socket, seat.accepting if seat is not None else None)
         beating = _beating(settings, plane, panel, metrics)
         try:
             yield running
@@ -115,87 +142,49 @@ async def serving(settings: Settings) -> AsyncIterator[Running]:
             if beating is not None:
                 beating.cancel()
             plane.draining = True
+            if admin is None:
+                listener.idle()  # other workers accept what comes now
             await _drain(plane, settings.drain_timeout)
-            await listener.close()
-            await admin_listener.close()
+            for each in (listener, admin) if admin is not None else (listener,):
+                await each.close()
+
+
+async def _administered(settings: Settings, running: Running, sock: socket.socket) -> Listener:
+    """The admin listener of a single process."""
+    admin = Admin(running.ready, running.states, running.page)
+    return await administer(admin, settings, functools.partial(reload_told, running), sock)
+
+
+async def administer(admin: Admin, settings: Settings, reload: Reload, sock: socket.socket) -> Listener:
+    """Serve `admin`, which may `reload` the policy, on a bound socket."""
+    admin.let(reload, settings.admin_token, _is_loopback(settings.admin_host))
+    listener = Listener(admin, max_body=MAX_ADMIN_BODY, **_times(settings))
+    await listener.start(sock)
+    return listener
 
 
 async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP loads the policy again."""
     loop = asyncio.get_running_loop()
     async with serving(settings) as running:
-        # What was made so far stays: the collector need not look at it again, and rarely at the rest, since an exchange
-        # leaves hardly any cycles.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        settle()
         announce(running)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload(running)))
         await running.stopped
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         log.info("draining", exchanges=len(running.plane.in_flight))
 
 
-async def reload(running: Running, only: str | None = None) -> bool:
-    """Load every policy again, or only the one called so; where one has an error, its old one stays in force."""
-    names = list(running.keepers) if only is None else [only]
-    return all([await _reload(running, name) for name in names])
-
-
-async def _reload(running: Running, name: str) -> bool:
-    plane, keeper = running.plane, running.keepers[name]
-    told = {"policy": name} if name else {}
-    async with keeper.lock:
-        guard = plane.guards[name]
-        try:
-            policy_set = await keeper.load()
-        except Refused as error:
-            running.metrics.reloads.inc("refused")
-            running.metrics.reload_failed.set(time.time())
-            await keeper.refused(str(error))
-            revision = guard.policies.revision
-            log.error("policy not loaded, the old one stays", revision=revision, problem=str(error), **told)
-            return False
-        plane.guards[name] = guard.of(policy_set)
-        running.metrics.enforce(*(each.policies.revision for each in plane.guards.values()))
-        running.metrics.reloads.inc("loaded")
-        await keeper.enforced(policy_set)
-        log.info("policy loaded", revision=policy_set.revision, source=policy_set.source, **told)
-        return True
-
-
-async def _reload_told(running: Running) -> tuple[bool, dict[str, Any]]:
-    """For the admin listener: whether all were loaded, and what is in force."""
-    well = await reload(running)
-    states = {name: keeper.state for name, keeper in running.keepers.items()}
-    default = states.pop("")
-    return well, {**default, "policies": states} if states else default
-
-
-def _keepers(settings: Settings) -> dict[str, Keeper]:
-    """The default policy's, and that of each named one, which is kept beside it."""
-    keepers = {}
-    for name, source in settings.all_policies.items():
-        home = settings.data_dir / "policies"
-        home = home / "named" / name if name else home
-        fetched = None
-        if is_url(source):
-            from .policy_fetch import Fetched
-
-            fetched = Fetched(home / "fetched", source, settings.policy_public_key, settings.policy_poll)
-        keepers[name] = Keeper(Store(home), source, settings.watch_policy, fetched)
-    return keepers
-
-
-async def _enforced(
-    keepers: dict[str, Keeper], sets: dict[str, PolicySet], metrics: Metrics, stack: contextlib.AsyncExitStack
-) -> None:
-    """Tell what this process enforces, until it ends."""
-    metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
-    for name, keeper in keepers.items():
-        await keeper.enforced(sets[name])
-        stack.callback(keeper.store.ended)
+def settle() -> None:
+    """What was made so far stays: the collector need not look at it again, and rarely at the rest, since an exchange
+    leaves hardly any cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _stopping(plane: DataPlane) -> tuple[Callable[[], None], asyncio.Future[None]]:
@@ -210,24 +199,11 @@ def _stopping(plane: DataPlane) -> tuple[Callable[[], None], asyncio.Future[None
     return stop, stopped
 
 
-def _watching(running: Running) -> Callable[[], None]:
-    """Look for changes of each policy; what is answered ends that."""
-    tasks = [
-        asyncio.create_task(keeper.watch(functools.partial(reload, running, name)))
-        for name, keeper in running.keepers.items()
-    ]
-
-    def end() -> None:
-        for task in tasks:
-            task.cancel()
-
-    return end
-
-
-async def _policy(keeper: Keeper) -> PolicySet:
-    """The policy that is to be in force, once its own cases have passed. Raises CannotServe."""
+async def _policy(keeper: Keeper, at: str) -> PolicySet:
+    """The policy that is to be in force, once its own cases have passed; `at` is its revision, where that is settled.
+    Raises CannotServe."""
     try:
-        return await keeper.load()
+        return await keeper.load(at)
     except Refused as error:
         raise CannotServe(str(error)) from None
 
@@ -433,14 +409,25 @@ async def _close_audit(audit: Audit) -> None:
         log.error("the audit log did not close well", problem=str(error))
 
 
+def _times(settings: Settings) -> dict[str, float]:
+    """What every listener waits."""
+    return {"receive": settings.receive_timeout, "send": settings.send_timeout}
+
+
 def _sockets(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[socket.socket, socket.socket]:
-    """Of the data plane and of the admin listener."""
-    data = stack.enter_context(_bound(settings.host, settings.port, "port"))
-    return data, stack.enter_context(_bound(settings.admin_host, settings.admin_port, "admin-port"))
+    """Of the data plane and of the admin listener. Raises CannotServe."""
+    data = stack.enter_context(bound(settings.host, settings.port, "port"))
+    return data, stack.enter_context(bound(settings.admin_host, settings.admin_port, "admin-port"))
+
+
+def _threads(settings: Settings) -> int:
+    """How many threads the classifiers of one worker have, so that all of them share the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // settings.all_workers)
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int, option: str) -> Generator[socket.socket, None, None]:
+def bound(host: str, port: int, option: str) -> Generator[socket.socket, None, None]:
+    """A socket that listens there. Raises CannotServe."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=2048)

@@ -8,9 +8,10 @@ its servers 4 MiB. Cost: they belong to one thread, the event loop's.
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Example = tuple[str, float]
 """What leads from a series to one thing that it counted: the id of a decision, and when it was (unix seconds)."""
+Dump = tuple[dict[Any, Any], ...]
+"""What one of them holds, as plain values: it travels between the processes of one Penstock."""
 
 
 class Counter:
@@ -40,6 +43,16 @@ class Counter:
         """What was counted elsewhere, since the start."""
         self._counts[values] = count
 
+    def dump(self) -> Dump:
+        return _plain(self._counts), _plain(self._examples)
+
+    def add(self, dump: Dump) -> None:
+        """Count what another process counted, too."""
+        counts, examples = dump
+        for values, count in counts.items():
+            self.inc(*values, by=count)
+        _newest(self._examples, examples, lambda example: example[1])
+
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import CounterMetricFamily
 
@@ -53,10 +66,17 @@ class Counter:
 
 
 class Gauge:
-    """A value that goes up and down. `set` takes it, then the labels' values."""
+    """A value that goes up and down. `set` takes it, then the labels' values. `across` makes one of the values that two
+    processes have for it."""
 
-    def __init__(self, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
-        self._name, self._help, self._labels = name, help_text, tuple(labels)
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str] = (),
+        across: Callable[[float, float], float] = operator.add,
+    ) -> None:
+        self._name, self._help, self._labels, self._across = name, help_text, tuple(labels), across
         self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
     def set(self, value: float, *labels: str) -> None:
@@ -68,6 +88,15 @@ class Gauge:
     def remove(self, *labels: str) -> None:
         """Show this series no more."""
         self._values.pop(labels, None)
+
+    def dump(self) -> Dump:
+        return (_plain(self._values),)
+
+    def add(self, dump: Dump) -> None:
+        """Take what another process has into account."""
+        for labels, value in dump[0].items():
+            known = self._values.get(labels)
+            self._values[labels] = value if known is None else self._across(known, value)
 
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import GaugeMetricFamily
@@ -99,6 +128,18 @@ class Histogram:
         """The newest of what was observed in the bucket of `value`."""
         self._examples[labels, bisect_left(self._bounds, value)] = value, example
 
+    def dump(self) -> Dump:
+        examples = {(_words(labels), place): example for (labels, place), example in self._examples.items()}
+        return _plain(self._rows), examples
+
+    def add(self, dump: Dump) -> None:
+        """Count what another process counted, too."""
+        rows, examples = dump
+        for labels, row in rows.items():
+            mine = self.declare(*labels)
+            mine[:] = map(operator.add, mine, row)
+        _newest(self._examples, examples, lambda example: example[1][1])
+
     def collect(self) -> Iterable[Metric]:
         from prometheus_client.core import HistogramMetricFamily
 
@@ -113,6 +154,21 @@ class Histogram:
                 buckets.append((bound, below, exemplar) if exemplar else (bound, below))
             family.add_metric([str(value) for value in labels], buckets, total)
         yield family
+
+
+def _words(values: Iterable[str]) -> tuple[str, ...]:
+    """Labels that are members of enumerations, as the words that they are."""
+    return tuple(map(str, values))
+
+
+def _plain(series: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    return {_words(values): value for values, value in series.items()}
+
+
+def _newest(mine: dict[Any, Any], theirs: dict[Any, Any], when: Callable[[Any], float]) -> None:
+    for key, example in theirs.items():
+        if key not in mine or when(mine[key]) < when(example):
+            mine[key] = example
 
 
 def _exemplar(example: Example | None, value: float) -> Exemplar | None:

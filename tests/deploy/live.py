@@ -21,7 +21,8 @@ import httpx2
 from classifiers import catalog
 from classifiers.base import Finding
 from proxy.config import Settings, load
-from proxy.server import Running, reload, serving
+from proxy.reloading import reload
+from proxy.server import Running, serving
 from tests.bench.candidates import free_port, tool
 from tests.proxy.kinds import Canary
 from tests.upstream import End, Reply, Request, Upstream, api, replies, shapes

@@ -21,7 +21,7 @@ from proxy.dialects.moderations import Moderations
 from proxy.guard import Guard
 from proxy.heartbeat import Heartbeat
 from proxy.metrics import Metrics
-from proxy.server import reload
+from proxy.reloading import reload
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.proxy.kinds import Canary
 

@@ -12,7 +12,7 @@ from proxy.audit import Key
 from proxy.dialects.base import Request
 from proxy.metrics import Metrics
 from proxy.record import Notes
-from proxy.server import reload
+from proxy.reloading import reload
 from proxy.upstream import Response
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.upstream import replies, shapes

@@ -13,7 +13,8 @@ import pytest
 
 from proxy.app import DIALECTS, SERVED
 from proxy.config import load as load_settings
-from proxy.server import CannotServe, reload, serving
+from proxy.reloading import reload
+from proxy.server import CannotServe, serving
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.proxy.keyring import change, give
 from tests.upstream import Upstream, messages, replies, shapes

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from proxy import keeper
 from proxy.policy_store import Files, Store, StoreError
-from proxy.server import reload
+from proxy.reloading import reload
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 
 FIRST = RULES.format(**DEFAULTS)

@@ -17,7 +17,8 @@ import httpx2
 import pytest
 
 from proxy.config import load
-from proxy.server import CannotServe, reload, serving
+from proxy.reloading import reload
+from proxy.server import CannotServe, serving
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.upstream import Upstream, replies, shapes
 
