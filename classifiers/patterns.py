@@ -7,6 +7,7 @@
 Letter case is ignored unless `ignore_case: false`. A word matches as a whole word, in any script that parts words, and
 its blanks match any blanks; `word_boundary: false` finds it inside longer words too. With `views` (the default) the
 readings of views.py are judged as well; what is found in one of them has the span of the raw text that it stands for.
+So are the joints of a conversation (joints.py); what crosses one is found in the text where it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import re2
 
 from .base import Finding, Message
 from .catalog import OptionError
+from .joints import Chain, chains
 from .matcher import (
     Expression,
     ExpressionError,
@@ -35,7 +37,7 @@ from .matcher import (
 )
 from .views import APART, Readings, gates_of, rotated, views
 
-RULES = "patterns-1"
+RULES = "patterns-2"
 MOST_SPANS = 256
 """Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
 
@@ -84,7 +86,7 @@ class Patterns:
         # that could be a secret. Such a text is still judged itself each time; its other readings are not.
         self._known: set[int] = set()
         self._matcher = Matcher([pattern.expression for pattern in patterns])
-        self._joinable = not any(is_anchored(pattern.expression.source) for pattern in patterns)
+        self._anchored = {i for i, pattern in enumerate(patterns) if is_anchored(pattern.expression.source)}
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
         self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
 
@@ -108,20 +110,47 @@ class Patterns:
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points of the raw text."""
-        if self._joinable and self._all_clear([message.text for message in messages]):
-            return []
+        joints = chains(messages) if len(messages) > 1 else []
+        if not self._anchored:
+            texts = [message.text for message in messages]
+            if self._all_clear(texts + [chain.text for chain in joints] if joints else texts):
+                return []
         findings: list[Finding] = []
         for index, message in enumerate(messages):
-            data = encode(message.text)
-            seen = [
-                (hit, start, end) for hit in sorted(self._matcher.hits(data)) for start, end in self._spans(hit, data)
-            ]
-            if self._use_views:
-                seen += self._disguised(message.text, _whole(message.text), seen)
-            for hit, start, end in seen:
+            for hit, start, end in self._seen(message.text):
                 pattern = self._patterns[hit]
                 findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
+        if joints:
+            findings += self._crossing(joints, findings)
+            findings.sort(key=lambda finding: finding.message)
         return findings
+
+    def _seen(self, text: str) -> list[tuple[int, int, int]]:
+        """(pattern, start, end) of all that a text holds, on its face or disguised."""
+        data = encode(text)
+        seen = [(hit, start, end) for hit in sorted(self._matcher.hits(data)) for start, end in self._spans(hit, data)]
+        return seen + self._disguised(text, _whole(text), seen) if self._use_views else seen
+
+    def _crossing(self, joints: Sequence[Chain], known: Sequence[Finding]) -> list[Finding]:
+        """What no text holds alone, in the text where it ends. An anchor means the end of a text, which a joint is
+        not."""
+        places: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        for finding in known:
+            if finding.span is not None:
+                places.setdefault((finding.message, finding.label), []).append(finding.span)
+        found: list[Finding] = []
+        for chain in joints:
+            for hit, start, end in self._seen(chain.text):
+                parts, pattern = chain.parts(start, end), self._patterns[hit]
+                if len(parts) < 2 or hit in self._anchored:
+                    continue
+                spans = [(span, places.get((index, pattern.label), ())) for index, span in parts]
+                if any(a < d and c < b for (a, b), others in spans for c, d in others):
+                    continue
+                index, span = parts[-1]
+                places.setdefault((index, pattern.label), []).append(span)
+                found.append(Finding(self.name, pattern.label, pattern.score, index, span))
+        return found
 
     def _all_clear(self, texts: Sequence[str]) -> bool:
         """Whether no text and no reading of one can match: all of them in one pass, which costs a tenth of many.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers import catalog
-from classifiers.base import Classifier
+from classifiers.base import Classifier, Message, Role
 from classifiers.patterns import _MOST_KNOWN, MOST_SPANS, Patterns, ViewsTruncated
 from tests.classifiers.tables import messages, seen, table
 
@@ -120,8 +120,10 @@ ANCHORED = [
 
 @given(st.sampled_from(ANCHORED), st.lists(st.text(st.sampled_from("ab xé1"), max_size=6), max_size=5))
 def test_company_changes_nothing(source: str, texts: list[str]) -> None:
+    """Of an answer; in a conversation its joints are read, too (test_joints)."""
     patterns = Patterns.from_options("p", {"patterns": {"x": source}})
-    together = [(finding.message, finding.span) for finding in patterns.classify(messages(*texts))]
+    answer = [Message(Role.ASSISTANT, text, f"/choices/{i}/message/content") for i, text in enumerate(texts)]
+    together = [(finding.message, finding.span) for finding in patterns.classify(answer)]
     alone = [(i, found.span) for i, text in enumerate(texts) for found in patterns.classify(messages(text))]
     assert together == alone
 

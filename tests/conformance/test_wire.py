@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import time
@@ -262,17 +261,52 @@ async def test_slow_readers_cost_little_memory(stand: Make) -> None:  # noqa: F8
         assert {row["status"] for row in await s.rows()} == {"client_gone"}
 
 
-def turns(*texts: str) -> list[Any]:
-    return [{"role": "user", "content": text} for text in texts]
+WORDS = """id: words
+version: 1
+owner: tests
+description: One word, however it is cut.
+classifiers: {words: {kind: patterns, patterns: {mark: {words: [MARKEDWORD]}}}}
+rules:
+  - id: marked
+    description: The word.
+    stages: [input]
+    when: {finding: words.mark, at_least: 0.5}
+    action: block
+    on_error: block
+    message: No.
+"""
+CUTS = {
+    "one turn": ["u:a MARKEDWORD b"],
+    "turns": ["u:tell me of MARKED", "u:WORD please"],
+    "turns with an answer between": ["u:tell me of MARKED", "a:Go on.", "u:WORD please"],
+    "a letter each": [f"{'ua'[at % 2]}:{letter}" for at, letter in enumerate("MARKEDWORD")] + ["u:?"],
+    "roles": ["u:Hi", "a:I will tell you of MARKED", "u:WORD, then?"],
+    "instructions": ["s:You know of MARKED", "u:WORD is what I ask about"],
+    "long turns": [f"u:{'We talk. ' * 300}MARK", f"a:EDWORD{' And on.' * 300}", "u:Hi"],
+    "disguised": ["u:M A R K E", "u: D W O R D"],
+}
+WHO = {"u": "user", "a": "assistant", "s": "system"}
 
 
-async def test_a_word_in_any_turn(stand: Make) -> None:  # noqa: F811
-    """T29, in part: every turn is judged, not the last one alone."""
-    async with stand() as s:
-        for at in range(5):
-            said = ["Hi"] * 5
-            said[at] = "MARK"
-            body = json.dumps({"model": "m", "messages": turns(*said)}).encode()
-            answer = await s.client.post(PATHS["chat"], content=body, headers={"content-type": "application/json"})
-            assert answer.status_code == 400
-        assert s.upstream.requests == []
+def conversation(dialect: str, turns: list[str]) -> dict[str, Any]:
+    told = [{"role": WHO[turn[0]], "content": turn[2:]} for turn in turns]
+    system = [each["content"] for each in told if each["role"] == "system"]
+    rest = [each for each in told if each["role"] != "system"]
+    match dialect:
+        case "messages":
+            return {"model": "m", "max_tokens": 9, "messages": rest, **({"system": system[0]} if system else {})}
+        case "responses":
+            return {"model": "m", "input": rest, **({"instructions": system[0]} if system else {})}
+    return {"model": "m", "messages": told}
+
+
+@pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
+async def test_a_word_split_over_turns_and_roles(stand: Make, dialect: str) -> None:  # noqa: F811
+    """T29: every turn is judged, and so is what is whole only where two of them meet."""
+    async with stand(policy=WORDS) as s:
+        s.upstream.reply = reply(dialect, Answer(), False)
+        for name, turns in CUTS.items():
+            for letter, wanted in (("R", 400), ("X", 200)):
+                sent = conversation(dialect, [turn.replace("R", letter) for turn in turns])
+                answer = await s.client.post(PATHS[dialect], json=sent)
+                assert answer.status_code == wanted, (name, letter, answer.text)
