@@ -46,6 +46,7 @@ class State:
         self._flags: dict[str, dict[str, float]] = {}
         self._heard: OrderedDict[str, dict[str, int]] = OrderedDict()
         self._unwritten: tuple[list[Strike], list[Flag]] = [], []
+        self._resets: Mapping[str, float] = {}
         self._version: object = None
         self._version_there: object = ()
         self._wake = asyncio.Event()
@@ -236,7 +237,12 @@ class State:
         if version != self._version_there:
             if self._local.telling(await redis.born()):
                 log.info("redis is told all that is known here")
-            self._local.mirror(*await redis.all())
+            flags, resets = await redis.all()
+            self._local.mirror(flags, resets)
+            for account, at in resets.items():
+                if self._resets.get(account) != at:
+                    self._heard.pop(account, None)
+            self._resets = resets
             self._version_there = version
 
     def _know(self, flags: Iterable[Flag]) -> None:

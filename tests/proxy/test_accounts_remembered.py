@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.state.line import Line
 from proxy.state.local import Local
+from proxy.state.redis_store import RedisStore
 from tests.proxy.conftest import Make, Stand, standing
 from tests.servers.redis import Redis, server
 from tests.upstream import replies, shapes
@@ -182,6 +185,26 @@ async def test_replicas_count_and_ban_together_and_a_cut_loses_nothing(tmp_path:
         assert await ann[0]("Hi") == await ann[1]("Hi") == "account_banned"
         assert own.run("HLEN", "penstock:flags") == 2
         assert 'penstock_part_up{part="redis"} 1.0' in (await two.client.get(two.admin_url + "/metrics")).text
+
+
+async def test_a_reset_reaches_what_other_machines_keep(tmp_path: Path, own: Redis) -> None:
+    async with replicas(tmp_path, own.url()) as (_, two):
+        assert await Asker(two, "ben")("MARK") == "content_policy_violation"
+        await until(lambda: _kept(own, "ben", 1))
+        line = Line(own.url(), 20)
+        await line.begin()
+        await RedisStore(line).reset("ben", time.time())
+        await line.close()
+        file = Local(two.data / "state.db")
+
+        async def forgotten() -> bool:
+            return await file.kept("ben") == {}
+
+        await until(forgotten)
+        file.close()
+        own.stop()
+        said = [await Asker(two, "ben")(text) for text in ("MARK", "MARK", "Hi")]
+        assert said == ["content_policy_violation", "content_policy_violation", "ok"]
 
 
 async def _banned(ask: Asker) -> bool:
