@@ -12,7 +12,7 @@ import asyncio
 import copy
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
@@ -117,6 +117,8 @@ class Panel:
             return at_once
         if memory is None and scope is not None:
             memory = self.cache
+            if memory.asks:
+                await memory.ask(_names(memory, scope, messages, asked))
         return await _Asking(self, messages, asked, scope or "", memory).report()
 
     def workers_for(self, classifier: Classifier) -> Workers:
@@ -336,6 +338,14 @@ def _behind(asked: Sequence[Asked]) -> dict[int, int]:
         if engine is not None and item.after is None and first.setdefault(id(engine), place) != place:
             behind[place] = first[id(engine)]
     return behind
+
+
+def _names(memory: Cache, scope: str, messages: Sequence[Message], asked: Sequence[Asked]) -> Iterator[bytes]:
+    """What the questions are called, whose answers are remembered."""
+    for item in asked:
+        if not item.classifier.inline:
+            for message in _chosen(messages, item.roles)[0]:
+                yield memory.name(scope, item.classifier.digest, message)
 
 
 def _chosen(messages: Sequence[Message], roles: frozenset[Role]) -> tuple[Sequence[Message], Sequence[int] | None]:

@@ -145,6 +145,9 @@ class Metrics:
         self.counts_alone = Counter(
             "penstock_state_counts_alone", "Counts of an account that were taken from this machine alone."
         )
+        self.verdicts = Counter(
+            "penstock_state_findings", "Texts whose findings Redis was asked for, and what it knew.", ("fate",)
+        )
         self.state_waiting = Gauge(
             "penstock_state_waiting", "Strikes and flags that Redis was not told yet.", across=max
         )

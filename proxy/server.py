@@ -118,7 +118,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         await _observe(settings, plane, parts, stack)
-        await _remember(settings, plane, metrics, parts, stack)
+        await _remember(settings, plane, panel, metrics, parts, stack)
         running = Running(
             plane,
             audit,
@@ -371,19 +371,26 @@ async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: conte
 
 
 async def _remember(
-    settings: Settings, plane: DataPlane, metrics: Metrics, parts: Parts, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    plane: DataPlane,
+    panel: Panel,
+    metrics: Metrics,
+    parts: Parts,
+    stack: contextlib.AsyncExitStack,
 ) -> None:
-    """Keep strikes and flags of accounts, where these are known. Raises CannotServe."""
+    """Keep strikes and flags of accounts, and findings with other machines, where accounts are known. Raises
+    CannotServe."""
     if settings.credentials != "keys":
-        if any(guard.memory.left or guard.memory.read for guard in plane.guards.values()):
-            log.warning("the policy strikes or flags accounts, and none is known", mend="set `credentials: keys`")
+        if settings.state or any(guard.memory.left or guard.memory.read for guard in plane.guards.values()):
+            log.warning("nothing is remembered of accounts: none is known", mend="set `credentials: keys`")
         return
     from .state.base import StateUnavailable
-    from .state.opening import opened
+    from .state.opening import opened, share_findings
 
     try:
         plane.state = await opened(settings, metrics, parts)
-    except StateUnavailable as error:
+        share_findings(plane.state, panel, settings, metrics)
+    except (AuditUnavailable, StateUnavailable) as error:
         raise CannotServe(f"what is known of accounts cannot be used: {error}") from None
     stack.push_async_callback(plane.state.close)
 

@@ -22,6 +22,8 @@ class Key:
             raise ValueError("a key needs at least 32 bytes")
         self._values = hmac.digest(secret, b"penstock keyed values 1", "sha256")
         self._callers = hmac.digest(secret, b"penstock caller keys 1", "sha256")
+        self.shared = hmac.digest(secret, b"penstock shared state 1", "sha256")
+        """For what replicas share: those with this secret, and nobody else."""
         self.seal = Sealer(hmac.digest(secret, b"penstock audit chain 1", "sha256"), hashlib.sha256)
 
     def keyed_hash(self, value: str | bytes) -> str:

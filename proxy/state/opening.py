@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from classifiers.cache import Cache
+from classifiers.panel import Panel
+
+from ..audit import Key
 from ..config import Settings
 from ..metrics import Metrics
 from ..parts import Parts
@@ -27,6 +31,16 @@ async def opened(settings: Settings, metrics: Metrics, parts: Parts) -> State:
         await state.beside(redis)
     await state.begin()
     return state
+
+
+def share_findings(state: State, panel: Panel, settings: Settings, metrics: Metrics) -> None:
+    """Have the panel remember what is found on other machines. Raises AuditUnavailable where the secret cannot be
+    read."""
+    if state.line is not None:
+        from .verdicts import Verdicts
+
+        secret = Key.load(settings.keys_secret_path).shared
+        panel.cache = Cache(beyond=Verdicts(state.line, secret, metrics))
 
 
 def store_of(settings: Settings, *, patient: bool = False) -> RedisStore | None:

@@ -21,6 +21,7 @@ from .base import Flag, StateUnavailable, Strike
 from .local import Local
 
 if TYPE_CHECKING:
+    from .line import Line
     from .redis_store import RedisStore
 
 log = get_logger("penstock.state")
@@ -60,6 +61,11 @@ class State:
         self._redis = redis
         redis.line.tell(self._line_changed)
         await redis.line.begin()
+
+    @property
+    def line(self) -> Line | None:
+        """The way to what all machines share."""
+        return None if self._redis is None else self._redis.line
 
     async def begin(self) -> None:
         """Read what is known, and keep looking. Raises StateUnavailable where the file cannot be used."""
