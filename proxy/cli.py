@@ -19,7 +19,7 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
-from .content_cli import forget
+from .content_cli import examples, forget
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
@@ -36,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 audit_app.command()(forget)
+audit_app.command()(examples)
 app.add_typer(account_app, name="account")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")

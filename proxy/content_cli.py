@@ -1,5 +1,5 @@
-"""`penstock audit forget` and `show --content`: what is kept of somebody's texts, read with the master key or made
-unreadable for good.
+"""`penstock audit forget`, `examples` and `show --content`: what is kept of somebody's texts, read with the master key
+or made unreadable for good.
 
 Exit codes of `forget`: 0 nothing of the subject can be read any more, 2 it may still be, or it was not recorded.
 """
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit import Audit, AuditUnavailable, Key, Record, new_id
-from .audit_cli import LogPath, clean, reading
+from .audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
+from .audit_cli import LogPath, clean, log_path, parse_since, reading
 from .config import ConfigError, Settings, load
 
 if TYPE_CHECKING:
@@ -59,6 +59,32 @@ def forget(
         typer.echo(f"nothing is kept of {named} (recorded as {id})")
         return
     typer.echo(f"{named}: {said} (recorded as {id})")
+
+
+def examples(
+    to: Annotated[Path, typer.Option("--to", help="The file to write, for a reviewer: JSON lines; - is the terminal.")],
+    rule: Annotated[str | None, typer.Option(help="Only where this rule fired, in shadow too.")] = None,
+    since: Annotated[str, typer.Option(help="Ended since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = "7d",
+    role: Annotated[
+        str, typer.Option(help="Whose newest text of each exchange: user, tool_result, assistant ...")
+    ] = "user",
+    path: LogPath = None,
+) -> None:
+    """Write kept texts for somebody to review: `verdict` is to become right or wrong, as the action was.
+
+    What was reviewed teaches: penstock teach LABEL --examples FILE.
+    """
+    from .examples import NotText, written
+
+    begin = parse_since(since)
+    with reading(), Reader(log_path(path)) as log, vault_of(settings_of(path), unseals=True) as vault:
+        try:
+            count, left = written(vault.since(begin), log, to, rule, role)
+        except NotText as error:
+            typer.echo(f"penstock: {clean(error)}", err=True)
+            raise typer.Exit(1) from None
+    told = f"{count:,} texts" + (f"; {left:,} left out, for they are masked or withheld whole" if left else "")
+    typer.echo(told, err=True)
 
 
 async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys: int) -> str:
