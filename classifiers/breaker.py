@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .base import Classifier, Message, Role
 from .workers import work
@@ -92,6 +92,11 @@ class Breakers:
             breaker.heard(True)
             if breaker.idle:
                 del self._known[name]
+
+    def forget(self, names: Iterable[tuple[str, str]]) -> None:
+        """What is known against classifiers of these names and digests: texts of our own were answered elsewhere."""
+        for name in names:
+            self._known.pop(name, None)
 
     def _try(self, classifier: Classifier, deadline: float, breaker: Breaker) -> None:
         """Ask our own text in a thread apart: full queues and hanging workers say nothing about the classifier."""

@@ -5,6 +5,7 @@ The best window of a text speaks for it, label by label. An answer is judged by 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,17 @@ class Embedded:
             if label not in known:
                 raise OptionError("labels", f"model {model} has no label {label!r}", "one of " + ", ".join(known))
         return cls(name, encoder, labels, float(min_score))
+
+    def on(self, encoder: Encoder) -> Embedded:
+        """The same classifier, its texts read by `encoder`, which has the same card."""
+        made = copy.copy(self)
+        made._encoder = encoder
+        return made
+
+    @property
+    def waits(self) -> bool:
+        """Whether the work is done by another machine."""
+        return self._encoder.waits
 
     @property
     def name(self) -> str:

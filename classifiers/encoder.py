@@ -13,6 +13,7 @@ the cost of a head. Cost: a few windows are remembered, as numbers under a keyed
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import secrets
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from .catalog import OptionError
-from .runtime import Session
+from .runtime import Engine, Floats, Session
 from .windows import SPECIAL, Window, span, split
 
 MODELS = Path(__file__).parent / "models"
@@ -44,9 +45,6 @@ LAYERS = ("embedding", "middle")
 not trained for. A model may lack the second."""
 SHARED, MOMENT = 512, 3.0
 """How many windows at most, and for how many seconds, classifiers share (3 kB a window)."""
-
-TOGETHER = 256
-"""Tokens of short windows that share a pass: alone a short one mostly pays for reading the weights."""
 
 REACH = 2000
 """Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""
@@ -200,9 +198,10 @@ class Encoder:
 
     def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
         self.card = card
-        self._session = Session(model)
-        self.layers = tuple(name for name in LAYERS if name in self._session.outputs)
-        self._exact = self._session.exact
+        session = Session(model)
+        self.layers = tuple(name for name in LAYERS if name in session.outputs)
+        self.exact = session.exact
+        self._session: Engine = session
         self._tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
@@ -221,34 +220,68 @@ class Encoder:
             return NOTHING
         return self.tokens(before[-REACH:])[0][-self.card.context :]
 
+    @property
+    def engine(self) -> Engine:
+        """What runs the weights."""
+        return self._session
+
+    @property
+    def words(self) -> int:
+        """How many token ids there are."""
+        return self._tokenizer.get_vocab_size()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the work is done by another machine."""
+        return self._session.waits
+
+    def over(self, engine: Engine) -> Encoder:
+        """The same encoder, the passes of whose windows are made by `engine`."""
+        made = copy.copy(self)
+        made._session, made._shared = engine, None
+        return made
+
     def run(self, ids: Ids, context: Ids = NOTHING) -> _Row:
         """Logits (labels,) and embeddings (384 * layers,) of one window of token ids (n,) behind its `context`,
-        specials not included. Raises ArithmeticError where the model answers with NaN or infinity."""
-        return self._pass([(ids, context)])[0]
+        specials not included. Raises ArithmeticError where the model answers with NaN or infinity, NoAnswer where
+        another machine does not answer."""
+        return self._run_all([(ids, context)])[0]
 
-    def _pass(self, parts: Sequence[_Part]) -> list[_Row]:
-        """As `run`, for windows that are equally long, behind contexts that are."""
+    def passes(self, texts: Sequence[tuple[str, str]]) -> list[Ids]:
+        """The windows of each text and what was said before it, as (1, t) token ids with special tokens."""
+        made = []
+        for text, before in texts:
+            ids, context = self.tokens(text)[0], self.context(before)
+            parts = [ids[window.start : window.end] for window in self.windows(ids, context)]
+            made += [np.array([self._row(part, context)], dtype=np.int64) for part in parts]
+        return made
+
+    def _row(self, ids: Ids, context: Ids) -> list[int]:
         card = self.card
-        rows = [[card.first, *(*context, card.last) * (len(context) > 0), *ids, card.last] for ids, context in parts]
-        logits, *layers = self._session.run(np.array(rows, dtype=np.int64), ["logits", *self.layers])
+        return [card.first, *(*context, card.last) * (len(context) > 0), *ids, card.last]
+
+    def _rows(self, made: Sequence[Floats]) -> list[_Row]:
+        """What one pass made, window by window."""
+        logits, *layers = made
         pooled = np.concatenate(layers, axis=1)
         if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
-            raise ArithmeticError(f"model {card.name} answered with a number that is not finite")
+            raise ArithmeticError(f"model {self.card.name} answered with a number that is not finite")
         return list(zip(logits, pooled, strict=True))
 
     def _run_all(self, parts: Sequence[_Part]) -> list[_Row]:
-        """As `run`, for each of `parts`. Short ones that are equally long share a pass: each is read as if alone."""
+        """As `run`, for each of `parts`. Short ones that are equally long, behind contexts that are, share a pass: each
+        is read as if alone."""
         sizes: dict[tuple[int, int], list[int]] = {}
         for place, (ids, context) in enumerate(parts):
             sizes.setdefault((len(ids), len(context)), []).append(place)
-        rows: dict[int, _Row] = {}
+        shared: list[list[int]] = []
         for size, places in sizes.items():
-            most = max(1, TOGETHER // (sum(size) + SPECIAL)) if self._exact else 1
-            for chosen in (places[at : at + most] for at in range(0, len(places), most)):
-                if len(chosen) == 1:
-                    rows[chosen[0]] = self.run(*parts[chosen[0]])
-                else:
-                    rows.update(zip(chosen, self._pass([parts[place] for place in chosen]), strict=True))
+            most = max(1, self._session.together // (sum(size) + SPECIAL)) if self.exact else 1
+            shared += [places[at : at + most] for at in range(0, len(places), most)]
+        passes = [np.array([self._row(*parts[place]) for place in places], dtype=np.int64) for places in shared]
+        rows: dict[int, _Row] = {}
+        for places, made in zip(shared, self._session.run_many(passes, ["logits", *self.layers]), strict=True):
+            rows.update(zip(places, self._rows(made), strict=True))
         return [rows[place] for place in range(len(parts))]
 
     def windows(self, ids: Ids, context: Ids = NOTHING) -> tuple[Window, ...]:

@@ -14,12 +14,16 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
 from .breaker import Breakers
 from .cache import Cache
 from .cascade import After, doubtful
 from .workers import Work, Workers, take
+
+if TYPE_CHECKING:
+    from .elsewhere import Elsewhere
 
 INLINE_LIMIT = 100_000
 """Characters that are judged on the event loop; RE2 reads so many in about a millisecond."""
@@ -68,13 +72,26 @@ class Panel:
     `counts`, `cache` and `breakers` are for reading.
     """
 
-    def __init__(self, workers: int | None = None, queue_limit: int = QUEUE_LIMIT) -> None:
+    def __init__(
+        self, workers: int | None = None, queue_limit: int = QUEUE_LIMIT, elsewhere: Elsewhere | None = None
+    ) -> None:
+        """`elsewhere`: the server that makes the encoders' passes."""
+        self._elsewhere = elsewhere
         self.workers = workers or max(1, len(os.sched_getaffinity(0)))
         self.counts = Counts()
         self.cache = Cache()
         self.breakers = Breakers()
         self._working = Workers(self.workers, queue_limit, "classifier")
         self._waiting = Workers(WAITING, queue_limit, "waiting")
+
+    def prepare(self, classifiers: Iterable[Classifier]) -> None:
+        """Get to know classifiers that are about to be asked. May block for seconds where a server makes passes."""
+        if self._elsewhere is not None:
+            self._elsewhere.prepare(classifiers)
+
+    def placed(self, classifiers: Mapping[str, Classifier]) -> Mapping[str, Classifier]:
+        """The same classifiers, each where its work is done."""
+        return classifiers if self._elsewhere is None else self._elsewhere.placed(classifiers)
 
     def apart(self) -> Panel:
         """The same workers and breakers with counts and a memory of its own: for what must not show in the figures of

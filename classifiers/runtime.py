@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -20,8 +21,28 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+TOGETHER = 256
+"""Tokens of short windows that share a pass: alone a short one mostly pays for reading the weights."""
+
 # The kernel that adds and normalises in one step takes five times as long as the two that do it in turn.
 _SLOW = ["SkipLayerNormFusion"]
+
+
+class Engine(Protocol):
+    """What runs the weights, here or elsewhere. `outputs` are the names of what it can give; `together` how many tokens
+    of equally long rows should share a pass; `waits`: the work is done by another machine."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def together(self) -> int: ...
+
+    @property
+    def waits(self) -> bool: ...
+
+    def run_many(self, passes: Sequence[Ids], outputs: Sequence[str]) -> list[list[Floats]]:
+        """For each of `passes`, rows of token ids (n, t) with special tokens, the `outputs` named, (n, width) each."""
 
 
 class Session:
@@ -30,6 +51,9 @@ class Session:
 
     Raises onnxruntime's errors for bytes that are no model.
     """
+
+    together = TOGETHER
+    waits = False
 
     def __init__(self, model: bytes) -> None:
         options = ort.SessionOptions()
@@ -53,3 +77,7 @@ class Session:
             feed["attention_mask"] = np.ones_like(ids)
         made: list[Floats] = self._session.run(list(outputs), feed)
         return made
+
+    def run_many(self, passes: Sequence[Ids], outputs: Sequence[str]) -> list[list[Floats]]:
+        """As `run`, one after the other."""
+        return [self.run(ids, outputs) for ids in passes]

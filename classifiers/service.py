@@ -54,8 +54,11 @@ class Question:
 class Service:
     """One base URL, with connections that are kept. Thread-safe; its connections close when it is forgotten."""
 
-    def __init__(self, url: str, seconds: float, key: str = "", ca_file: str | None = None) -> None:
-        """`seconds` bounds each call of `ask`. `key` goes out as a bearer token."""
+    def __init__(
+        self, url: str, seconds: float, key: str = "", ca_file: str | None = None, connections: int = CONNECTIONS
+    ) -> None:
+        """`seconds` bounds each call of `ask`. `key` goes out as a bearer token. Raises OSError and ssl.SSLError for a
+        `ca_file` without certificates."""
         self.url, self.seconds = url, seconds
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "penstock"}
         if key:
@@ -69,7 +72,7 @@ class Service:
             timeout=None,  # the deadline of the whole question is ours
             trust_env=False,
             follow_redirects=False,
-            limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
         weakref.finalize(self, _close, self._client).atexit = False
 
@@ -78,7 +81,7 @@ class Service:
         """Options: `url`, `key_env` (the variable that holds the key), `ca_file` (certificates to trust instead of
         the public ones), `timeout_ms`. `suffix` is what authors may have left at the end of the URL. Raises
         OptionError."""
-        url = _url(options.text("url", mend="where the service answers, for example https://judge.example/v1"))
+        url = checked_url(options.text("url", mend="where the service answers, for example https://judge.example/v1"))
         key_env = options.maybe_text("key_env", "the name of an environment variable that holds the key")
         key = "" if key_env is None else _key(key_env, url)
         ca_file = options.maybe_text("ca_file", "the path of a file of certificates")
@@ -199,7 +202,8 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """`url`, a base URL, without the slashes at its end. Raises OptionError (for `url`)."""
     mend = "for example https://judge.example/v1"
     try:
         parts = urlsplit(url)
@@ -219,11 +223,16 @@ def _key(variable: str, url: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise OptionError("key_env", f"the environment has no {variable}", "set it to the service's key")
+    check_key(key, url, variable)
+    return key
+
+
+def check_key(key: str, url: str, variable: str) -> None:
+    """Raises OptionError where `key`, of that variable, is none or must not go to `url`."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise OptionError("key_env", f"{variable} holds what no key is", "one line of printable ASCII, without blanks")
     if url.startswith("http:") and not _is_near(urlsplit(url).hostname or ""):
         raise OptionError("key_env", "the key would travel unencrypted", "write https:// in url")
-    return key
 
 
 def _is_near(host: str) -> bool:

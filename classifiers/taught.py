@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
 import json
 import math
@@ -188,6 +189,18 @@ class Taught:
         head = parse(raw, str(path))
         model = given.maybe_text("model", f"for example {DEFAULT_MODEL}") or head.model
         return cls(name, head, open_encoder(model), given.share("min_score", 0.01))
+
+    def on(self, encoder: Encoder) -> Taught:
+        """The same head, its texts read by `encoder`, which has the same card."""
+        encoder.share()
+        made = copy.copy(self)
+        made._encoder = encoder
+        return made
+
+    @property
+    def waits(self) -> bool:
+        """Whether the work is done by another machine."""
+        return self._encoder.waits
 
     @property
     def name(self) -> str:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
+from .upstream_settings import RouteSettings, Seconds, UpstreamSettings, checked_key, checked_url
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
@@ -26,73 +27,6 @@ FILE_ONLY = frozenset({"upstreams", "routes", "policies"})
 
 class ConfigError(Exception):
     """A setting is wrong. The message is one line a problem, each with its place and the mend."""
-
-
-class UpstreamSettings(BaseModel):
-    """One named upstream."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str
-    key: SecretStr | None = None
-    key_env: str | None = None
-    key_header: Literal["auto", "bearer", "x-api-key", "api-key"] = "auto"
-    serves: Annotated[list[Literal["openai", "anthropic"]], Field(min_length=1)] = ["openai", "anthropic"]
-    ca_file: Path | None = None
-    max_connections: Annotated[int, Field(ge=1)] | None = None
-    connect_timeout: Seconds | None = None
-    first_byte_timeout: Seconds | None = None
-    gap_timeout: Seconds | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return _checked_url(value)
-
-    @field_validator("key")
-    @classmethod
-    def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_key(value)
-
-    @field_validator("key_env")
-    @classmethod
-    def _key_env(cls, value: str | None) -> str | None:
-        if value is not None:
-            if not os.environ.get(value):
-                raise ValueError(f"the variable {value!r} is not set: set it, or leave key_env out")
-            _checked_key(SecretStr(os.environ[value]))
-        return value
-
-    @field_validator("ca_file")
-    @classmethod
-    def _ca_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError("there is no such file: name the PEM file of the authority to trust")
-        return value
-
-    @model_validator(mode="after")
-    def _one_key(self) -> UpstreamSettings:
-        if self.key is not None and self.key_env is not None:
-            raise ValueError("has both key and key_env: leave one out")
-        return self
-
-    @property
-    def secret(self) -> str | None:
-        """The operator's key, wherever it stands."""
-        if self.key is not None:
-            return self.key.get_secret_value()
-        return os.environ[self.key_env] if self.key_env is not None else None
-
-
-class RouteSettings(BaseModel):
-    """Models, by name or pattern (`*` is any run of letters), and the upstream that serves them. `rename` is what that
-    upstream calls the model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    models: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    upstream: str
-    rename: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Settings(BaseModel):
@@ -200,6 +134,29 @@ class Settings(BaseModel):
     classifier_workers: Annotated[
         int, Field(ge=0, description="Threads for classifiers of each worker; 0 shares the cores among them.")
     ] = 0
+    encoder: Annotated[
+        str,
+        Field(
+            description="Where the passes of the shipped model are made: embedded, in this process, or the URL of a "
+            "server of the Open Inference Protocol v2 that holds it (deploy/ray)."
+        ),
+    ] = "embedded"
+    encoder_fallback: Annotated[
+        Literal["none", "embedded"],
+        Field(
+            description="What answers where that server does not: none (`on_error` of the rules decides), or embedded."
+        ),
+    ] = "none"
+    encoder_key: Annotated[SecretStr | None, Field(description="Sent to that server as a bearer token.")] = None
+    encoder_ca_file: Annotated[
+        Path | None, Field(description="Authorities to trust for that server, instead of the public ones.")
+    ] = None
+    encoder_timeout: Annotated[
+        Seconds, Field(description="For all answers of that server to one question; shorter than deadline_ms.")
+    ] = 1.0
+    encoder_tolerance: Annotated[
+        float, Field(gt=0, lt=1, description="How far a score of that server may lie from that of the weights here.")
+    ] = 0.02
     metrics_models: Annotated[
         list[str], Field(description="Model names that are metric labels; all others count as 'other'.")
     ] = []
@@ -250,7 +207,7 @@ class Settings(BaseModel):
     @field_validator("upstream")
     @classmethod
     def _url(cls, value: str) -> str:
-        return _checked_url(value) if value else value
+        return checked_url(value) if value else value
 
     @model_validator(mode="after")
     def _content(self) -> Settings:
@@ -268,7 +225,7 @@ class Settings(BaseModel):
     @field_validator("upstream_key")
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_key(value)
+        return checked_key(value)
 
     @field_validator("state")
     @classmethod
@@ -295,6 +252,15 @@ class Settings(BaseModel):
                 check_public(self.policy_public_key)
             except BundleError as error:
                 raise ValueError(f"policy_public_key: {error}: a policy from a URL must be signed") from None
+        return self
+
+    @model_validator(mode="after")
+    def _encoder(self) -> Settings:
+        if self.encoder != "embedded":
+            from .encoder_server import problem_with
+
+            if problem := problem_with(self):
+                raise ValueError(problem)
         return self
 
     @field_validator("admin_token")
@@ -403,22 +369,6 @@ class Settings(BaseModel):
 def is_url(source: str) -> bool:
     """Whether a policy is to be fetched."""
     return source.startswith(("https://", "http://"))
-
-
-def _checked_url(value: str) -> str:
-    from .upstream import Upstream
-
-    Upstream(value)
-    return value
-
-
-def _checked_key(value: SecretStr | None) -> SecretStr | None:
-    text = value.get_secret_value() if value is not None else "unset"
-    if not text:
-        raise ValueError("is empty: leave it out to pass the caller's key through")
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("holds a blank, a line end or a letter that no key has")
-    return value
 
 
 def load(file: Path | None = None, **given: Any) -> Settings:

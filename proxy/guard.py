@@ -34,15 +34,17 @@ ENCRYPTED = "encrypted"
 
 
 class Guard:
-    """`policies` and what asking by them takes. `policies` and `hold` are for reading."""
+    """`policies` and what asking by them takes. `policies`, its `classifiers` where they work, and `hold` are for
+    reading."""
 
     def __init__(self, policies: PolicySet, panel: Panel, metrics: Metrics) -> None:
         self.policies = policies
+        self.classifiers = panel.placed(policies.classifiers)
         self.hold = stream_mode(policies)
         self._panel = panel
         self._metrics = metrics
         self._asked: dict[Stage, list[Asked]] = {
-            stage: asked_of(policies.classifiers, plan(policies, stage)) for stage in Stage
+            stage: asked_of(self.classifiers, plan(policies, stage)) for stage in Stage
         }
         self._added = metrics.added
         self.asks = policies.asks
@@ -80,6 +82,10 @@ class Guard:
         made = copy(self)
         made._calls = calls_of(tree)
         return made
+
+    def prepare(self, policies: PolicySet) -> None:
+        """Before `of`, in a thread: get to know their classifiers."""
+        self._panel.prepare(policies.classifiers.values())
 
     def of(self, policies: PolicySet) -> Guard:
         """A guard for other policies, with the same panel and metrics."""

@@ -138,6 +138,9 @@ class Metrics:
         )
         does = "1 where a part outside of this process does what it is for; see /readyz."
         self.part_up = Gauge("penstock_part_up", does, ("part",), across=min)
+        self.encoder_fallbacks = Counter(
+            "penstock_encoder_fallbacks", "Passes that the weights here made, since the encoder's server did not."
+        )
         self.strikes = Counter("penstock_account_strikes", "Strikes that rules left on accounts.", ("name",))
         self.flagged = Gauge(
             "penstock_accounts_flagged", "Accounts with a flag, as this process knows them.", across=max

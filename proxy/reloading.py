@@ -73,6 +73,7 @@ async def _reload(running: Running, name: str, at: str = "") -> bool:
             revision = guard.policies.revision
             log.error("policy not loaded, the old one stays", revision=revision, problem=str(error), **told)
             return False
+        await asyncio.to_thread(guard.prepare, policy_set)
         plane.guards[name] = guard.of(policy_set)
         running.metrics.enforce(*(each.policies.revision for each in plane.guards.values()))
         running.metrics.reloads.inc("loaded")

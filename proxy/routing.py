@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .config import Settings, UpstreamSettings
+from .config import Settings
 from .dialects.base import NotFound
 from .upstream import Headers, Response, Upstream, UpstreamError
+from .upstream_settings import UpstreamSettings
 
 LONGEST = 256
 """Letters of a model's name beyond which no pattern matches it."""

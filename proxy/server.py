@@ -12,7 +12,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import classifiers
 import policies
 import proxy
-from classifiers.base import Message, Role
+from classifiers.base import Role
 from classifiers.panel import Asked, Panel
 from policies.ready import PolicySet
 
@@ -37,17 +37,19 @@ from .listener import Accept, Listener
 from .logs import get_logger
 from .metrics import Metrics
 from .parts import Parts
+from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload, reload_told, watching
 from .routing import Routing, routing_of
 
 if TYPE_CHECKING:
+    from classifiers.elsewhere import Elsewhere
+
     from .accounts.keys import Keys
     from .accounts.owned import Owned
 
 log = get_logger("penstock.server")
 
 MAX_ADMIN_BODY = 64 * 1024
-CANARY = Message(Role.USER, "penstock readiness canary", "")
 
 
 class CannotServe(Exception):
@@ -104,10 +106,8 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         stack.push_async_callback(_close_audit, audit)
         metrics = Metrics(settings.metrics_models, str(seat.number) if seat is not None else "0")
         parts = Parts(metrics)
-        panel = Panel(settings.classifier_workers or _threads(settings))
-        stack.callback(panel.close)
-        guards = {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
-        await _warm(guards.values(), panel)
+        panel, elsewhere = _panel(settings, stack)
+        guards = await _guards(sets, panel, metrics)
         await enforced(keepers, sets, metrics, stack)
         keys = _keys(settings)
         if keys is not None:
@@ -118,6 +118,10 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
         await _observe(settings, plane, parts, stack)
+        if elsewhere is not None:
+            from .encoder_server import watched
+
+            stack.callback(watched(elsewhere, parts, panel, settings.encoder_fallback == "embedded").cancel)
         await _remember(settings, plane, panel, metrics, parts, stack)
         running = Running(
             plane,
@@ -126,9 +130,9 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
             keepers,
             data_socket.getsockname()[:2],
             admin_socket.getsockname()[:2] if admin_socket is not None else ("", 0),
-            _Readiness(plane, panel, audit, keys, parts),
-            _states(routing, parts),
-            lambda: _refresh(metrics, audit, plane, panel),
+            Readiness(plane, panel, audit, keys, parts),
+            states(routing, parts),
+            lambda: _refresh(metrics, audit, plane, panel, elsewhere),
             *_stopping(plane),
         )
         stack.callback(watching(running))
@@ -252,53 +256,34 @@ def check_packages() -> None:
         )
 
 
-class _Readiness:
-    """What is not ready, and why: nothing when all is well."""
+def _panel(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Panel, Elsewhere | None]:
+    """The workers, and the server that makes the encoder's passes, if one does. Raises CannotServe."""
+    elsewhere = None
+    if settings.encoder != "embedded":
+        from .encoder_server import elsewhere_of
 
-    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, keys: Keys | None, parts: Parts) -> None:
-        self._plane, self._panel, self._audit, self._keys, self._parts = plane, panel, audit, keys, parts
-
-    async def __call__(self) -> dict[str, str]:
-        missing = self._parts.missing()
-        if self._plane.draining:
-            missing["drain"] = "this process is about to end"
-        if self._keys is not None and self._keys.fault:
-            missing["keys"] = self._keys.fault
-        for guard in list(self._plane.guards.values()):
-            for failure in await _silent(guard, self._panel):
-                missing[f"classifier {failure[0]}"] = failure[1]
         try:
-            async with asyncio.timeout(2):
-                await self._audit.probe()
-        except TimeoutError:
-            missing["audit"] = "the disk does not answer"
-        except AuditUnavailable as error:
-            missing["audit"] = str(error)
-        return missing
+            elsewhere = elsewhere_of(settings)
+        except (OSError, ssl.SSLError) as error:
+            raise CannotServe(f"encoder_ca_file holds no certificate that can be read: {error.strerror}") from None
+    panel = Panel(settings.classifier_workers or _threads(settings), elsewhere=elsewhere)
+    stack.callback(panel.close)
+    return panel, elsewhere
 
 
-def _states(routing: Routing, parts: Parts) -> Callable[[], dict[str, dict[str, str]]]:
-    return lambda: {"upstreams": routing.states(), "parts": parts.states()}
-
-
-async def _silent(guard: Guard, panel: Panel) -> list[tuple[str, str]]:
-    """The classifiers that do not answer a canary, and why."""
-    asked = [Asked(item, frozenset(Role), 2.0) for item in guard.policies.classifiers.values()]
-    report = await panel.report([CANARY], asked)
-    return [(failure.classifier, f"{failure.reason}: {failure.detail}") for failure in report.failures]
-
-
-async def _warm(guards: Iterable[Guard], panel: Panel) -> None:
-    """The first answer of a model is slow: let it be nobody's. Raises CannotServe where a classifier does not
-    answer."""
+async def _guards(sets: dict[str, PolicySet], panel: Panel, metrics: Metrics) -> dict[str, Guard]:
+    """Those of all policies. The first answer of a model is slow: let it be nobody's. Raises CannotServe where a
+    classifier does not answer."""
     began = time.perf_counter()
-    for guard in guards:
-        asked = [Asked(item, frozenset(Role), 30.0) for item in guard.policies.classifiers.values()]
+    for policy_set in sets.values():
+        await asyncio.to_thread(panel.prepare, policy_set.classifiers.values())
+        asked = [Asked(item, frozenset(Role), 30.0) for item in policy_set.classifiers.values()]
         silent = (await panel.report([CANARY], asked)).failures
         if silent:
             lines = [f"classifier {item.classifier} does not answer: {item.reason} {item.detail}" for item in silent]
             raise CannotServe("\n".join(lines))
     log.debug("classifiers answer", seconds=round(time.perf_counter() - began, 3))
+    return {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
 
 
 def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics) -> asyncio.Future[list[None]] | None:
@@ -455,7 +440,7 @@ async def _drain(plane: DataPlane, seconds: float) -> None:
         await asyncio.wait(set(plane.in_flight), timeout=1)
 
 
-def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel) -> None:
+def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel, elsewhere: Elsewhere | None) -> None:
     metrics.in_flight.set(len(plane.in_flight))
     metrics.audit_lag.set(audit.waiting)
     metrics.audit_lost.reach(audit.lost)
@@ -467,3 +452,5 @@ def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel) -> 
     for fate, count in asdict(panel.counts).items():
         metrics.judged.reach(count, fate)
     metrics.breakers.reach(panel.breakers.opened)
+    if elsewhere is not None:
+        metrics.encoder_fallbacks.reach(elsewhere.fell_back)

@@ -22,6 +22,7 @@ from .base import Check, Finding, Place, State
 from .callers import check_callers
 from .contents import check_content
 from .disk import check_chain, check_disk
+from .encoder import check_encoder
 from .upstreams import check_upstreams
 
 OURS = ("classifiers", "policies", "proxy")
@@ -185,6 +186,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "packages": (check_our_packages,),
     "policy": (check_policy,),
     "models": (check_models,),
+    "encoder": (check_encoder,),
     "upstream": (check_upstreams,),
     "callers": (check_callers,),
     "content": (check_content,),

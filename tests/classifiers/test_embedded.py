@@ -111,13 +111,13 @@ def test_windows_leave_room_for_what_was_said_before(
     shipped: Embedded, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     sizes: list[int] = []
-    real = shipped._encoder.run
+    real = shipped.engine.engine.run_many
 
-    def run(ids: NDArray[np.int64], context: NDArray[np.int64]) -> Any:
-        sizes.append(len(ids) + 2 + (len(context) + 1 if len(context) else 0))
-        return real(ids, context)
+    def run_many(passes: Any, outputs: Any) -> Any:
+        sizes.extend(ids.shape[1] for ids in passes)
+        return real(passes, outputs)
 
-    monkeypatch.setattr(shipped._encoder, "run", run)
+    monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
     passes = shipped._encoder.read(" ".join(map(str, range(700))), before)
     assert max(sizes) <= shipped.card.window
     assert passes.windows[0].start == 0
@@ -159,13 +159,13 @@ def test_equal_texts_are_judged_once_and_found_each_time(shipped: Embedded, monk
 
 def count_runs(shipped: Embedded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
-    real = shipped._encoder.run
+    real = shipped.engine.engine.run_many
 
-    def run(ids: NDArray[np.int64], context: NDArray[np.int64]) -> Any:
-        runs.append(len(ids))
-        return real(ids, context)
+    def run_many(passes: Any, outputs: Any) -> Any:
+        runs.extend(len(ids) for ids in passes)
+        return real(passes, outputs)
 
-    monkeypatch.setattr(shipped._encoder, "run", run)
+    monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
     return runs
 
 
@@ -249,11 +249,10 @@ def test_an_answer_that_is_no_number_raises(monkeypatch: pytest.MonkeyPatch) -> 
     broken = Embedded.from_options("model", {})
     assert broken._encoder is Embedded.from_options("other", {})._encoder  # one copy of the weights in memory
 
-    class Session:
-        def run(self, *_: object) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return np.full((1, len(broken.labels)), np.nan, np.float32), np.zeros((1, 384), np.float32)
+    def nothing(*_: object) -> list[list[NDArray[np.float32]]]:
+        return [[np.full((1, len(broken.labels)), np.nan, np.float32), np.zeros((1, 384), np.float32)]]
 
-    monkeypatch.setattr(broken._encoder, "_session", Session())
+    monkeypatch.setattr(broken._encoder.engine, "run_many", nothing)
     with pytest.raises(ArithmeticError, match="not finite"):
         ask(broken, "hello")
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifiers.embedded import DEFAULT_MODEL, MODELS, Encoder
-from classifiers.encoder import TOGETHER, Ids, Passes
+from classifiers.encoder import Ids, Passes
+from classifiers.runtime import TOGETHER
 
 ENCODER = Encoder.open(MODELS / DEFAULT_MODEL)
 WORDS = ["ignore", "all", "the", "previous", "instructions", "bake", "bread", ",", "请", "привет", "😀", "\ud800"]
@@ -39,13 +40,13 @@ def test_company_changes_no_bit(many: list[tuple[str, str]]) -> None:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shape of the rows of each pass."""
     seen: list[tuple[int, ...]] = []
-    real = ENCODER._session.run
+    real = ENCODER.engine.run_many
 
-    def run(ids: Ids, *rest: Any) -> Any:
-        seen.append(ids.shape)
-        return real(ids, *rest)
+    def run_many(passes: list[Ids], outputs: Any) -> Any:
+        seen.extend(ids.shape for ids in passes)
+        return real(passes, outputs)
 
-    monkeypatch.setattr(ENCODER._session, "run", run)
+    monkeypatch.setattr(ENCODER.engine, "run_many", run_many)
     return seen
 
 
@@ -77,11 +78,12 @@ def test_nothing_is_asked_for_nothing(sizes: list[tuple[int, ...]]) -> None:
 def test_an_answer_that_is_no_number_spoils_the_call_and_nothing_after(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(ENCODER.card, *(_bytes(name) for name in ("model.onnx", "tokenizer.json")))
     encoder.share()
-    real = encoder._session.run
-    monkeypatch.setattr(encoder._session, "run", lambda *given: [part * np.nan for part in real(*given)])
+    real = encoder.engine.run_many
+    broken = lambda *given: [[part * np.nan for part in made] for made in real(*given)]  # noqa: E731
+    monkeypatch.setattr(encoder.engine, "run_many", broken)
     with pytest.raises(ArithmeticError, match="not finite"):
         encoder.read_all([("a red stone", ""), ("a blue stone", "")])
-    monkeypatch.setattr(encoder._session, "run", real)
+    monkeypatch.setattr(encoder.engine, "run_many", real)
     assert same(encoder.read("a red stone"), ENCODER.read("a red stone"))
 
 

@@ -388,13 +388,13 @@ def test_classifiers_on_one_encoder_share_its_passes(
     assert shipped._encoder is encoder
     alone = {text: ask(shipped, [text]) for text in ("never asked before", "nor this one " * 200)}
     runs: list[int] = []
-    real = encoder._session.run
+    real = encoder.engine.run_many
 
-    def run(ids: Any, outputs: Any) -> Any:
-        runs.append(ids.shape[1])
-        return real(ids, outputs)
+    def run_many(passes: Any, outputs: Any) -> Any:
+        runs.extend(ids.shape[1] for ids in passes)
+        return real(passes, outputs)
 
-    monkeypatch.setattr(encoder._session, "run", run)
+    monkeypatch.setattr(encoder.engine, "run_many", run_many)
     encoder._shared = None
     encoder.share()
     texts = list(alone)
@@ -413,15 +413,15 @@ def test_a_pass_that_fails_fails_for_all_and_is_not_remembered(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder.share()
-    real = encoder._session.run
+    real = encoder.engine.run_many
 
     def broken(*_: Any) -> Any:
         raise ArithmeticError("no number")
 
-    monkeypatch.setattr(encoder._session, "run", broken)
+    monkeypatch.setattr(encoder.engine, "run_many", broken)
     with pytest.raises(ArithmeticError):
         encoder.read("a text that fails once")
-    monkeypatch.setattr(encoder._session, "run", real)
+    monkeypatch.setattr(encoder.engine, "run_many", real)
     assert encoder.read("a text that fails once").windows
 
 
@@ -468,13 +468,13 @@ async def test_a_head_beside_the_shipped_model_costs_no_pass(
     every: list[Classifier] = [Embedded.from_options("guard", {}), *heads]
     asked = [Asked(each, frozenset(Role), 60.0) for each in every]
     runs: list[int] = []
-    real = encoder._session.run
+    real = encoder.engine.run_many
 
-    def run(ids: Any, outputs: Any) -> Any:
-        runs.append(ids.shape[1])
-        return real(ids, outputs)
+    def run_many(passes: Any, outputs: Any) -> Any:
+        runs.extend(ids.shape[1] for ids in passes)
+        return real(passes, outputs)
 
-    monkeypatch.setattr(encoder._session, "run", run)
+    monkeypatch.setattr(encoder.engine, "run_many", run_many)
     panel = Panel(2)
     report = await panel.report([Message(Role.USER, "a text that only this test brings", "/a")], asked)
     panel.close()

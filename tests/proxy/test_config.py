@@ -119,6 +119,15 @@ WRONG: dict[str, tuple[str | bytes, list[str]]] = {
         ["`default_upstream`"],
     ),
     "several, and no default": ("upstreams: {a: {url: http://x}, b: {url: http://y}}", ["`default_upstream`"]),
+    "an encoder that is no URL": ("encoder: ray", ["encoder: must be an http or https URL", "or embedded"]),
+    "a key of the encoder in the open": (
+        "encoder: http://example.com\nencoder_key: k-123",
+        ["encoder_key: the key would travel unencrypted", "https://"],
+    ),
+    "an authority that is not there": (
+        "encoder: https://e\nencoder_ca_file: /nowhere.pem",
+        ["encoder_ca_file: there is no such file"],
+    ),
 }
 
 

@@ -23,6 +23,7 @@ from proxy.cli import app
 from proxy.config import load
 from proxy.doctor import checks, disk
 from proxy.doctor.base import Finding, Place, State
+from tests.encoder_service import EncoderService
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.proxy.keyring import give
 from tests.proxy.test_heartbeat import CASES
@@ -193,6 +194,30 @@ def test_nobody_is_there(given: dict[str, Any]) -> None:
     (found,) = looked({**given, "upstream": f"http://127.0.0.1:{port}/v1"}, "upstream")
     assert found.state is State.WRONG
     assert "refused" in found.detail
+
+
+# The encoder's server
+
+ENCODERS: dict[str, tuple[Reply | None, str, State, str]] = {
+    "well": (None, "none", State.WELL, "scores as the weights here do"),
+    "another key": (replies.error(401, "no"), "none", State.WRONG, "refused: HTTP 401"),
+    "another model": (replies.error(404, "no"), "none", State.WRONG, "unfit: HTTP 404"),
+    "it can do without": (replies.error(500, "no"), "embedded", State.WARNING, "failing: HTTP 500"),
+}
+
+
+@pytest.mark.parametrize(("reply", "fallback", "state", "words"), ENCODERS.values(), ids=ENCODERS.keys())
+async def test_what_the_encoder_s_server_says(
+    given: dict[str, Any], reply: Reply | None, fallback: str, state: State, words: str
+) -> None:
+    service = EncoderService()
+    service.reply = reply
+    async with Upstream(service) as upstream:
+        more = {"encoder": upstream.url, "encoder_fallback": fallback, "encoder_timeout": 30.0}
+        (found,) = await asyncio.to_thread(looked, {**given, **more}, "encoder")
+        assert found.state is state, found
+        assert words in found.detail
+        assert bool(found.mend) is (state is not State.WELL)
 
 
 # The audit

@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from proxy.config import UpstreamSettings
 from proxy.dialects.base import NotFound
 from proxy.routing import LONGEST, REMEMBERED, Backend, Patterns, Routing, Way
 from proxy.upstream import Upstream as Pool
+from proxy.upstream_settings import UpstreamSettings
 from tests.proxy.conftest import Make, Stand
 from tests.upstream import End, Request, Upstream, messages, replies, shapes
 
