@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -267,6 +268,34 @@ def test_none_or_all_of_a_batch(vault: Vault) -> None:
     with pytest.raises(TypeError):
         vault.write([Item("a", NOW, ("team-a",), {"input": SECRET}), Item("b", NOW, ("team-a",), {"input": object()})])
     assert readable(vault, "a") == []
+
+
+def test_several_write_at_once_and_one_forgets(stores: Stores) -> None:
+    """As workers do, and an operator beside them."""
+    opened = [Vault(*stores(), MASTER) for _ in range(3)]
+    faults: list[Exception] = []
+
+    def work(name: int) -> None:
+        try:
+            for batch in range(10):
+                ids = [f"{name}-{batch}-{place}" for place in range(4)]
+                opened[name].write([Item(id, NOW, (f"team-{batch}", f"user-{name}"), {"input": SECRET}) for id in ids])
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    admin = Vault(*stores())
+    admin.forget("user-1")
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    admin.forget("user-1")
+    found = sorted(id for id, _, _ in opened[0].since(0))
+    assert found == sorted(f"{name}-{batch}-{place}" for name in (0, 2) for batch in range(10) for place in range(4))
+    for vault in (*opened, admin):
+        vault.close()
 
 
 # ---- the files
