@@ -98,7 +98,7 @@ class _Known:
     def lead(self, request: Request) -> tuple[Way, bytes]:
         """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
         models = self.identity.models
-        if models is not None and request.model not in models:
+        if models is not None and not request.modelless and request.model not in models:
             raise no_model()
         if self.holder is not None:
             named = self.holder.named()
@@ -243,9 +243,7 @@ class DataPlane:
 
     def _barred(self, identity: Identity, scope: str) -> tuple[int, str, str, Headers] | None:
         """Why this account may not use what it asks for, or None where it may."""
-        # Nobody looks for models in the rows of a batch.
-        rows = scope == "batches" and identity.models is not None
-        if rows or not identity.may("messages" if scope == "count_tokens" else scope):
+        if not identity.may("messages" if scope == "count_tokens" else scope):
             return 403, "permission_denied", "Your API key may not use this endpoint: ask the operator.", []
         if identity.policy not in self.guards:
             log.error("a key names a policy that is not configured", key=identity.key, policy=identity.policy)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCOPES = ("chat", "responses", "completions", "embeddings", "messages", "moderations", "models", "batches", "open")
-"""What a key may use: the dialects, `models` (their list), and only where it was given: `batches`, for keys without
-`models` of their own, and `open`, what an operator's `open_routes` let pass unjudged."""
+"""What a key may use: the dialects, `models` (their list), and only where it was given: `batches`, and `open`, what an
+operator's `open_routes` let pass unjudged."""
 USUAL = frozenset(SCOPES) - {"batches", "open"}
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@/+-]{0,99}$")]

@@ -42,7 +42,7 @@ class Records:
 
     def read_request(self, tree: Any) -> Request:
         """`tree` is None where there is no body. Raises BadRequest."""
-        request = Request(tree=tree)
+        request = Request(tree=tree, modelless=True)
         if tree is None:
             return request
         if not isinstance(tree, dict):

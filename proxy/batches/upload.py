@@ -14,7 +14,7 @@ from classifiers.base import Role
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
-from ..dialects.base import BadRequest, Body, Dialect, Refusal, Request
+from ..dialects.base import BadRequest, Body, Dialect, NotFound, Refusal, Request
 from ..exchange import Exchange
 from ..strict import Malformed
 from .form import read_form
@@ -46,7 +46,7 @@ class Files(Records):
         purpose = form.fields.pop("purpose", None)
         if purpose != "batch":
             raise BadRequest("'purpose' must be batch: no other file can be judged.", "purpose")
-        upload = Upload(tree=None, rows=_counted(self._rows(form.content), self._most))
+        upload = Upload(tree=None, modelless=True, rows=_counted(self._rows(form.content), self._most))
         for name, text in form.fields.items():
             upload.add(Role.SETTING, name, f"/{name}#key")
             upload.add(Role.SETTING, text, f"/{name}")
@@ -70,7 +70,7 @@ class Lists(Records):
         if not isinstance(requests, list) or not requests:
             raise BadRequest("'requests' must be a list of requests.", "requests")
         rows = (listed(number, item, self._dialect) for number, item in enumerate(requests, 1))
-        upload = Upload(tree=tree, rows=_counted(rows, self._most))
+        upload = Upload(tree=tree, modelless=True, rows=_counted(rows, self._most))
         rest = super().read_request({key: value for key, value in tree.items() if key != "requests"})
         upload.messages = rest.messages
         return upload
@@ -114,8 +114,12 @@ class Uploaded(Recorded):
                 return decision
 
     def _allow(self, row: Row, upload: Upload) -> None:
-        """Raises BadRequest where a row asks for a model that this upload's upstream does not serve by that name."""
-        (own, _), (way, _) = self._lead(upload), self._lead(row.request)
+        """Raises BadRequest where a row asks for a model that is not for this account, or that this upload's upstream
+        does not serve by that name."""
+        try:
+            (own, _), (way, _) = self._lead(upload), self._lead(row.request)
+        except NotFound as error:
+            raise BadRequest(f"Row {row.number} was refused: {error}", "file") from None
         if way.backend is not own.backend or way.model is not None:
             raise BadRequest(f"Row {row.number} was refused: its model is not served in batches.", "file")
 

@@ -424,3 +424,20 @@ async def test_a_row_whose_model_leads_elsewhere(stand: Make) -> None:  # noqa: 
         refused = await upload(s, form(row("Hi").replace(b'"m"', b'"r"')))
         assert refused.json()["error"]["message"] == "Row 1 was refused: its model is not served in batches."
         assert (await upload(s, form(row("Hi")))).status_code == 502  # it is sent, and nobody is there
+
+
+async def test_a_row_asks_what_its_key_may(stand: Make) -> None:  # noqa: F811
+    async with stand(settings=ON, keys={"ci": {"models": ["m"], "scopes": ["batches"]}}) as s:
+        s.upstream.reply = replies.json(FILE)
+        key = {"authorization": f"Bearer {s.keys['ci']}"}
+        for other in (b'"n"', b'""', b"7"):
+            refused = await upload(s, form(row("Hi") + b"\n" + row("Hi").replace(b'"m"', other)), **key)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["message"].startswith("Row 2 was refused: ")
+        assert s.upstream.requests == []
+        assert (await upload(s, form(row("Hi")), **key)).status_code == 200
+        batch = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        s.upstream.reply = replies.json({"id": "batch_1", "object": "batch"})
+        assert (await s.client.post("/v1/batches", json=batch, headers=key)).status_code == 200
+        listed = {"requests": [{"custom_id": "a", "params": {**MESSAGE, "model": "n"}}]}
+        assert (await s.client.post("/v1/messages/batches", json=listed, headers=key)).status_code == 400
