@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from proxy.state.line import Line
 from proxy.state.local import Local
 from proxy.state.redis_store import RedisStore
 from tests.proxy.conftest import Make, Stand, standing
+from tests.proxy.keyring import give
+from tests.proxy.served import served
 from tests.servers.redis import Redis, server
-from tests.upstream import replies, shapes
+from tests.upstream import Upstream, replies, shapes
 
 RULES = """
 id: strikes
@@ -123,6 +128,38 @@ async def test_accounts_that_nobody_knows_are_not_counted(stand: Make) -> None:
             assert (await s.chat("MARK")).status_code == 400
         assert s.running.plane.state is None
         assert not (s.data / "state.db").exists()
+
+
+async def test_workers_of_one_machine_count_together(tmp_path: Path) -> None:
+    """Without Redis: three processes, fifty strikes at once, one of them killed, and a ban that all of them hold."""
+    counted = RULES.replace("mode: shadow", "mode: enforce")
+    key = give(tmp_path / "data", "ann")
+    async with (
+        Upstream() as upstream,
+        served(tmp_path, upstream.url, workers=3, policy=counted, settings={"credentials": "keys"}) as s,
+        httpx2.AsyncClient(
+            base_url=s.url, trust_env=False, timeout=30, headers={"authorization": f"Bearer {key}"},
+            limits=httpx2.Limits(max_keepalive_connections=0),
+        ) as client,
+    ):  # fmt: skip
+
+        async def ask(text: str) -> int:
+            body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+            return (await client.post("/v1/chat/completions", json=body)).status_code
+
+        file = Local(s.data / "state.db")
+        assert set(await asyncio.gather(*(ask("HUSH") for _ in range(50)))) == {400}
+        assert await file.kept("ann") == {"hush": 50}
+        os.kill(s.children()[0], signal.SIGKILL)
+        await s.until(lambda: s.said("a worker serves again"))
+        assert [await ask("MARK") for _ in range(3)] == [400] * 3
+        assert await file.kept("ann") == {"hush": 50, "mark": 3}
+
+        async def all_know() -> bool:
+            return set(await asyncio.gather(*(ask("Hi") for _ in range(12)))) == {400}
+
+        await until(all_know)
+        file.close()
 
 
 # Two replicas and a Redis that is cut
