@@ -23,6 +23,7 @@ from .callers import check_callers
 from .contents import check_content
 from .disk import check_chain, check_disk
 from .encoder import check_encoder
+from .remembered import check_state
 from .upstreams import check_upstreams
 
 OURS = ("classifiers", "policies", "proxy")
@@ -189,6 +190,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "encoder": (check_encoder,),
     "upstream": (check_upstreams,),
     "callers": (check_callers,),
+    "state": (check_state,),
     "content": (check_content,),
     "audit": (check_disk, check_chain),
     "ports": (check_ports,),

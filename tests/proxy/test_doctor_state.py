@@ -1,0 +1,179 @@
+"""`penstock doctor` and a serving Penstock, for each way in which what is shared can be of no use."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import doctor_cli
+from proxy.config import load
+from proxy.doctor.base import Finding, Place, State
+from proxy.doctor.remembered import _memory
+from tests.proxy.conftest import standing
+from tests.proxy.keyring import give
+from tests.proxy.test_accounts_remembered import KEYS, RULES, Asker, ready, until
+from tests.servers.redis import PASSWORD, Redis, server
+
+Made = Callable[[], contextlib.AbstractContextManager[str]]
+
+
+@contextlib.contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """Something that answers so to whatever it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        port, stopped = made.getsockname()[1], threading.Event()
+
+        def serve() -> None:
+            while not stopped.is_set():
+                with contextlib.suppress(OSError):
+                    peer, _ = made.accept()
+                    with peer:
+                        peer.settimeout(1)
+                        while peer.recv(65536):
+                            peer.sendall(reply)
+
+        made.settimeout(0.1)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"redis://127.0.0.1:{port}/0"
+        stopped.set()
+        thread.join(10)
+
+
+@contextlib.contextmanager
+def missing() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        port = made.getsockname()[1]
+    yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def wrong_password() -> Iterator[str]:
+    with server() as own:
+        yield own.url(password="no-password-of-ours")
+
+
+@contextlib.contextmanager
+def no_rights() -> Iterator[str]:
+    with server() as own:
+        own.run("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection", "+info")
+        yield own.url("reader", "secret")
+
+
+@contextlib.contextmanager
+def full() -> Iterator[str]:
+    with server("--maxmemory", "1", "--maxmemory-policy", "noeviction") as own:
+        yield own.url()
+
+
+@contextlib.contextmanager
+def replica() -> Iterator[str]:
+    with server() as own:
+        own.run("REPLICAOF", "127.0.0.1", own.port)
+        yield own.url()
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    with server() as own:
+        own.hang()
+        yield own.url()
+        own.hang(False)
+
+
+INFO = b"redis_version:5.0.7\r\n"
+WAYS: dict[str, tuple[Made, str, str]] = {
+    "missing": (missing, "away", "Redis cannot be reached"),
+    "wrong password": (wrong_password, "credentials", "refuses our user or password"),
+    "no rights": (no_rights, "credentials", "refuses our user or password"),
+    "full": (full, "full", "cannot keep more"),
+    "a replica": (replica, "read_only", "is a replica"),
+    "hanging": (hanging, "slow", "does not answer in time"),
+    "too old": (lambda: answering(b"$%d\r\n%s\r\n" % (len(INFO), INFO)), "version", "this is Redis 5.0.7"),
+    "another service": (lambda: answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "strange", "does not speak Redis"),
+}
+
+
+@pytest.mark.parametrize(("made", "state", "said"), WAYS.values(), ids=WAYS.keys())
+async def test_it_serves_and_says_what_is_wrong(made: Made, state: str, said: str, tmp_path: Path) -> None:
+    """P7: a named state in /readyz and a metric, and strikes and bans go on by what is known here."""
+    with made() as url:
+        async with standing(tmp_path, RULES, settings={"state": url}, keys=KEYS) as s:
+            ann = Asker(s, "ann")
+            assert [await ann("MARK"), await ann("Hi")] == ["content_policy_violation", "ok"]
+            told = (await ready(s))["redis"]
+            assert told.startswith(f"{state}: ")
+            assert said in told
+            assert 'penstock_part_up{part="redis"} 0.0' in (await s.client.get(s.admin_url + "/metrics")).text
+            await ann("MARK")
+            await ann("MARK")
+            assert await ann("Hi") == "account_banned"
+
+
+@pytest.mark.parametrize(("made", "state", "said"), WAYS.values(), ids=WAYS.keys())
+def test_the_doctor_says_it_too(made: Made, state: str, said: str, tmp_path: Path) -> None:
+    with made() as url:
+        worst, *_ = [each for each in looked(tmp_path, state=url) if each.state is State.WRONG]
+    assert said in worst.detail
+    assert worst.mend
+    assert PASSWORD not in worst.detail + worst.mend
+
+
+def looked(folder: Path, **given: Any) -> list[Finding]:
+    give(folder / "data", "ann")
+    settings = load(None, data_dir=folder / "data", **{"credentials": "keys", **given})
+    return list(doctor_cli.look(Place(settings, (time.time(), time.monotonic())), ["state"]))
+
+
+def test_all_is_well(tmp_path: Path, redis: Redis) -> None:
+    found = looked(tmp_path, state=redis.url(), state_timeout=5)
+    assert {each.state for each in found} == {State.WELL}
+    assert "Redis answers after" in found[-1].detail
+    assert not (tmp_path / "data" / "state.db").exists()
+    found = looked(tmp_path)
+    assert found[-1].detail.endswith("other machines by themselves")
+
+
+def test_what_shares_nothing_is_told(tmp_path: Path, redis: Redis) -> None:
+    (found,) = looked(tmp_path, state=redis.url(), credentials="pass_through")
+    assert (found.state, "nothing is shared" in found.detail) == (State.WARNING, True)
+    (found,) = looked(tmp_path, credentials="pass_through")
+    assert found.state is State.WELL
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"maxmemory": 0, "used_memory": 9, "maxmemory_policy": "allkeys-lru"}, []),
+        ({"maxmemory": 100, "used_memory": 9, "maxmemory_policy": "noeviction"}, []),
+        ({"maxmemory": 100, "used_memory": 9, "maxmemory_policy": "volatile-ttl"}, []),
+        ({"maxmemory": 100, "used_memory": 9, "maxmemory_policy": "allkeys-lru"}, ["forgets what it likes"]),
+        ({"maxmemory": 100, "used_memory": 95, "maxmemory_policy": "noeviction"}, ["95% of its memory"]),
+    ],
+)
+def test_memory(told: dict[str, Any], said: list[str]) -> None:
+    found = list(_memory(told))
+    assert len(found) == len(said)
+    assert all(words in each.detail and each.mend for words, each in zip(said, found, strict=True))
+
+
+async def test_it_mends_without_a_restart(tmp_path: Path) -> None:
+    """Full, then with room again."""
+    with server("--maxmemory", "1", "--maxmemory-policy", "noeviction") as own:
+        async with standing(tmp_path, RULES, settings={"state": own.url()}, keys=KEYS) as s:
+            ann = Asker(s, "ann")
+            await ann("MARK")
+            own.run("CONFIG", "SET", "maxmemory", "0")
+
+            async def told() -> bool:
+                return bool(own.run("ZCARD", "penstock:{ann}:strikes:mark") == 1)
+
+            await until(told)
+            assert (await ready(s))["redis"] == "ready"
