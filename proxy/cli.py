@@ -19,7 +19,7 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
-from .content_cli import examples, forget
+from .content_cli import examples, forget, rekey
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 audit_app.command()(forget)
 audit_app.command()(examples)
+audit_app.command()(rekey)
 app.add_typer(account_app, name="account")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")

@@ -87,6 +87,25 @@ def examples(
     typer.echo(told, err=True)
 
 
+def rekey(
+    new: Annotated[Path, typer.Argument(help="A file with the new master key, 64 hex digits or more.")],
+    path: LogPath = None,
+) -> None:
+    """Put the keys of all subjects under a new master key: what is kept stays readable, with the new one only.
+
+    Servers with the old one keep nothing from now on: set content_key_file to the new file and start them again.
+    """
+    with reading():
+        settings = settings_of(path)
+        with vault_of(settings, unseals=True) as vault:
+            from .content.seal import Master
+
+            count = vault.rekey(Master.load(new))
+    typer.echo(
+        f"{count:,} keys are under {clean(new)} now: set content_key_file to it, start again, destroy the old one"
+    )
+
+
 async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys: int) -> str:
     """The id under which the audit says that a subject was forgotten. Raises AuditUnavailable."""
     audit = await Audit.open(settings.audit_path, key=key)

@@ -50,7 +50,11 @@ class Master:
     def fresh(self, subject: str) -> tuple[bytes, bytes]:
         """A new key for `subject`, and the same wrapped."""
         key = os.urandom(SIZE)
-        return key, _sealed(self._wrapping, key, _owner(subject))
+        return key, self.wrap(subject, key)
+
+    def wrap(self, subject: str, key: bytes) -> bytes:
+        """The key of `subject`, wrapped."""
+        return _sealed(self._wrapping, key, _owner(subject))
 
     def unwrap(self, subject: str, wrapped: bytes) -> bytes:
         """Raises Broken."""

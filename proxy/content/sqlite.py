@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -122,6 +122,19 @@ class SqliteKeys(_File, Keys):
         with self._using() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('master', ?)", (fingerprint,))
             return str(db.execute("SELECT value FROM meta WHERE name = 'master'").fetchone()[0])
+
+    def master(self) -> str:
+        with self._reading() as db:
+            found = db.execute("SELECT value FROM meta WHERE name = 'master'").fetchone()
+        return "" if found is None else str(found[0])
+
+    def rewrap(self, fingerprint: str, wrapped: Callable[[SubjectKey], bytes]) -> int:
+        with self._using() as db:
+            keys = [SubjectKey(*row) for row in db.execute(f"{_KEY}WHERE wrapped IS NOT NULL").fetchall()]
+            rows = [(wrapped(key), key.number) for key in keys]
+            db.executemany("UPDATE keys SET wrapped = ? WHERE number = ?", rows)
+            db.execute("UPDATE meta SET value = ? WHERE name = 'master'", (fingerprint,))
+            return len(rows)
 
     def newest(self, subject: str, since: float) -> SubjectKey | None:
         sql = _KEY + "WHERE subject = ? AND made >= ? AND wrapped IS NOT NULL ORDER BY made DESC, number DESC LIMIT 1"

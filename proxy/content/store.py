@@ -6,7 +6,7 @@ Methods block, are called from one thread at a time, and raise ContentUnavailabl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -35,6 +35,15 @@ class Keys(ABC):
     @abstractmethod
     def begin(self, fingerprint: str) -> str:
         """The fingerprint of the master key that these keys are under; this one's from now on, where there is none."""
+
+    @abstractmethod
+    def master(self) -> str:
+        """The fingerprint of the master key that these keys are under."""
+
+    @abstractmethod
+    def rewrap(self, fingerprint: str, wrapped: Callable[[SubjectKey], bytes]) -> int:
+        """Put each key that is not destroyed as `wrapped` has it, under the master key of this fingerprint; how many.
+        All or none. What `wrapped` raises is raised."""
 
     @abstractmethod
     def newest(self, subject: str, since: float) -> SubjectKey | None:

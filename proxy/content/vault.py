@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from .seal import Broken, ContentUnavailable, Master, seal, unseal
-from .store import Contents, Keys, Row
+from .store import Contents, Keys, Row, SubjectKey
 
 DAY = 86_400.0
 """Seconds that a subject's key seals new rows; then the next one is made."""
@@ -52,8 +52,7 @@ class Vault:
     ) -> None:
         self._keys, self._contents, self._master, self._clock = keys, contents, master, clock
         if master is not None and keys.begin(master.fingerprint) != master.fingerprint:
-            mend = "name the one that it was begun with, or begin anew in another directory"
-            raise ContentUnavailable("it is under another master key", mend)
+            raise _other()
 
     def write(self, items: Sequence[Item]) -> None:
         """Seal and store all of them, or none."""
@@ -97,6 +96,19 @@ class Vault:
         self._keys.expire(before - DAY)
         return True
 
+    def rekey(self, master: Master) -> int:
+        """Put all keys under another master key; how many. Whoever still has the old one can keep and read nothing."""
+        old = self._opening()
+
+        def wrapped(key: SubjectKey) -> bytes:
+            return master.wrap(key.subject, self._unwrapped(key.subject, key.wrapped or b""))
+
+        if self._keys.master() != old.fingerprint:
+            raise _other()
+        count = self._keys.rewrap(master.fingerprint, wrapped)
+        self._master = master
+        return count
+
     def close(self) -> None:
         self._keys.close()
         self._contents.close()
@@ -104,6 +116,8 @@ class Vault:
     def _ready(self, subjects: Iterable[str]) -> dict[str, tuple[int, bytes]]:
         """Number and key that seal what is of each subject now."""
         master, now = self._opening(), self._clock()
+        if self._keys.master() != master.fingerprint:
+            raise _other()
         ready: dict[str, tuple[int, bytes]] = {}
         fresh: list[tuple[str, bytes, bytes]] = []
         for subject in subjects:
@@ -119,7 +133,8 @@ class Vault:
 
     def _opened(self, row: Row) -> dict[str, Any]:
         """Raises Gone."""
-        self._opening()
+        if self._keys.master() != self._opening().fingerprint:
+            raise _other()
         known = {key.number: key for key in self._keys.find(row.keys)}
         keys = []
         for number in row.keys:
@@ -149,3 +164,8 @@ class Vault:
             mend = "set content_key_file, or PENSTOCK_CONTENT_KEY_FILE"
             raise ContentUnavailable("it opens with the master key only", mend)
         return self._master
+
+
+def _other() -> ContentUnavailable:
+    mend = "name the one that it is under, and start again; or begin anew in another directory"
+    return ContentUnavailable("it is under another master key", mend)

@@ -358,6 +358,22 @@ async def test_reading_needs_the_master_key(
     assert "1 rows" in await forgotten("anonymous", "--path", data / "audit.db")  # without
 
 
+async def test_another_master_key_from_now_on(stand: Make, key_file: Path, tmp_path: Path) -> None:
+    async with stand(settings=keeps("all")) as s:
+        await s.chat("hello")
+        await written(s, 1)
+        (row,) = await s.rows()
+        data = s.data
+    new = tmp_path / "new.key"
+    new.write_text("cd" * 32)
+    new.chmod(0o600)
+    assert "1 keys are under" in penstock("rekey", new, "--path", data / "audit.db")
+    assert "another master key" in penstock("rekey", new, "--path", data / "audit.db", exit_code=2)
+    assert "another master key" in penstock("show", row.id, "--content", "--path", data / "audit.db", exit_code=2)
+    new.rename(key_file)
+    assert texts(data, row, "input") == ["hello"]
+
+
 async def test_what_was_said_cannot_steer_a_terminal(stand: Make, key_file: Path) -> None:
     async with stand(settings=keeps("all")) as s:
         await s.chat("\x1b]0;owned\x07 \u202e")

@@ -193,6 +193,27 @@ def test_another_master_key_is_told_apart(vault: Vault, stores: Stores) -> None:
     contents.close()
 
 
+def test_a_new_master_key(vault: Vault, stores: Stores) -> None:
+    put(vault, "a", "team-a", "user-1")
+    put(vault, "b", "team-b")
+    vault.forget("user-1")
+    fresh = Master(b"n" * 32)
+    keys, contents = stores()
+    before = {key.wrapped for name in ("team-a", "team-b") for key in keys.of(name)}
+    operator = Vault(keys, contents, MASTER)
+    assert operator.rekey(fresh) == 2  # what was destroyed stays so
+    assert readable(operator, "a", "b") == ["b"]
+    put(operator, "c", "team-a")
+    assert not before & {key.wrapped for name in ("team-a", "team-b") for key in keys.of(name)}
+    for use in (lambda: put(vault, "d", "team-d"), lambda: vault.read("b"), lambda: vault.rekey(fresh)):
+        with pytest.raises(ContentUnavailable, match="another master key"):
+            use()  # a server that goes on with the old one
+    operator.close()
+    again = Vault(*stores(), fresh)
+    assert readable(again, "a", "b", "c", "d") == ["b", "c"]
+    again.close()
+
+
 def test_rows_cannot_be_put_in_each_others_place(vault: Vault, stores: Stores) -> None:
     put(vault, "a", "team-a")
     _, contents = stores()
