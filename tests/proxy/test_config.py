@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from proxy.cli import app
 from proxy.config import ConfigError, Settings, load
+from proxy.state.base import StateUnavailable
+from proxy.state.opening import store_of
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +191,33 @@ def test_a_table_is_not_for_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description or name in {"log_level"}, name
+
+
+WHERE = {
+    "redis://host": True,
+    "rediss://user:a-secret@host:6380/2?ssl_ca_certs=/x": True,
+    "unix:///run/redis.sock": True,
+    "host:6379": False,
+    "http://:a-secret@host": False,
+    "redis://:a secret@host": False,
+    "redis://:a-secret@host/db": False,
+}
+
+
+@pytest.mark.parametrize(("url", "well"), WHERE.items())
+def test_where_state_is_shared(url: str, well: bool) -> None:
+    if well:
+        settings = load(None, state=url)
+        assert settings.state is not None
+        assert settings.state.get_secret_value() == url
+        assert "secret" not in repr(settings)
+        return
+    with pytest.raises(ConfigError, match="state: is no address of Redis") as found:
+        load(None, state=url)
+    assert "secret" not in str(found.value)
+
+
+def test_a_port_that_is_none_is_told_without_the_password() -> None:
+    with pytest.raises(StateUnavailable, match="no address of Redis") as found:
+        store_of(load(None, state="redis://:a-secret@host:a-secret"))
+    assert "secret" not in str(found.value)
