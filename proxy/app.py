@@ -297,7 +297,7 @@ class DataPlane:
         )
         if self.traces is not None or self.keeping is not None:
             self._observed(incoming, guard, notes)
-        notes.leave = self._leaving(identity.account, guard)
+        notes.leave = self._leaving(known, guard)
         try:
             if guard.asks:
                 guard = guard.asked_by(await self._recalled(identity.account, guard), self._key.keyed_hash)
@@ -334,11 +334,11 @@ class DataPlane:
         if self.keeping is not None:
             notes.kept = self.keeping.begin(notes.id, guard.policies)
 
-    def _leaving(self, account: Account, guard: Guard) -> Leave | None:
-        """What keeps what the policy's rules leave on the account."""
-        if self.state is None or not guard.memory.left:
+    def _leaving(self, known: _Known, guard: Guard) -> Leave | None:
+        """What keeps what the policy's rules leave on the account. Who has texts moderated is asking about others'."""
+        if self.state is None or not guard.memory.left or isinstance(known.dialect, Moderations):
             return None
-        return functools.partial(self.state.leave, account.id, guard.memory)
+        return functools.partial(self.state.leave, known.identity.account.id, guard.memory)
 
     async def _recalled(self, account: Account, guard: Guard) -> Account:
         """The account, with what is remembered of it where the policy asks."""

@@ -28,6 +28,8 @@ GRACE = 0.005
 """Seconds that are given on top: where our own loop was late, the answer is here already."""
 PAUSE = (0.1, 5.0)
 """Seconds before it is looked at again: the first time, and at most."""
+PATIENCE = 5.0
+"""Seconds for what nobody waits for."""
 PROBE = 2.0
 """Seconds that a look may take, a new connection and its TLS included."""
 KEY = "penstock:probe"
@@ -80,6 +82,22 @@ class Line:
         fault = unavailable(Fault.SLOW, f"Redis does not answer within {self.deadline * 1000:.0f} ms")
         self.down(fault)
         raise fault
+
+    async def ask_behind(self, *commands: Command) -> list[Any]:
+        """As `ask`, for what nobody waits for: on a connection of its own, with patience."""
+        if self.fault is not None:
+            raise self.fault
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answers = await self._together(commands)
+            wrong = next((each for each in answers if isinstance(each, Exception)), None)
+            if wrong is not None:
+                raise wrong
+        except Exception as error:
+            fault = fault_of(error)
+            self.down(fault)
+            raise fault from None
+        return answers
 
     async def _send(self) -> None:
         while self._queue:

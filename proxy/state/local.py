@@ -19,7 +19,7 @@ from .base import MOST, Fault, Flag, StateUnavailable, Strike
 
 PATIENCE = 0.25
 """Seconds that another process's write is waited for: the event loop waits, too."""
-TOGETHER = 500
+TOGETHER = 100
 """Strikes that are told Redis at once."""
 
 _SCHEMA = (

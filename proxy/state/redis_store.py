@@ -29,34 +29,35 @@ KEPT = 366 * 86_400
 
 
 class RedisStore:
-    """A `Store` at the other end of `line`."""
+    """A `Store` at the other end of `line`. `behind`: nobody waits for its answers."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, *, behind: bool = False) -> None:
         self.line = line
+        self._ask = line.ask_behind if behind else line.ask
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
         if strikes:
-            await self.line.ask(*_striking(strikes))
+            await self._ask(*_striking(strikes))
 
     async def counts(self, account: str, since: Mapping[str, float], first: Sequence[Strike] = ()) -> dict[str, int]:
         asked: list[Command] = [("ZCOUNT", _key(account, name), f"({at!r}", "+inf") for name, at in since.items()]
-        answers = await self.line.ask(*_striking(first), *asked)
+        answers = await self._ask(*_striking(first), *asked)
         found = zip(since, answers[len(answers) - len(asked) :], strict=True)
         return {name: min(int(count), MOST) for name, count in found if count}
 
     async def kept(self, account: str) -> dict[str, int]:
-        (names,) = await self.line.ask(("SMEMBERS", _names(account)))
+        (names,) = await self._ask(("SMEMBERS", _names(account)))
         known = sorted(name.decode() for name in names)
-        counts = await self.line.ask(*[("ZCARD", _key(account, name)) for name in known]) if known else []
+        counts = await self._ask(*[("ZCARD", _key(account, name)) for name in known]) if known else []
         return {name: int(count) for name, count in zip(known, counts, strict=True) if count}
 
     async def flag(self, flags: Sequence[Flag]) -> None:
         if flags:
             pairs = [part for flag in flags for part in (_field(flag.account, flag.name), _value(flag))]
-            await self.line.ask(("HSET", FLAGS, *pairs), ("INCR", VERSION))
+            await self._ask(("HSET", FLAGS, *pairs), ("INCR", VERSION))
 
     async def unflag(self, account: str, name: str) -> bool:
-        gone, _ = await self.line.ask(("HDEL", FLAGS, _field(account, name)), ("INCR", VERSION))
+        gone, _ = await self._ask(("HDEL", FLAGS, _field(account, name)), ("INCR", VERSION))
         return bool(gone)
 
     async def flags(self) -> list[Flag]:
@@ -64,33 +65,33 @@ class RedisStore:
 
     async def all(self) -> tuple[list[Flag], dict[str, float]]:
         """Every mark that has not ended, and when accounts were reset."""
-        fields, resets = await self.line.ask(("HGETALL", FLAGS), ("HGETALL", RESETS))
+        fields, resets = await self._ask(("HGETALL", FLAGS), ("HGETALL", RESETS))
         now = time.time()
         flags = [_flag(field, value) for field, value in fields.items()]
         over = [_field(flag.account, flag.name) for flag in flags if flag.until <= now]
         old = [account for account, at in resets.items() if float(at) < now - KEPT]
         for key, gone in ((FLAGS, over), (RESETS, old)):
             if gone:
-                await self.line.ask(("HDEL", key, *gone))
+                await self._ask(("HDEL", key, *gone))
         return [flag for flag in flags if flag.until > now], {
             account.decode(): float(at) for account, at in resets.items()
         }
 
     async def version(self) -> object:
-        return await self.line.ask(("GET", BORN), ("GET", VERSION))
+        return await self._ask(("GET", BORN), ("GET", VERSION))
 
     async def born(self) -> str:
         """The name of this memory. A Redis that lost what it knew has another one."""
-        _, name = await self.line.ask(("SET", BORN, secrets.token_hex(16), "NX"), ("GET", BORN))
+        _, name = await self._ask(("SET", BORN, secrets.token_hex(16), "NX"), ("GET", BORN))
         told: bytes = name
         return told.decode()
 
     async def reset(self, account: str, at: float) -> None:
-        names = [name.decode() for name in (await self.line.ask(("SMEMBERS", _names(account))))[0]]
+        names = [name.decode() for name in (await self._ask(("SMEMBERS", _names(account))))[0]]
         own = [
             _field(flag.account, flag.name) for flag in await self.flags() if flag.account == account and flag.at <= at
         ]
-        await self.line.ask(
+        await self._ask(
             *[("ZREMRANGEBYSCORE", _key(account, name), "-inf", repr(at)) for name in names],
             *([("HDEL", FLAGS, *own)] if own else []),
             ("HSET", RESETS, account, repr(at)),

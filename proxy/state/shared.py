@@ -44,6 +44,7 @@ class State:
     def __init__(self, local: Local, metrics: Metrics, parts: Parts) -> None:
         self._local, self._metrics, self._parts = local, metrics, parts
         self._redis: RedisStore | None = None
+        self._behind: RedisStore | None = None
         self._flags: dict[str, dict[str, float]] = {}
         self._heard: OrderedDict[str, dict[str, int]] = OrderedDict()
         self._unwritten: tuple[list[Strike], list[Flag]] = [], []
@@ -58,7 +59,9 @@ class State:
 
     async def beside(self, redis: RedisStore) -> None:
         """Share with other machines, now or once their store is there. Call it before `begin`."""
-        self._redis = redis
+        from .redis_store import RedisStore
+
+        self._redis, self._behind = redis, RedisStore(redis.line, behind=True)
         redis.line.tell(self._line_changed)
         await redis.line.begin()
 
@@ -205,7 +208,7 @@ class State:
                 self._local.put(strikes)
                 self._local.mark(flags)
                 self._unwritten = [], []
-            redis = self._redis
+            redis = self._behind
             if redis is not None and redis.line.up:
                 with contextlib.suppress(StateUnavailable):  # the line has told of it
                     # In this order: what was forgotten there must not be told anew.
@@ -227,7 +230,7 @@ class State:
 
     async def _tell(self) -> None:
         """Redis gets what it was not told of."""
-        redis = self._redis
+        redis = self._behind
         if redis is None or not redis.line.up:
             return
         flags = self._local.marked(unsent=True)

@@ -23,6 +23,8 @@ from .line import Line
 PREFIX = b"penstock:found:"
 MOST = 2048
 """Findings that wait to be told; more are told nobody."""
+TOGETHER = 64
+"""Findings that are told at once."""
 _SIGNED = 16
 """Bytes of a signature."""
 
@@ -67,9 +69,11 @@ class Verdicts:
 
     async def _tell(self) -> None:
         while self._told:
-            told, self._told = self._told, {}
+            told = {name: self._told.pop(name) for name in list(self._told)[:TOGETHER]}
             try:
-                await self._line.ask(*[("SET", PREFIX + name, value, "EX", int(KEPT)) for name, value in told.items()])
+                await self._line.ask_behind(
+                    *[("SET", PREFIX + name, value, "EX", int(KEPT)) for name, value in told.items()]
+                )
             except StateUnavailable:  # the line has told of it; it is only a saving
                 return
 

@@ -8,15 +8,20 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from proxy.metrics import Metrics
+from proxy.parts import Parts
+from proxy.state.base import Flag, Strike
 from proxy.state.line import Line
 from proxy.state.local import Local
 from proxy.state.redis_store import RedisStore
+from proxy.state.shared import State
 from tests.proxy.conftest import Make, Stand, standing
 from tests.proxy.keyring import give
 from tests.proxy.served import served
@@ -114,6 +119,18 @@ async def test_one_exchange_strikes_once_whatever_it_does(stand: Make) -> None:
         s.upstream.reply = _stream("It is MARK, MARK and MARK again.")
         await ann("Hi", stream=True)
         assert await local.kept("ann") == {"mark": 1}
+        local.close()
+
+
+async def test_who_has_texts_moderated_is_not_struck(stand: Make) -> None:
+    async with stand(RULES, keys=KEYS) as s:
+        headers = {"authorization": f"Bearer {s.keys['ann']}"}
+        for _ in range(3):
+            answer = await s.client.post("/v1/moderations", json={"input": "MARK"}, headers=headers)
+            assert answer.json()["results"][0]["flagged"]
+        assert await Asker(s, "ann")("Hi") == "ok"
+        local = Local(s.data / "state.db")
+        assert await local.kept("ann") == {}
         local.close()
 
 
@@ -254,6 +271,24 @@ async def _well(*stands: Stand) -> bool:
 
 async def _kept(redis: Redis, account: str, number: int) -> bool:
     return bool(redis.run("ZCARD", f"penstock:{{{account}}}:strikes:mark") == number)
+
+
+async def test_much_that_waits_is_told_within_the_usual_deadline(tmp_path: Path, redis: Redis) -> None:
+    """Three thousand strikes and flags that fell while Redis was away; the line stays up meanwhile."""
+    local, metrics, now = Local(tmp_path / "state.db"), Metrics(), time.time()
+    local.put([Strike(f"a{number % 50}", "loud", f"pn_{number}", now, 3600) for number in range(3000)])
+    local.mark([Flag(f"b{number}", "banned", inf, now, "x") for number in range(3000)])
+    parts, faults = Parts(metrics), list[object]()
+    state = State(local, metrics, parts)
+    line = Line(redis.url(), 0.1)
+    await state.beside(RedisStore(line))
+    line.tell(faults.append)
+    await state.begin()
+    assert local.waiting() == 0
+    assert redis.run("HLEN", "penstock:flags") == 3000
+    assert redis.run("ZCARD", "penstock:{a7}:strikes:loud") == 60
+    assert faults == []
+    await state.close()
 
 
 async def test_a_redis_that_hangs_costs_one_exchange_one_deadline(tmp_path: Path, own: Redis) -> None:
