@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL := sh -c '$(UV) --no-deps "$$@" 2>$(VENV)/uv.log || $(PIP) --no-deps "$$@"' install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clients vendors lint fuzz bench figures train lock clean
+.PHONY: help demo test clients vendors lint fuzz soak bench figures train lock clean
 
 help:
 	@echo "make demo    a real client, a real model, and Penstock between them"
@@ -17,6 +17,7 @@ help:
 	@echo "make clients other people's clients and agents, driven through Penstock (minutes)"
 	@echo "make vendors the SDKs' own test suites, directly and through Penstock (minutes)"
 	@echo "make fuzz    any bytes at every reader, for SECONDS (60) each; guided where atheris is installed"
+	@echo "make soak    kill it, reload it, end it, fill it with readers that do not read; figures (minutes)"
 	@echo "make bench   measure against nginx (installs Debian's nginx and wrk)"
 	@echo "make figures DATA=DIR   what the shipped classifiers reach, against their goals"
 	@echo "make train DATA=DIR   train the shipped classifier again"
@@ -42,6 +43,9 @@ vendors: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+soak: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.soak
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench

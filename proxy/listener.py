@@ -247,6 +247,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(HIGH_WATER)
+        # Else the kernel takes megabytes for a reader that does not read, and the upstream is not held back.
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, HIGH_WATER)
         self._listener.connections.add(self)
 
     def data_received(self, data: bytes) -> None:

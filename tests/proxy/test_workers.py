@@ -20,13 +20,14 @@ from proxy.tally import Counter as Count
 from proxy.tally import Gauge, Histogram
 from proxy.workers.accept import Load
 from proxy.workers.crew import Crew
+from tests.proxy import endure
 from tests.proxy.conftest import DEFAULTS, RULES
+from tests.proxy.endure import address, revisions
 from tests.proxy.served import Served, command, served
 from tests.upstream import Upstream, replies, shapes
 
 FIRST = RULES.format(**DEFAULTS)
 SECOND = FIRST.replace("kind: canary, inline", "kind: canary, word: ODD, inline", 1)
-BROKEN = ["", "rules: [", FIRST[: len(FIRST) // 2], FIRST.replace("canary.mark", "canary.none"), "id: 3", "\x00"]
 
 
 def client(s: Served) -> httpx2.AsyncClient:
@@ -37,16 +38,6 @@ def client(s: Served) -> httpx2.AsyncClient:
 async def chat(c: httpx2.AsyncClient, text: str = "Hi") -> int:
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     return (await c.post("/v1/chat/completions", json=body)).status_code
-
-
-def revisions(metrics: dict[str, float]) -> dict[str, set[str]]:
-    """Worker -> what it enforces."""
-    found: dict[str, set[str]] = {}
-    for name in metrics:
-        if name.startswith("penstock_policy_revision{"):
-            labels = dict(part.split("=") for part in name.partition("{")[2].rstrip("}").replace('"', "").split(","))
-            found.setdefault(labels["worker"], set()).add(labels["revision"])
-    return found
 
 
 def whole(s: Served) -> dict[str, Any]:
@@ -93,11 +84,6 @@ async def test_connections_are_spread(tmp_path: Path) -> None:
         finally:
             for _, writer in pairs:
                 writer.transport.abort()
-
-
-def address(s: Served) -> tuple[str, int]:
-    host, _, port = s.url.removeprefix("http://").partition(":")
-    return host, int(port)
 
 
 def sockets(pid: int) -> int:
@@ -231,52 +217,13 @@ def told_again(s: Served, times: int) -> bool:
     return len(s.said("a worker serves again")) == times
 
 
-LOADS = int(os.environ.get("RELOADS", "60"))
-"""A whole thousand is for `make soak`."""
-
-
 async def test_reloads_under_load_with_four_workers(tmp_path: Path) -> None:
     """T51, P3: truncated, invalid, empty and swapped files; each row names one revision that was whole, and what was
     done is what that revision does."""
-    async with Upstream() as upstream, served(tmp_path, upstream.url, workers=4) as s, client(s) as c:
-        words, over = {s.said("serving")[0]["revision"]: "MARK"}, False
-        s.policy.write_text(SECOND)
-        assert (await c.post(s.admin + "/policy/reload")).status_code == 200
-        words[s.said("policy loaded")[0]["revision"]] = "ODD"
-        answers: dict[str, tuple[str, int]] = {}
-
-        async def ask() -> None:
-            while not over:
-                for word in ("MARK", "ODD", "plain"):
-                    body = {"model": "m", "messages": [{"role": "user", "content": word}]}
-                    answer = await c.post("/v1/chat/completions", json=body)
-                    answers[answer.headers["x-penstock-decision"]] = word, answer.status_code
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(3):
-                group.create_task(ask())
-            for n in range(LOADS):
-                s.policy.write_text((FIRST, SECOND)[n // 10 % 2] if n % 10 == 0 else BROKEN[n % len(BROKEN)])
-                s.process.send_signal(signal.SIGHUP)
-                await asyncio.sleep(0.02)
-            s.policy.write_text(SECOND)
-            s.process.send_signal(signal.SIGHUP)
-            (last,) = (revision for revision, word in words.items() if word == "ODD")
-            async with asyncio.timeout(60):
-                while revisions(await s.metrics(c)) != {str(n): {last} for n in range(4)}:
-                    await asyncio.sleep(0.1)
-            over = True
-        assert await s.ready(c) == {}
-        assert await end(s) == 0
-        rows = whole(s)
-    assert set(answers) <= set(rows)
-    assert {status for word, status in answers.values() if word == "plain"} == {200}
-    assert {status for word, status in answers.values() if word != "plain"} == {200, 400}
-    for id, (word, status) in answers.items():
-        parts = [part for part in (rows[id].intent, rows[id].outcome) if part is not None]
-        (revision,) = {part["revision"] for part in parts if "revision" in part}
-        assert status == (400 if words[revision] == word else 200), (word, status, revision)
-    assert not s.said("internal fault")
+    found = await endure.reloads(tmp_path, 60)
+    assert found.seen > 60
+    assert (found.lost, found.broken, found.open) == (0, "", 0)
+    assert found.more["wrong"] == []
 
 
 # Starting
