@@ -87,6 +87,14 @@ def ids(decision: str) -> Headers:
 _IDS = (b"x-request-id", b"request-id")
 
 
+def called(response: Response) -> bytes | None:
+    """What the upstream calls the request, where it says so."""
+    for name, value in response.headers:
+        if name in _IDS:
+            return value
+    return None
+
+
 def relayed(response: Response, *, keep_length: bool = False) -> Headers:
     """The answer's headers that the client may see: none that Penstock alone says. `keep_length` keeps the body's
     length."""

@@ -1,4 +1,4 @@
-"""`penstock audit`: read the log of decisions, and prove that it is whole. It only ever reads.
+"""`penstock audit`: find decisions, show one, take them elsewhere, and prove that the log is whole. It only ever reads.
 
 Exit codes: 0 done, 1 the chain is broken or there is no such decision, 2 the log cannot be read.
 """
@@ -7,57 +7,125 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import inspect
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from .audit import AuditUnavailable, Exchange, Key, Reader
 from .audit.chain import Head
-from .config import ConfigError, load
+from .audit.search import Search
+from .audit.target import is_database
+from .audit_show import clean, moment, pages
+from .config import ConfigError, Settings, load
 
-app = typer.Typer(help="Read the log of decisions, and prove that it is whole.", no_args_is_help=True)
+__all__ = ["app", "clean", "log_path", "parse_since", "reading"]
+
+app = typer.Typer(help="Find decisions, and prove that their log is whole.", no_args_is_help=True)
 
 FOLLOW = 0.25
 """Seconds between two looks of `tail --follow`."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-LogPath = Annotated[Path | None, typer.Option("--path", help="The log's file; else the one in the data directory.")]
+LogPath = Annotated[
+    str | None, typer.Option("--path", help="The log's file or database; else the one that the settings name.")
+]
+
+
+class Form(StrEnum):
+    """What `export` writes."""
+
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class Mode(StrEnum):
+    """How a rule takes part."""
+
+    ENFORCE = "enforce"
+    CANARY = "canary"
+    SHADOW = "shadow"
+
+
+class Stage(StrEnum):
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+def searching(  # noqa: PLR0913, PLR0917 - the options of a command
+    action: Annotated[str | None, typer.Option(help="What was done: pass, log, mask, block.")] = None,
+    rule: Annotated[str | None, typer.Option(help="A rule that fired, in shadow too.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="A rule fired (the one of --rule) in this mode.")] = None,
+    stage: Annotated[Stage | None, typer.Option(help="Where it was decided.")] = None,
+    policy: Annotated[str | None, typer.Option(help="The policy of the rule that decided.")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose key it was.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model that was asked for.")] = None,
+    status: Annotated[str | None, typer.Option(help="How it ended: released, blocked, refused, aborted ...")] = None,
+    error: Annotated[
+        str | None, typer.Option(help="What went wrong: a code, a classifier that gave no answer, or `any`.")
+    ] = None,
+    request: Annotated[str | None, typer.Option(help="The upstream's id of the request.")] = None,
+    since: Annotated[str | None, typer.Option(help="Began since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="Began before: the same.")] = None,
+) -> Search:
+    """What the options of a search mean. In names `*` stands for any run of letters."""
+    return Search(
+        since=None if since is None else parse_since(since),
+        until=None if until is None else parse_since(until, "--until"),
+        action=action, rule=rule, policy=policy, model=model, account=account, status=status, stage=stage,
+        request=request, mode=mode, error=error,
+    )  # fmt: skip
+
+
+def _searches(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of `searching`, which is given what they mean as its first argument."""
+    asked = inspect.signature(searching, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(searching(**{name: given.pop(name) for name in asked}), **given)
+
+    every = [*list(own.values())[1:], *asked.values()]
+    each = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in every]
+    run.__signature__ = inspect.Signature(each)  # type: ignore[attr-defined]
+    return run
 
 
 @app.command()
+@_searches
 def tail(
+    search: Search,
     path: LogPath = None,
     n: Annotated[int, typer.Option("-n", min=0, help="How many exchanges.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what ends from now on.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    action: Annotated[str | None, typer.Option(help="Only exchanges with this action.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Only exchanges decided by this rule.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = None,
 ) -> None:
-    """The latest exchanges, oldest first: time, id, action, rule, model, status."""
-    begin = None if since is None else parse_since(since)
-    with reading(), Reader(path := log_path(path)) as log:
+    """The latest exchanges that are looked for, oldest first: time, id, action, rule, model, status.
+
+    In names `*` stands for any run of letters: --model 'gpt-*'.
+    """
+    with reading(), Reader(log_path(path)) as log:
         seq = log.last_seq()
-        latest = log.latest(n, action=action, rule=rule, since=begin)
+        latest = log.latest(n, search)
         for exchange in latest:
             _line(exchange, json)
         shown = {exchange.id for exchange in latest if exchange.outcome is not None}
         with contextlib.suppress(KeyboardInterrupt):
             while follow:
                 before = seq
-                seq, ended = log.after(seq, action=action, rule=rule)
+                seq, ended = log.after(seq, search)
                 for exchange in ended:
                     if exchange.id not in shown:
                         _line(exchange, json)
@@ -71,29 +139,59 @@ def tail(
 def show(
     id: Annotated[str, typer.Argument(help="The decision's id, as the client was told.")],
     path: LogPath = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of words.")] = False,
     content: Annotated[bool, typer.Option("--content", help="And what was judged; needs the master key.")] = False,
 ) -> None:
-    """Everything that is kept about one decision."""
-    with reading(), Reader(path := log_path(path)) as log:
+    """One decision: what was judged, the scores, the rules, the revision of the policy, and where the time went."""
+    with reading(), Reader(log_path(path)) as log:
         exchange = log.exchange(id)
+        name = log.name
     if exchange is None:
-        typer.echo(f"audit: no decision {clean(id)} in {path}", err=True)
+        typer.echo(f"audit: no decision {clean(id)} in {name}", err=True)
         raise typer.Exit(1)
     if json and not content:
         _line(exchange, json)
         return
     if not json:
-        Console(soft_wrap=True).print(_table(exchange))
+        console = Console(soft_wrap=True)
+        for page in pages(exchange):
+            console.print(page)
     if content:
         _show_content(exchange, path, json)
+
+
+@app.command()
+@_searches
+def export(
+    search: Search,
+    to: Annotated[Path, typer.Option("--to", help="The file to write; - is the terminal or pipe.")],
+    form: Annotated[Form | None, typer.Option("--form", help="jsonl or parquet; else as the file's name ends.")] = None,
+    path: LogPath = None,
+) -> None:
+    """Write the exchanges that are looked for, one a row, as JSON lines or Parquet; memory stays small.
+
+    Parquet needs `pip install 'penstock[parquet]'`. A file is complete or not there.
+    """
+    from .audit.export import Exporting, write
+
+    form = form or (Form.PARQUET if to.suffix == ".parquet" else Form.JSONL)
+    if form is Form.PARQUET and str(to) == "-":
+        raise typer.BadParameter("Parquet needs a file", param_hint="--to")
+    with reading(), Reader(log_path(path)) as log:
+        try:
+            count = write(log.walk(search), to, form.value)
+        except Exporting as error:
+            typer.echo(f"audit: {clean(error)}", err=True)
+            raise typer.Exit(2) from None
+    typer.echo(f"{count:,} exchanges", err=True)
 
 
 @app.command()
 def verify(
     path: LogPath = None,
     key: Annotated[
-        Path | None, typer.Option("--key", help="The key file it was written with; else the one beside it.")
+        Path | None,
+        typer.Option("--key", help="The key file it was written with; else the settings' or one beside it."),
     ] = None,
     head: Annotated[
         str | None, typer.Option("--head", help="A head noted earlier, SEQ:HASH, that must be in the chain.")
@@ -101,10 +199,8 @@ def verify(
 ) -> None:
     """Walk the hash chain; name the first row that was edited, deleted, moved or cut off."""
     noted = None if head is None else _head(head)
-    with reading(), Reader(path := log_path(path)) as log:
-        beside = path.with_suffix(".key")
-        if key is None and beside.exists():
-            key = beside
+    with reading(), _verified(path) as (where, log):
+        key = key or _key_of(where)
         verdict = log.verify(Key.load(key, create=False) if key else None, noted)
     for note in verdict.notes:
         typer.echo(f"note: {clean(note)}", err=True)
@@ -116,20 +212,33 @@ def verify(
     raise typer.Exit(1)
 
 
-def log_path(given: Path | None) -> Path:
+@contextlib.contextmanager
+def _verified(path: str | None) -> Iterator[tuple[str, Reader]]:
+    where = log_path(path)
+    with Reader(where, settings_of().audit_head if is_database(where) else "") as log:
+        yield where, log
+
+
+def log_path(given: str | Path | None) -> str:
     """The log that is meant: the one named, else that of the settings. Raises AuditUnavailable."""
-    if given is not None:
-        return given
+    return str(given) if given is not None else settings_of().audit_where
+
+
+def settings_of(where: str | Path | None = None) -> Settings:
+    """The settings; with the path of a log, those of the directory that it lies in. Raises AuditUnavailable."""
     file = os.environ.get("PENSTOCK_CONFIG")
+    home = Path(where).parent if where is not None and not is_database(str(where)) else None
     try:
-        return load(Path(file) if file else None).audit_path
+        return load(Path(file) if file else None, data_dir=home)
     except ConfigError as error:
-        raise AuditUnavailable(f"the settings do not say where it lies: {error}", "name it with --path") from None
+        problem = f"the settings do not say where it lies: {error}"
+        raise AuditUnavailable(problem, "mend them, or name it with --path") from None
 
 
-def clean(value: object) -> str:
-    """Text for a terminal: what steers one, or hides (controls, bidi, zero-width), is shown as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(value))
+def _key_of(where: str) -> Path | None:
+    """The key file of a log: the one beside it, or of a database the one in the data directory."""
+    key = settings_of().key_path if is_database(where) else Path(where).with_suffix(".key")
+    return key if key.exists() else None
 
 
 @contextlib.contextmanager
@@ -145,14 +254,14 @@ def reading() -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
-def parse_since(text: str) -> float:
+def parse_since(text: str, option: str = "--since") -> float:
     """Unix seconds. Raises typer.BadParameter."""
     if found := re.fullmatch(r"(\d{1,9})([smhdw])", text.strip()):
         return time.time() - int(found[1]) * _UNITS[found[2]]
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
-        raise typer.BadParameter("write 90s, 10m, 2h, 7d or 2025-01-31T12:00", param_hint="--since") from None
+        raise typer.BadParameter("write 90s, 10m, 2h, 7d or 2025-01-31T12:00", param_hint=option) from None
 
 
 def _head(text: str) -> Head:
@@ -162,27 +271,11 @@ def _head(text: str) -> Head:
     return Head(int(seq), bytes.fromhex(hash_))
 
 
-def _status(exchange: Exchange) -> Any:
-    return "open" if exchange.outcome is None else exchange.outcome.get("status")
-
-
-def _time(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
-
-
 def _plain(exchange: Exchange) -> dict[str, Any]:
     return {"id": exchange.id, "at": exchange.at, "intent": exchange.intent, "outcome": exchange.outcome}
 
 
-def _line(exchange: Exchange, json: bool) -> None:
-    if json:
-        typer.echo(dumps(_plain(exchange)))  # in ASCII: nothing in it can steer a terminal
-        return
-    parts = (exchange["action"], exchange["rule"], exchange["model"], _status(exchange))
-    typer.echo("  ".join([_time(exchange.at), clean(exchange.id), *("-" if p is None else clean(p) for p in parts)]))
-
-
-def _show_content(exchange: Exchange, path: Path, json: bool) -> None:
+def _show_content(exchange: Exchange, path: str | None, json: bool) -> None:
     from .content_cli import content_lines, content_of
 
     with reading():
@@ -194,28 +287,10 @@ def _show_content(exchange: Exchange, path: Path, json: bool) -> None:
             typer.echo(clean(line))
 
 
-def _table(exchange: Exchange) -> Table:
-    table = Table(title=Text(clean(exchange.id)), title_justify="left", show_lines=False)
-    for column in ("", "intent", "outcome"):
-        table.add_column(column, overflow="fold")
-    table.add_row("began", _time(exchange.at), "" if exchange.outcome is not None else "open")
-    intent, outcome = _flat(exchange.intent), _flat(exchange.outcome)
-    for name in dict.fromkeys([*intent, *outcome]):
-        # Text, not str: rich would read [brackets] in a client's words as its own markup.
-        table.add_row(*(Text(clean(cell)) for cell in (name, intent.get(name, ""), outcome.get(name, ""))))
-    return table
-
-
-def _flat(body: Any, prefix: str = "") -> dict[str, str]:
-    """Nested objects as dotted names."""
-    if not isinstance(body, dict):
-        return {}
-    flat: dict[str, str] = {}
-    for name, value in body.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            flat[prefix + name] = value
-        elif value is not None:
-            flat[prefix + name] = orjson.dumps(value).decode()
-    return flat
+def _line(exchange: Exchange, json: bool) -> None:
+    if json:
+        typer.echo(dumps(_plain(exchange)))  # in ASCII: nothing in it can steer a terminal
+        return
+    status = "open" if exchange.outcome is None else exchange.outcome.get("status")
+    parts = (exchange["action"], exchange["rule"], exchange["model"], status)
+    typer.echo("  ".join([moment(exchange.at), clean(exchange.id), *("-" if p is None else clean(p) for p in parts)]))

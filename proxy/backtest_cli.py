@@ -9,14 +9,13 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .audit_cli import clean, log_path, parse_since, reading
+from .audit_cli import clean, log_path, parse_since, reading, settings_of
 from .check_cli import Output
 from .teach_cli import operator
 
@@ -31,7 +30,7 @@ def backtest(
     new: Annotated[str, typer.Argument(help="The policy to try: a directory, a file, or a shipped pack.")],
     since: Annotated[str, typer.Option(help="Decisions since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = "7d",
     audit: Annotated[
-        Path | None, typer.Option("--audit", help="The log's file; else the one in the data directory.")
+        str | None, typer.Option("--audit", help="The log's file or database; else the one that the settings name.")
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Decision ids to show of each change.")] = 3,
     content: Annotated[
@@ -63,15 +62,15 @@ def backtest(
     begin = parse_since(since)
     with operator(), reading():
         policies = load(new)
-        path = log_path(audit)
-        home = path.parent / "policies"
+        where = log_path(audit)
+        home = settings_of(where).data_dir / "policies"
         try:
             heard = heard_by([Store(home), *map(Store, sorted(home.glob("named/*")))])
         except StoreError as error:
             typer.echo(f"penstock: {clean(error)}", err=True)
             raise typer.Exit(1) from None
         trial, changes = Backtest(policies, heard.get), Changes(keep=examples)
-        with Reader(path) as log, _progress() as bar, _reading(content, path, policies, ask) as kept:
+        with Reader(where) as log, _progress() as bar, _reading(content, where, policies, ask) as kept:
             for rows in recorded(log, begin):
                 decided = trial.decide(rows)
                 changes.add(rows, decided if kept is None else kept.again(rows, decided))
@@ -88,14 +87,14 @@ def backtest(
 
 
 @contextlib.contextmanager
-def _reading(content: bool, path: Path, policies: PolicySet, most: int) -> Iterator[Rejudge | None]:
+def _reading(content: bool, where: str, policies: PolicySet, most: int) -> Iterator[Rejudge | None]:
     """What judges kept texts again, where they may be read. Raises AuditUnavailable."""
     if not content:
         yield None
         return
-    from .content_cli import settings_of, vault_of
+    from .content_cli import vault_of
 
-    with vault_of(settings_of(path), unseals=True) as vault:
+    with vault_of(settings_of(where), unseals=True) as vault:
         from .rejudged import Rejudge
 
         with Rejudge(policies, vault, most) as kept:

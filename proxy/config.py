@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from .settings_source import ConfigError, from_environment, from_file
 from .upstream_settings import RouteSettings, Seconds, UpstreamSettings, checked_key, checked_url
+
+__all__ = ["ConfigError", "RouteSettings", "Settings", "UpstreamSettings", "is_url", "load"]
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
@@ -23,10 +24,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 FILE_ONLY = frozenset({"upstreams", "routes", "policies"})
 """Settings that are tables: they stand in the file only."""
-
-
-class ConfigError(Exception):
-    """A setting is wrong. The message is one line a problem, each with its place and the mend."""
 
 
 class Settings(BaseModel):
@@ -105,6 +102,20 @@ class Settings(BaseModel):
     data_dir: Annotated[Path, Field(description="Where the audit log and its key lie; made if missing.")] = Path(
         "penstock-data"
     )
+    audit_database: Annotated[
+        SecretStr | None,
+        Field(
+            description="A PostgreSQL database for the audit, like postgresql://user:password@host/name; unset: a file "
+            "in data_dir. Needs penstock[postgres]."
+        ),
+    ] = None
+    audit_keep: Annotated[
+        str,
+        Field(
+            pattern=r"^([1-9][0-9]{0,4}[hdw])?$",
+            description="How long decisions are kept, like 90d or 12w; older ones are pruned. Empty: for ever.",
+        ),
+    ] = ""
     max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
     max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
     workers: Annotated[
@@ -328,6 +339,34 @@ class Settings(BaseModel):
         """Where each policy lies, by its name; the default's is empty."""
         return {"": self.policy, **self.policies}
 
+    @field_validator("audit_database")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        from .audit.target import problem_with
+
+        if problem := problem_with(value.get_secret_value()):
+            raise ValueError(problem)
+        return value
+
+    @property
+    def audit_where(self) -> str:
+        """The URL of the database that holds the audit, else the path of the file."""
+        return self.audit_database.get_secret_value() if self.audit_database else str(self.audit_path)
+
+    @property
+    def audit_head(self) -> Path:
+        """Where the newest head of a database is noted."""
+        return self.data_dir / "audit-database-head"
+
+    @property
+    def audit_seconds(self) -> float:
+        """How long decisions are kept; 0 is for ever."""
+        if not self.audit_keep:
+            return 0.0
+        return int(self.audit_keep[:-1]) * {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}[self.audit_keep[-1]]
+
     @property
     def audit_path(self) -> Path:
         return self.data_dir / "audit.db"
@@ -373,8 +412,8 @@ def is_url(source: str) -> bool:
 
 def load(file: Path | None = None, **given: Any) -> Settings:
     """The settings that result. `given` (the command line) wins; None in it means not given. Raises ConfigError."""
-    values = _from_file(file) if file else {}
-    values.update(_from_environment())
+    values = from_file(file) if file else {}
+    values.update(from_environment(Settings, FILE_ONLY))
     values.update({key: value for key, value in given.items() if value is not None})
     try:
         return Settings(**values)
@@ -386,62 +425,3 @@ def load(file: Path | None = None, **given: Any) -> Settings:
             mend = "; `penstock config` lists the settings" if item["type"] == "extra_forbidden" else ""
             lines.append(f"setting{' ' * bool(name)}{name}: {problem[:1].lower() + problem[1:]}{mend}")
         raise ConfigError("\n".join(lines)) from None
-
-
-def _from_environment() -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, text in os.environ.items():
-        if name.startswith("PENSTOCK_") and name != "PENSTOCK_CONFIG":
-            key = name.removeprefix("PENSTOCK_").lower()
-            field = Settings.model_fields.get(key)
-            if field is None:
-                raise ConfigError(f"environment {name}: no such setting; `penstock config` lists the settings")
-            if key in FILE_ONLY:
-                raise ConfigError(f"environment {name}: this setting is a table: write it into the file of settings")
-            is_list = get_origin(field.annotation) is list
-            values[key] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
-    return values
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{path}: {reason}") from None
-    yaml = YAML(typ="safe", pure=True)
-    yaml.allow_duplicate_keys = False
-    try:
-        tree = yaml.load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a mapping of settings is expected, like `upstream: https://...`")
-    return {str(key): _expanded(value, f"{path}: {key}") for key, value in tree.items()}
-
-
-def _expanded(value: Any, place: str) -> Any:
-    """`value` with ${NAME} and ${NAME:-default} replaced from the environment. Raises ConfigError."""
-    if isinstance(value, list):
-        return [_expanded(item, place) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _expanded(item, f"{place}.{key}") for key, item in value.items()}
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    out, rest = "", value
-    while (start := rest.find("${")) >= 0:
-        end = rest.find("}", start)
-        if end < 0:
-            raise ConfigError(f"{place}: '${{' without '}}'")
-        name, has_default, default = rest[start + 2 : end].partition(":-")
-        found = os.environ.get(name) or default
-        if not found and not has_default:
-            # An empty value could silently mean something else: no key of our own, say.
-            raise ConfigError(f"{place}: the variable {name} is not set (write ${{{name}:-}} where that is meant)")
-        out += rest[:start] + found
-        rest = rest[end + 1 :]
-    return out + rest

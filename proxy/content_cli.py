@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
-from .audit_cli import LogPath, clean, log_path, parse_since, reading
-from .config import ConfigError, Settings, load
+from .audit_cli import LogPath, clean, log_path, parse_since, reading, settings_of
+from .config import Settings
 
 if TYPE_CHECKING:
     from .content.vault import Vault
@@ -108,7 +107,7 @@ def rekey(
 
 async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys: int) -> str:
     """The id under which the audit says that a subject was forgotten. Raises AuditUnavailable."""
-    audit = await Audit.open(settings.audit_path, key=key)
+    audit = await Audit.open(settings.audit_where, key=key, head=settings.audit_head)
     try:
         id = new_id()
         body = {"account": subject, "action": None, "status": "erased", "erased": {"rows": rows, "keys": keys}}
@@ -116,15 +115,6 @@ async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys:
         return id
     finally:
         await audit.close()
-
-
-def settings_of(path: Path | None) -> Settings:
-    """The settings; with `path`, a log, those of the directory that it lies in. Raises AuditUnavailable."""
-    file = os.environ.get("PENSTOCK_CONFIG")
-    try:
-        return load(Path(file) if file else None, data_dir=path.parent if path is not None else None)
-    except ConfigError as error:
-        raise AuditUnavailable(f"the settings cannot be read: {error}", "mend them") from None
 
 
 @contextlib.contextmanager
@@ -147,7 +137,7 @@ def vault_of(settings: Settings, *, unseals: bool = False) -> Iterator[Vault]:
         raise AuditUnavailable(f"kept content: {error.problem}", error.mend) from None
 
 
-def content_of(id: str, path: Path | None) -> dict[str, Any] | str:
+def content_of(id: str, path: str | Path | None) -> dict[str, Any] | str:
     """What was judged of a decision, or why that cannot be read. Raises AuditUnavailable."""
     with vault_of(settings_of(path), unseals=True) as vault:
         from .content.vault import Gone

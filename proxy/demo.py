@@ -123,7 +123,7 @@ async def _outcome(decision: str, settings: Settings, running: Running) -> dict[
     """What the audit says of a decision. The last word is written when the answer has ended: a moment later."""
     for _ in range(100):
         await running.audit.probe()
-        with Reader(settings.audit_path) as reader:
+        with Reader(settings.audit_where) as reader:
             exchange = reader.exchange(decision)
         if exchange is not None and exchange.outcome is not None:
             return exchange.outcome
@@ -148,7 +148,7 @@ def _tell(base_url: str, settings: Settings, running: Running) -> None:
     command = sys.argv[0] if sys.argv[0].endswith("penstock") else "penstock"
     console.print(f"""
 Metrics   {admin}/metrics      (health: {admin}/readyz)
-Audit     {command} audit tail --path {settings.audit_path}
+Audit     {command} audit tail{"" if settings.audit_database else f" --path {settings.audit_path}"}
 Your turn [b]client = openai.OpenAI(base_url="{base_url}", api_key="anything")[/b]
           model="{local_model.MODEL}"
 """, soft_wrap=True)  # fmt: skip

@@ -27,7 +27,7 @@ from policies.engine import Decision
 from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
-from .answers import Answer, ids, problem, relayed
+from .answers import Answer, called, ids, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
 from .guard import Guard
 from .later import Later, Pending
@@ -227,7 +227,7 @@ class Exchange:
         except UpstreamError as error:
             await self._upstream_failed(error)
             return
-        notes.answered(response.status)
+        notes.answered(response.status, called(response))
         try:
             await self.answer(request, response)
         except UpstreamError as error:

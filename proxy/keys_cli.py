@@ -182,7 +182,7 @@ def write_down(settings: Settings, body: dict[str, Any]) -> None:
     key, body = Key.load(settings.key_path), {**body, "by": user()}
 
     async def write() -> None:
-        audit = await Audit.open(settings.audit_path, key=key)
+        audit = await Audit.open(settings.audit_where, key=key, head=settings.audit_head)
         try:
             await audit.durable(Record(new_decision(), "outcome", time.time(), body))
         finally:

@@ -8,9 +8,13 @@ this process unready as well, until it is back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .logs import get_logger
 from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from .audit import Audit, AuditUnavailable
 
 log = get_logger("penstock.parts")
 
@@ -59,3 +63,19 @@ class Parts:
     def missing(self) -> dict[str, str]:
         """The parts without which nothing can be done, and that are not well."""
         return {part: str(seen) for part, seen in self._seen.items() if seen.needed and seen.state != WELL}
+
+
+def parts_of(metrics: Metrics, audit: Audit) -> Parts:
+    """What lies outside; the audit's faults are told as its states. Readiness asks the audit itself."""
+    parts = Parts(metrics)
+
+    def tell(fault: AuditUnavailable | None) -> None:
+        if fault is None:
+            parts.well("audit")
+        else:
+            meanwhile = "new requests are refused, and what is under way is kept until it can be written"
+            parts.ill("audit", fault.state, fault.problem, mend=fault.mend, meanwhile=meanwhile)
+
+    audit.observer = tell
+    parts.well("audit")
+    return parts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message, Role
 from policies.engine import Decision, Fired
+from policies.forms import Mode
 from policies.model import Action, Stage
 
 from .audit import Record, new_id
@@ -103,9 +104,12 @@ class Notes:
             self.trace.stage("judge input", self._times["input"])
         return self.trace.carried(head, upstream)
 
-    def answered(self, status: int) -> None:
+    def answered(self, status: int, request: bytes | None = None) -> None:
+        """The head of the upstream's answer came; `request` is what it calls the request."""
         self._head = time.perf_counter()
         self._facts["upstream_status"] = status
+        if request:
+            self._facts["request"] = request[:80].decode("latin-1")
         self._times["upstream"] = self._head - self._sent
         if self.trace is not None:
             self.trace.head(status)
@@ -260,6 +264,9 @@ class Seen:
         facts: dict[str, Any] = {}
         if self.fired:
             facts["rules"] = {name: str(item.action) for name, item in self.fired.items()}
+            canary = [name for name, item in self.fired.items() if item.mode is Mode.CANARY]
+            if canary:
+                facts["canary"] = canary
         if self.shadow:
             facts["shadow"] = {name: str(item.action) for name, item in self.shadow.items()}
         if len(self.scores) == 1:

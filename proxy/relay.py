@@ -15,7 +15,7 @@ import orjson
 from policies.model import Stage
 
 from .accounts.holder import Holder
-from .answers import Answer, ids, problem, relayed
+from .answers import Answer, called, ids, problem, relayed
 from .audit import Audit
 from .dialects.base import NotFound, Speaker
 from .listener import Caller
@@ -169,7 +169,7 @@ class Relay:
     async def _sent(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> Response:
         head = notes.sent(backend.name, head)
         response = await backend.send(head, body)
-        notes.answered(response.status)
+        notes.answered(response.status, called(response))
         return response
 
     def _failed(self, known: Head, error: UpstreamError, notes: Notes) -> Answer:

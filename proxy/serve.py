@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .audit.target import shown
 from .config import ConfigError, Settings, load
 from .logs import configure_logs, get_logger
 from .server import CannotServe, Running, run
@@ -89,7 +90,7 @@ def _announce(settings: Settings, running: Running) -> None:
         upstream=", ".join(each.url for each in settings.all_upstreams.values()),
         policy=settings.policy,
         revision=running.plane.guard.policies.revision,
-        audit=str(settings.audit_path),
+        audit=shown(settings.audit_where),
     )
 
 

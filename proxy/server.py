@@ -36,7 +36,7 @@ from .keeper import Keeper, Refused
 from .listener import Accept, Listener
 from .logs import get_logger
 from .metrics import Metrics
-from .parts import Parts
+from .parts import Parts, parts_of
 from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload, reload_told, watching
 from .routing import Routing, routing_of
@@ -105,7 +105,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         key, audit = await _open_audit(settings)
         stack.push_async_callback(_close_audit, audit)
         metrics = Metrics(settings.metrics_models, str(seat.number) if seat is not None else "0")
-        parts = Parts(metrics)
+        parts = parts_of(metrics, audit)
         panel, elsewhere = _panel(settings, stack)
         guards = await _guards(sets, panel, metrics)
         await enforced(keepers, sets, metrics, stack)
@@ -384,7 +384,8 @@ async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         key = Key.load(settings.key_path)
-        return key, await Audit.open(settings.audit_path, key=key)
+        where, keep, head = settings.audit_where, settings.audit_seconds, settings.audit_head
+        return key, await Audit.open(where, key=key, keep=keep, head=head)
     except AuditUnavailable as error:
         raise CannotServe(f"{error}") from None
     except OSError as error:

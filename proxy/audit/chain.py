@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -63,7 +63,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What `verify` saw: `rows` good rows up to `head`, the first break or None, and notes worth a look."""
+    """What `verify` saw: `rows` good rows, the last of which is `head`, the first break or None, and notes."""
 
     rows: int
     head: Head
@@ -71,35 +71,41 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def verify(rows: Callable[[], Iterable[Row]], seal: Sealer, start: Head, anchors: Iterable[Head]) -> Verdict:
-    """Walk the chain from `start`. `rows()` gives them in order of seq and may be asked twice. `anchors` are heads
-    noted outside the table; each must be found in it."""
+def verify(
+    rows: Callable[[], Iterable[Row]],
+    seal: Sealer,
+    start: Head,
+    anchors: Iterable[Head],
+    derived: Callable[[dict[str, Any]], tuple[Plain, ...]] = columns,
+) -> Verdict:
+    """Walk the chain from `start`, which is before the first row. `rows()` gives them in order of seq and may be asked
+    twice. `anchors` are heads noted outside the table; each must be found in it. `derived` makes columns of a body."""
     wanted = {anchor.seq: anchor for anchor in anchors}
     head, notes = start, list[str]()
-    met = wanted.pop(0, None)
+    met = wanted.pop(start.seq, None)
     if met is not None and met.hash != start.hash:
-        return Verdict(0, head, Break("head", 0, "-", "the noted head belongs to another log"))
+        return Verdict(0, head, Break("head", start.seq, "-", "the noted head belongs to another log"))
     walk = iter(rows())
     for row in walk:
-        broken = _check(row, head, seal)
+        broken = _check(row, head, seal, derived)
         if broken is not None:
             if broken.what == "edited" and row.seq == head.seq + 1:
                 broken = _explain(row, head, walk, rows, seal, broken)
-            return Verdict(head.seq, head, broken, tuple(notes))
+            return Verdict(head.seq - start.seq, head, broken, tuple(notes))
         head = Head(row.seq, row.hash, row.id)
         if row.kind == "note":
             notes.append(f"row {row.seq}: {row.body}")
         met = wanted.pop(row.seq, None)
         if met is not None and met.hash != row.hash:
             detail = "the chain was computed anew at or before this row: it does not end in the noted head"
-            return Verdict(row.seq, head, Break("rewritten", row.seq, row.id, detail), tuple(notes))
+            return Verdict(row.seq - start.seq, head, Break("rewritten", row.seq, row.id, detail), tuple(notes))
     if wanted:
         last = max(wanted.values())
         gone = last.seq - head.seq
         detail = f"the newest {gone} row(s) are gone: the noted head is row {last.seq} ({last.id})"
         first = last.id if gone == 1 else "-"
-        return Verdict(head.seq, head, Break("truncated", head.seq + 1, first, detail), tuple(notes))
-    return Verdict(head.seq, head, None, tuple(notes))
+        return Verdict(head.seq - start.seq, head, Break("truncated", head.seq + 1, first, detail), tuple(notes))
+    return Verdict(head.seq - start.seq, head, None, tuple(notes))
 
 
 def _fits(row: Row, prev: bytes, seq: int, seal: Sealer) -> bool:
@@ -109,7 +115,9 @@ def _fits(row: Row, prev: bytes, seq: int, seal: Sealer) -> bool:
         return False
 
 
-def _check(row: Row, head: Head, seal: Sealer) -> Break | None:
+def _check(
+    row: Row, head: Head, seal: Sealer, columns_of: Callable[[dict[str, Any]], tuple[Plain, ...]]
+) -> Break | None:
     want = head.seq + 1
     if row.seq != want:
         gone = f"row {want}" if row.seq == want + 1 else f"rows {want} to {row.seq - 1}"
@@ -119,7 +127,7 @@ def _check(row: Row, head: Head, seal: Sealer) -> Break | None:
         return Break("edited", want, str(row.id), detail)
     try:
         body = orjson.loads(row.body)
-        derived = columns(body) if row.kind in ("intent", "outcome") else row.columns
+        derived = columns_of(body) if row.kind in ("intent", "outcome") else row.columns
     except ValueError:
         return Break("edited", want, row.id, "the body is not JSON")
     for name, is_, was in zip(COLUMNS, row.columns, derived, strict=True):

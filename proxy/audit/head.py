@@ -17,6 +17,8 @@ from .entry import AuditUnavailable
 from .seal import Head, Sealer
 
 _MAGIC = b"penstock-audit-head 1"
+PRUNED = b"penstock-audit-pruned 1"
+"""What begins the note of the last row that was pruned."""
 
 
 class BadHead(ValueError):
@@ -27,19 +29,19 @@ def path_of(database: str | os.PathLike[str]) -> str:
     return f"{os.fspath(database)}-head"
 
 
-def pack(head: Head, seal: Sealer) -> bytes:
-    line = b"%s %020d %s %-64s " % (_MAGIC, head.seq, head.hash.hex().encode(), head.id.encode())
+def pack(head: Head, seal: Sealer, magic: bytes = _MAGIC) -> bytes:
+    line = b"%s %020d %s %-64s " % (magic, head.seq, head.hash.hex().encode(), head.id.encode())
     return line + seal(line).hex().encode() + b"\n"
 
 
-def unpack(raw: bytes, seal: Sealer | None) -> Head:
+def unpack(raw: bytes, seal: Sealer | None, magic: bytes = _MAGIC) -> Head:
     """Raises BadHead. Without `seal` the figures are read but not trusted."""
     parts = raw.split()
     try:
         head = Head(int(parts[2]), bytes.fromhex(parts[3].decode("ascii")), parts[4].decode("ascii"))
     except (IndexError, ValueError):
         raise BadHead("it is not a head file or was cut short") from None
-    if seal is not None and pack(head, seal) != raw:
+    if seal is not None and pack(head, seal, magic) != raw:
         raise BadHead("it was edited or sealed with another key")
     return head
 

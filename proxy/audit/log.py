@@ -26,6 +26,7 @@ from .key import Key
 from .process import Process
 from .record import Record, encode
 from .seal import Head
+from .target import check_driver, is_database
 from .wire import Frames, Opening, Place, pack
 
 Waiter = asyncio.Future[None]
@@ -63,7 +64,7 @@ class Audit:
 
     `lost`: records not taken or given up. `failed`: `durable` calls that were refused. `written`: records on disk.
     `waiting`, `waiting_bytes`: what is not on disk yet. `commits`: how often it was asked to sync. `head`: the newest
-    row that is known to be on disk.
+    row that is known to be on disk. `observer` is told of each fault, and of None when it is over.
     """
 
     def __init__(
@@ -75,9 +76,12 @@ class Audit:
         capacity: int = 8192,
         capacity_bytes: int = 64 << 20,
         patience: float = 5.0,
+        keep: float = 0.0,
+        head: str = "",
     ) -> None:
         """See `open`. `start` starts a writer, in a thread. Nothing can be written before `begin`."""
         self._start, self._path, self._key, self._patience = start, path, key, patience
+        self._more = keep, head
         self._place: Place | None = None
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
         self._loop = asyncio.get_running_loop()
@@ -106,6 +110,7 @@ class Audit:
         self.lost = 0
         self.failed = 0
         self.head: Head | None = None
+        self.observer: Callable[[AuditUnavailable | None], None] | None = None
 
     @classmethod
     async def open(
@@ -116,13 +121,24 @@ class Audit:
         capacity: int = 8192,
         capacity_bytes: int = 64 << 20,
         patience: float = 5.0,
+        keep: float = 0.0,
+        head: str | os.PathLike[str] = "",
     ) -> Audit:
-        """Open or make the SQLite log at `path` and mark what dead writers left open. Raises AuditUnavailable.
+        """Open or make the log at `path` (a file, or the URL of a PostgreSQL database) and mark what dead writers left
+        open. Raises AuditUnavailable.
 
-        `capacity` and `capacity_bytes` bound the queue, `patience` is how long a silent disk is waited for (seconds).
+        `capacity` and `capacity_bytes` bound the queue, `patience` is how long a silent disk is waited for (seconds),
+        and `keep` how long records are kept (seconds; 0: for ever). `head` is the file in which this replica notes the
+        newest head of a database; a log in a file has its own.
         """
         limits = {"capacity": capacity, "capacity_bytes": capacity_bytes}
-        audit = cls(Process.start, _absolute(path), key.seal.key if key else None, patience=patience, **limits)
+        where, secret = os.fspath(path), key.seal.key if key else None
+        if is_database(where):
+            check_driver()
+            start: Callable[[], Line] = Process.with_packages
+        else:
+            where, start = _absolute(where), Process.start
+        audit = cls(start, where, secret, patience=patience, keep=keep, head=os.fspath(head), **limits)
         await audit.begin()
         return audit
 
@@ -221,7 +237,8 @@ class Audit:
         if self.waiting >= self._capacity or self.waiting_bytes + size > self._capacity_bytes:
             if self._fault is None:
                 mend = "the disk is too slow for this load"
-                self._fault = AuditUnavailable(f"the queue is full ({self.waiting} records wait)", mend)
+                self._fault = AuditUnavailable(f"the queue is full ({self.waiting} records wait)", mend, "overloaded")
+                self._tell()
             return False
         self.waiting += 1
         self.waiting_bytes += size
@@ -284,12 +301,18 @@ class Audit:
                 self._lazy = True
                 self._loop.call_later(LAZY, self._flush_lazy)
 
+    def _tell(self) -> None:
+        if self.observer is not None:
+            self.observer(self._fault)
+
     def _recovered(self) -> None:
         if self._fault is not None and 2 * self.waiting <= self._capacity:
             self._fault = None
+            self._tell()
 
     def _refuse(self, fault: AuditUnavailable) -> None:
         self._fault = fault
+        self._tell()
         for waiters in (self._batch.waiters if self._batch else [], self._waiters):
             for waiter in waiters:
                 if not waiter.done():
@@ -301,7 +324,7 @@ class Audit:
         """A disk that hangs raises nothing: somebody must look at the clock."""
         patience = self._patience
         if self._ready and self._batch is not None and time.monotonic() - self._since > patience:
-            self._refuse(AuditUnavailable(f"the disk has not answered for {patience:g} s", "check the disk"))
+            self._refuse(AuditUnavailable(f"the disk has not answered for {patience:g} s", "check the disk", "slow"))
         self._watch = self._loop.call_later(patience / 4, self._look)
 
     # ---- the writer
@@ -313,7 +336,7 @@ class Audit:
         self._began = began = self._loop.create_future()
         try:
             self._loop.add_reader(line.sock, self._readable)
-            opening: Opening = (self._path, self._key, self._patience, self._place)
+            opening: Opening = (self._path, self._key, self._patience, self._place, *self._more)
             with contextlib.suppress(OSError):  # it ended already: `_readable` will see
                 line.sock.send(pack(opening))
             await began
@@ -383,7 +406,7 @@ class Audit:
         if self._began is None or self._began.done():
             return
         try:
-            if token and self._lock is None:
+            if token and self._lock is None and not is_database(self._path):
                 self._lock = _share(f"{self._path}-writers/{token}")
         except OSError as error:
             self._began.set_exception(AuditUnavailable(f"its place was lost: {error.strerror}", "start it again"))
@@ -410,7 +433,7 @@ class Audit:
                 self._began.set_exception(AuditUnavailable("its writer ended before the log was open", "try again"))
         elif not self._ended.done():
             self._ready = False
-            self._refuse(AuditUnavailable("the writer's process ended", "another one is started"))
+            self._refuse(AuditUnavailable("the writer's process ended", "another one is started", "stopped"))
             self._restarts = self._loop.create_task(self._restart())
 
     async def _restart(self) -> None:
@@ -451,4 +474,4 @@ def _share(path: str) -> int:
     return fd
 
 
-_CLOSED = AuditUnavailable("the log is closed", "the proxy is stopping")
+_CLOSED = AuditUnavailable("the log is closed", "the proxy is stopping", "stopped")

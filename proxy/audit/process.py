@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,10 @@ PATIENCE = 5.0
 """Seconds for a process to end after its socket was closed."""
 
 
+IDLE = 5
+"""Seconds without a message after which the writer sees to its upkeep."""
+
+
 class Process:
     """A writer's process and our end of the socket to it. Methods block."""
 
@@ -31,13 +36,26 @@ class Process:
 
     @classmethod
     def start(cls) -> Self:
-        """Raises AuditUnavailable."""
-        # Without `site`: it needs nothing that is installed. Our folder comes last: it may hide nothing of Python's.
-        run = f"import sys; sys.path.append({str(ROOT)!r}); from proxy.audit.writer import main; main()"
+        """For a log in a file. Raises AuditUnavailable."""
+        return cls._start([], {})
+
+    @classmethod
+    def with_packages(cls) -> Self:
+        """For a log in a database, whose driver is installed, and may be told of by PG* variables. Raises
+        AuditUnavailable."""
+        told = {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "HOME"}
+        return cls._start(sys.path, told)
+
+    @classmethod
+    def _start(cls, paths: list[str], told: dict[str, str]) -> Self:
+        # Without `site`: it needs nothing else that is installed. Our folder comes last, to hide nothing of Python's.
+        more = [str(ROOT), *filter(None, paths)]
+        run = f"import sys; sys.path += {more!r}; from proxy.audit.writer import main; main()"
         command = [sys.executable, "-S", "-P", "-c", run]
-        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ} | told
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", IDLE, 0))
         # Blocked from the first moment on: the mask outlives `exec`, and belongs to this thread only.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEARD)
         try:

@@ -6,12 +6,13 @@ import functools
 import os
 import re
 import time
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from .entry import COLUMNS, Entry, Plain
+from .entry import FIELDS, Entry, Plain
 
 Kind = Literal["intent", "outcome"]
 
@@ -46,7 +47,41 @@ def _moment(milliseconds: int) -> str:
 
 def columns(body: dict[str, Any]) -> tuple[Plain, ...]:
     """The filter columns of a body as JSON gave it: text and 64-bit integers, anything else is only in the body."""
-    return tuple([_plain(body.get(name)) for name in COLUMNS])
+    return (*[_plain(body.get(name)) for name in FIELDS], *_derived(body))
+
+
+def _derived(body: dict[str, Any]) -> tuple[str | None, str | None]:
+    """All rules that fired with their modes, like `` pii=enforce tone=shadow ``, and what went wrong, like
+    `` upstream_timeout guard=crash ``; None for nothing. Words stand between blanks, so that one can be looked for."""
+    fired, errors = dict[str, None](), list[str]()
+    detail = body.get("detail")
+    if isinstance(detail, str) and body.get("status") != "relayed":
+        errors.append(detail[:100])
+    for name in ("input", "output"):
+        seen = body.get(name)
+        if not seen or not isinstance(seen, dict):
+            continue
+        canary = _names(seen.get("canary"))
+        for rule in _names(seen.get("rules")):
+            fired[f"{rule}={'canary' if rule in canary else 'enforce'}"] = None
+        for rule in _names(seen.get("shadow")):
+            fired[f"{rule}=shadow"] = None
+        failures = seen.get("failures")
+        if isinstance(failures, dict):
+            errors += [f"{classifier}={reason}" for classifier, reason in failures.items()]
+    return _words(fired, 400), _words(errors, 250)
+
+
+def _words(words: Iterable[str], most: int) -> str | None:
+    """Between blanks, as many as fit: an index has to hold them."""
+    text = " ".join(words)
+    if len(text) > most:
+        text = text[: most + 1].rpartition(" ")[0] or text[:most]
+    return f" {text} " if text else None
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    return tuple(map(str, found)) if isinstance(found, dict | list) else ()
 
 
 def _plain(value: object) -> Plain:
@@ -78,6 +113,9 @@ def encode(record: Record) -> Entry:
         get("model"),
         get("account"),
         get("status"),
+        get("stage"),
+        get("request"),
+        *_derived(record.body),
     )
     for value in found:
         if value is not None and type(value) is not str:

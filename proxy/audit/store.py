@@ -20,11 +20,13 @@ import sqlite3
 import time
 from abc import ABC, abstractmethod
 
-from .entry import COLUMNS, AuditUnavailable, Entry, Plain
-from .head import BadHead, HeadFile, path_of
+from .entry import COLUMNS, AuditUnavailable, Entry
+from .head import PRUNED, BadHead, HeadFile, pack, path_of
+from .keeping import BATCH, OLDEST, Keeping
 from .schema import FilePath, connect, create, explain, inspect, open_meta
 from .seal import Head, Sealer, genesis, sealed
 from .wire import Opened, Place
+from .written import aborted, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,11 +71,15 @@ class SqliteStore(Store):
         self._bytes = 0
         self._folding = self._folded = False
         self._lock: int | None = None
+        self._keeping: Keeping | None = None
         self.opened: Opened = (self._token, 0, genesis(seal, self._uuid), 0)
 
     @classmethod
-    def open(cls, path: FilePath, seal: Sealer, *, patience: float = 5.0, place: Place | None = None) -> SqliteStore:
-        """Open or make the log, mark what dead writers left open; `place` is taken over. Raises AuditUnavailable."""
+    def open(
+        cls, path: FilePath, seal: Sealer, *, patience: float = 5.0, place: Place | None = None, keep: float = 0.0
+    ) -> SqliteStore:
+        """Open or make the log, mark what dead writers left open; `place` is taken over, rows are kept for `keep`
+        seconds (0: for ever). Raises AuditUnavailable."""
         path = os.path.abspath(os.fspath(path))
         head: HeadFile | None = None
         db: sqlite3.Connection | None = None
@@ -85,6 +91,7 @@ class SqliteStore(Store):
             with head.turn(patience):
                 db = create(path, seal, patience)
                 store = cls(path, db, head, seal)
+                store._keeping = Keeping(keep) if keep else None
                 store._enter(place)
                 return store
         except (OSError, sqlite3.Error, AuditUnavailable) as error:
@@ -114,7 +121,7 @@ class SqliteStore(Store):
             if place is None:
                 self._join(db, last)
                 if fresh and last.seq:
-                    last = self._insert(db, last, [_note(self._token, _HEAD_GONE)])
+                    last = self._insert(db, last, [note(self._token, _HEAD_GONE)])
                 last, dead = self._recover(db, last)
             else:
                 # Nothing of our own is written here: what follows the newest row that the owner knows of is its own.
@@ -184,7 +191,7 @@ class SqliteStore(Store):
                 continue
             dead.append(path)
             ended = db.execute(_ABORTED + _LEFT_OPEN, ("its process ended", low, writer)).fetchall()
-            last = self._insert(db, last, [_aborted(*row) for row in ended])
+            last = self._insert(db, last, [aborted(*row) for row in ended])
             db.execute("UPDATE writers SET stopped = ? WHERE id = ?", (time.time(), writer))
         return last, dead
 
@@ -222,6 +229,8 @@ class SqliteStore(Store):
         self._head.write(last)
         self._doubt, self._known = False, last.seq
         self._remember(entries, first)
+        if self._keeping is not None:
+            self._keeping.wrote(len(entries))
         return last
 
     def _written(self, db: sqlite3.Connection) -> int | None:
@@ -264,6 +273,8 @@ class SqliteStore(Store):
     # ---- upkeep and the end
 
     def tidy(self) -> None:
+        if self._keeping is not None and self._keeping.due() and not self._doubt:
+            self._prune(self._keeping)
         if self._folded and self._db is not None:
             # What came meanwhile is little; once it is folded too, the write-ahead log begins anew.
             self._folded = False
@@ -271,6 +282,24 @@ class SqliteStore(Store):
         elif self._bytes >= CHECKPOINT and not self._folding:
             self._bytes, self._folding = 0, True
             _thread.start_new_thread(self._fold, ())
+
+    def _prune(self, keeping: Keeping) -> None:
+        """Take a few of the oldest rows away, where they are older than is kept."""
+        try:
+            with self._head.turn():
+                db = self._db = self._db or connect(self.path, 5.0)
+                db.execute("PRAGMA synchronous = NORMAL")  # it may be lost with the power, and is done again
+                db.execute("BEGIN IMMEDIATE")
+                gone = keeping.prefix(db.execute(OLDEST, (BATCH + 1,)).fetchall())
+                if gone is not None:
+                    db.execute("DELETE FROM records WHERE seq <= ?", (gone.seq,))
+                    sealed_note = pack(gone, self._seal, PRUNED).decode()
+                    db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (sealed_note,))
+                db.execute("COMMIT")
+                db.execute("PRAGMA synchronous = FULL")
+        except (OSError, sqlite3.Error):  # what stands in the way of commits is told by the next one
+            self._drop()
+            keeping.later()
 
     def _fold(self) -> None:
         """Bring the write-ahead log into the file, in a thread: commits go on, and need not wait some 15 ms for it."""
@@ -293,7 +322,7 @@ class SqliteStore(Store):
             one = _ABORTED + "FROM records AS r WHERE seq = ?"
             rows = [db.execute(one, (why, seq)).fetchone() for seq in self._open.values()]
             if rows:
-                self.write([_aborted(*row) for row in rows])
+                self.write([aborted(*row) for row in rows])
             db.execute("UPDATE writers SET stopped = ? WHERE id = ?", (time.time(), self._writer))
             _unlink(os.path.join(self._folder, self._token))
         except (OSError, sqlite3.Error) as error:
@@ -341,19 +370,3 @@ def _gone(path: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _note(token: str, text: str) -> Entry:
-    body = b'{"note":"%b"}' % text.encode()
-    return (*_stamped("note-" + token, "note"), body, None, None, None, None, None, None)
-
-
-def _aborted(id: str, policy: Plain, model: Plain, account: Plain, body: str) -> Entry:
-    """The outcome of an exchange that nobody finished, with what the intent says about where it belongs."""
-    return (*_stamped(id, "outcome"), body.encode(), None, None, policy, model, account, "aborted")
-
-
-def _stamped(id: str, kind: str) -> tuple[bytes, str, str, float]:
-    """Ids need no escape, and times of this age are the same in Python and in JSON."""
-    at = time.time()
-    return f'["{id}","{kind}",{at!r}]'.encode(), id, kind, at

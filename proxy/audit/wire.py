@@ -3,9 +3,9 @@
 To the writer: an `Opening`, then lists of entries, the next when the last was answered (an empty one is a probe), at
 last None. It answers with a word and its values:
 
-    opened ... as `Opened` | failed problem mend            once
+    opened ... as `Opened` | failed problem mend state      once
     written seq hash id                                     the list is on the disk; the head
-    fault problem mend                                      an attempt failed; it goes on trying
+    fault problem mend state                                an attempt failed; it goes on trying
     closed                                                  at last, after None
 
 Decision: `marshal`, where JSON would do.
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Place = tuple[str, int, int, bytes]
 """A place among the writers of a log: the name of its lock file, its number, and of the newest row that its owner knows
 of the seq and hash."""
-Opening = tuple[str, bytes | None, float, Place | None]
-"""How to open the log: its absolute path, the key of the chain, seconds of patience, the place to take over."""
+Opening = tuple[str, bytes | None, float, Place | None, float, str]
+"""How to open the log: its absolute path or URL, the key of the chain, seconds of patience, the place to take over,
+seconds that rows are kept (0 is for ever), the file in which the head of a database is noted."""
 Opened = tuple[str, int, Head, int]
 """Lock file and number of the writer's place, the head, and how many rows of this place follow the `Place` given."""
 

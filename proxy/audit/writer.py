@@ -49,14 +49,14 @@ def serve(fd: int, open_store: Callable[[Opening], tuple[Store, Opened]]) -> Non
 
 
 def _serve(proxy: _Proxy, open_store: Callable[[Opening], tuple[Store, Opened]]) -> None:
-    messages = proxy.hear()
-    if not messages:
-        return
+    while not (messages := proxy.hear()):
+        if messages is None:
+            return
     opening: Opening = messages[0]
     try:
         store, (token, writer, head, kept) = open_store(opening)
     except AuditUnavailable as error:
-        proxy.tell("failed", error.problem, error.mend)
+        proxy.tell("failed", error.problem, error.mend, error.state)
         return
     proxy.tell("opened", token, writer, tuple(head), kept)
     asked = _write_all(proxy, store, patience=opening[2])
@@ -72,15 +72,17 @@ class _Proxy:
         self._gone = select.poll()
         self._gone.register(fd, 0)
 
-    def hear(self) -> list[Any]:
-        """The next messages, at least one; none when the proxy is gone."""
+    def hear(self) -> list[Any] | None:
+        """The next messages, none where none came for a while, None when the proxy is gone."""
         while True:
             try:
                 size = os.readv(self._fd, [self._buffer])
+            except BlockingIOError:  # the socket's own limit: see `process`
+                return []
             except ConnectionResetError:
-                return []
+                return None
             if not size:
-                return []
+                return None
             messages = self._frames.feed(memoryview(self._buffer)[:size])
             if messages:
                 return messages
@@ -96,7 +98,7 @@ class _Proxy:
 
 def _write_all(proxy: _Proxy, store: Store, patience: float) -> bool:
     """True where the proxy asked for the end, False where it is gone."""
-    while messages := proxy.hear():
+    while (messages := proxy.hear()) is not None:
         for entries in messages:
             if entries is None:
                 return True
@@ -114,7 +116,7 @@ def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], patience: flo
         try:
             head = store.write(entries)
         except AuditUnavailable as error:
-            proxy.tell("fault", error.problem, error.mend)
+            proxy.tell("fault", error.problem, error.mend, error.state)
         except Exception as error:  # whatever it is, they are kept and the proxy hears of it
             proxy.tell("fault", f"cannot write: {type(error).__name__}", "restart the proxy")
         else:
@@ -129,8 +131,13 @@ def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], patience: flo
 
 
 def _open(opening: Opening) -> tuple[Store, Opened]:
-    path, key, patience, place = opening
-    store = SqliteStore.open(path, Sealer(key, sha256), patience=patience, place=place)
+    path, key, patience, place, keep, head = opening
+    if "://" in path:
+        from .postgres import PostgresStore
+
+        there = PostgresStore.open(path, Sealer(key, sha256), patience=patience, place=place, keep=keep, head=head)
+        return there, there.opened
+    store = SqliteStore.open(path, Sealer(key, sha256), patience=patience, place=place, keep=keep)
     return store, store.opened
 
 

@@ -21,6 +21,7 @@ from ..policy_store import FetchError
 from .base import Check, Finding, Place, State
 from .callers import check_callers
 from .contents import check_content
+from .database import check_database
 from .disk import check_chain, check_disk
 from .encoder import check_encoder
 from .remembered import check_state
@@ -192,7 +193,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "callers": (check_callers,),
     "state": (check_state,),
     "content": (check_content,),
-    "audit": (check_disk, check_chain),
+    "audit": (check_disk, check_chain, check_database),
     "ports": (check_ports,),
     "files": (check_files,),
     "clock": (check_clock,),

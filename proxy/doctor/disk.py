@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..audit import AuditUnavailable, Key, Reader
+from ..audit.target import shown
+from ..config import Settings
 from .base import Finding, Place, State
 
 NAME = "audit"
@@ -48,13 +50,20 @@ def check_disk(place: Place) -> Iterator[Finding]:
 def check_chain(place: Place) -> Iterator[Finding]:
     """What was written before."""
     settings = place.settings
-    path = settings.audit_path
-    if not path.exists():
-        yield Finding(NAME, State.WELL, f"{path} does not exist and will be made")
+    if settings.audit_database is not None:
+        return  # `database` sees to it
+    if not settings.audit_path.exists():
+        yield Finding(NAME, State.WELL, f"{settings.audit_path} does not exist and will be made")
         return
+    yield from verified(settings)
+
+
+def verified(settings: Settings) -> Iterator[Finding]:
+    """Whether the log that is there is whole."""
+    path = shown(settings.audit_where)
     try:
         key = Key.load(settings.key_path, create=False) if settings.key_path.exists() else None
-        with Reader(path) as log:
+        with Reader(settings.audit_where, settings.audit_head) as log:
             rows = log.last_seq()
             if rows > MOST_ROWS:
                 yield Finding(

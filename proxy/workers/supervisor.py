@@ -23,6 +23,7 @@ from policies.document import PolicyError
 from policies.load import heavy
 
 from ..admin import Admin
+from ..audit.target import shown
 from ..config import Settings
 from ..logs import get_logger, tell_in_each
 from ..reloading import keepers_of
@@ -171,7 +172,7 @@ class Supervisor:
                 upstream=", ".join(each.url for each in settings.all_upstreams.values()),
                 policy=settings.policy,
                 revision=crew.revisions.get("", ""),
-                audit=str(settings.audit_path),
+                audit=shown(settings.audit_where),
             )
 
     def _ended(self, worker: Worker) -> None:

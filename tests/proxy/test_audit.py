@@ -77,7 +77,7 @@ async def begun(store: FakeStore, patience: float = 5.0, **limits: int) -> Audit
     def open_store(opening: Opening) -> tuple[Store, Opened]:
         return store, ("", 1, Head(0, b""), 0)
 
-    audit = Audit(lambda: Thread(open_store), "", None, patience=patience, **limits)
+    audit = Audit(lambda: Thread(open_store), "", None, patience=patience, **limits)  # type: ignore[arg-type]
     await audit.begin()
     return audit
 

@@ -194,8 +194,8 @@ def test_damage_to_the_file_itself_is_a_break(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     write(path, 400)
     page = bytearray(path.read_bytes())
-    half = len(page) // 2 // 4096 * 4096
-    page[half : half + 4096] = bytes(4096)
+    page_of_row = page.index(b'"model":"model-200","scores"') // 4096 * 4096  # what a body alone has
+    page[page_of_row : page_of_row + 4096] = bytes(4096)
     path.write_bytes(page)
     with Reader(path) as log:
         assert log.verify(KEY).broken is not None

@@ -44,6 +44,7 @@ class Postgres:
         self._bin = binaries()
         self._user = _user()
         self._process: subprocess.Popen[bytes] | None = None
+        self._shared: str | None = None
         if self._user is not None:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
         words = folder / "password"
@@ -102,6 +103,18 @@ class Postgres:
         name = f"test_{next(_NUMBERS)}"
         self.run(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def emptied(self) -> str:
+        """The URL of a database that is always the same one, with nothing in it: quicker than a new one."""
+        if self._shared is None:
+            self._shared = self.database()
+        name = self._shared.rpartition("/")[2]
+        self.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        ours = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        for (schema,) in self.run(ours, self._shared):
+            self.run(f'DROP SCHEMA "{schema}" CASCADE', self._shared)
+        self.run("CREATE SCHEMA public", self._shared)
+        return self._shared
 
     def run(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """The rows of one statement in a database, by its name or URL."""

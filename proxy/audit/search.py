@@ -1,0 +1,114 @@
+"""What exchanges are looked for by: as SQL that only picks candidates, and as the test that decides.
+
+An exchange has two rows, and either may hold what is asked for; what the outcome says goes before the intent. So the
+columns of both rows are searched, in the one index that holds them all, and each exchange found is then tested whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from .entry import COLUMNS
+from .record import columns
+
+if TYPE_CHECKING:
+    from .reader import Exchange
+
+_PLAIN = ("action", "policy", "model", "account", "status", "stage", "request")
+MODES = ("enforce", "canary", "shadow")
+LONGEST = 900.0
+"""Seconds: of an exchange that took longer, `until` may miss what only its end says."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """`since` and `until` are unix seconds and mean when an exchange began (until: before). `rule` is any that fired,
+    in shadow too, `mode` how one that fired took part, `error` a word of what went wrong, or `any`. In the others `*`
+    stands for any run of letters."""
+
+    since: float | None = None
+    until: float | None = None
+    action: str | None = None
+    rule: str | None = None
+    policy: str | None = None
+    model: str | None = None
+    account: str | None = None
+    status: str | None = None
+    stage: str | None = None
+    request: str | None = None
+    mode: str | None = None
+    error: str | None = None
+
+    def where(self) -> tuple[str, list[object]]:
+        """The condition on a row, with `?` for each value."""
+        tests, values = list[str](), list[object]()
+        if self.since is not None:
+            tests.append("at >= ?")
+            values.append(self.since)
+        if self.until is not None:
+            # An outcome stands later than its exchange began.
+            began = "SELECT 1 FROM records AS i WHERE i.id = records.id AND i.kind = 'intent' AND i.at < ?"
+            tests.append(f"at < ? AND (at < ? OR EXISTS ({began}))")
+            values += [self.until + LONGEST, self.until, self.until]
+        for name in _PLAIN:
+            if (value := getattr(self, name)) is not None:
+                column = f"CAST({name} AS TEXT)" if name == "status" else name  # an old one may be a number
+                tests.append(f"{column} LIKE ? ESCAPE '~'" if "*" in value else f"{column} = ?")
+                values.append(_like(value).replace("*", "%") if "*" in value else value)
+        if self._fired:
+            fired = f"% {_like(self.rule or '*').replace('*', '%')}={self.mode or '%'} %"
+            decided = self.rule is not None and self.mode is None
+            tests.append("(fired LIKE ? ESCAPE '~'" + " OR rule LIKE ? ESCAPE '~'" * decided + ")")
+            values += [fired, _like(self.rule or "").replace("*", "%")][: 1 + decided]
+        if self.error is not None:
+            tests.append("error IS NOT NULL" if self.error == "any" else "error LIKE ? ESCAPE '~'")
+            if self.error != "any":
+                values.append(f"%{_like(self.error)}%")
+        return " AND ".join(tests) or "TRUE", values
+
+    def match(self, exchange: Exchange) -> bool:
+        """Whether the exchange as a whole is one of those meant."""
+        if not (self.since or 0.0) <= exchange.at < (self.until or inf):
+            return False
+        if not self._asked:
+            return True
+        found = _whole(exchange)
+        if self.rule is not None and self.mode is None and found["rule"] is not None:
+            found["fired"] = f"{found['fired'] or ' '}{found['rule']}=enforce "  # the one that decided fired
+        return all(found[name] is not None and pattern.search(str(found[name])) for name, pattern in self._asked)
+
+    @property
+    def _fired(self) -> bool:
+        return self.rule is not None or self.mode is not None
+
+    @cached_property
+    def _asked(self) -> list[tuple[str, re.Pattern[str]]]:
+        asked = [(name, _glob(value)) for name in _PLAIN if (value := getattr(self, name)) is not None]
+        if self._fired:
+            rule = r"\S+" if self.rule is None else _escaped(self.rule, r"\S*")
+            asked.append(("fired", re.compile(f" {rule}={self.mode or '[a-z]+'} ")))
+        if self.error is not None:
+            asked.append(("error", re.compile("" if self.error == "any" else re.escape(self.error))))
+        return asked
+
+
+def _whole(exchange: Exchange) -> dict[str, Any]:
+    """Each column: what the outcome says, else what the intent said."""
+    ended, began = columns(exchange.outcome or {}), columns(exchange.intent or {})
+    return {name: one if one is not None else other for name, one, other in zip(COLUMNS, ended, began, strict=True)}
+
+
+def _like(text: str) -> str:
+    return re.sub(r"([~%_])", r"~\1", text)
+
+
+def _escaped(text: str, star: str) -> str:
+    return star.join(map(re.escape, text.split("*")))
+
+
+def _glob(text: str) -> re.Pattern[str]:
+    return re.compile(rf"\A{_escaped(text, '.*')}\Z", re.DOTALL)
