@@ -59,6 +59,10 @@ class Kept(Texts):
         return "kept" if self._keeping.take(self, tuple(dict.fromkeys(subjects))) else "lost"
 
 
+_Waiting = tuple[Kept, float, tuple[str, ...]]
+"""What waits to be written, when it ended, and its subjects."""
+
+
 class Marks:
     """The ids of the rules of a policy set that mask, and of those that say `keep: content`."""
 
@@ -84,8 +88,8 @@ class Keeping:
         self.choice, self._vault, self._keep = choice, vault, keep
         self._told = told or (lambda error: None)
         self._marks: dict[str, Marks] = {}
-        self._queue: deque[tuple[Kept, float, tuple[str, ...]]] = deque()
-        self._characters = 0
+        self._queue: deque[_Waiting] = deque()
+        self._taken = self._left = 0  # characters that came into the queue, and (the thread's count) that left it
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="content", daemon=True)
         self.kept = 0
@@ -110,10 +114,11 @@ class Keeping:
         if kept.over:
             self.lost["large"] += 1
             return False
-        if len(self._queue) >= MOST or self._characters + kept.size > MOST_CHARACTERS or self._end.is_set():
+        waiting = self._taken - self._left
+        if len(self._queue) >= MOST or waiting + kept.size > MOST_CHARACTERS or self._end.is_set():
             self.lost["full"] += 1
             return False
-        self._characters += kept.size
+        self._taken += kept.size
         self._queue.append((kept, time.time(), subjects))
         if not self._wake.is_set():
             self._wake.set()
@@ -165,22 +170,22 @@ class Keeping:
     def _write(self) -> None:
         """The next batch, which leaves the queue once it is written."""
         batch = [self._queue[place] for place in range(min(BATCH, len(self._queue)))]
-        items = [Item(kept.id, at, subjects, kept.plain()) for kept, at, subjects in batch]
-        self.kept += self._put(items)
+        self.kept += self._put(batch)
         for _ in batch:
             kept, _, _ = self._queue.popleft()
-            self._characters -= kept.size
+            self._left += kept.size
 
-    def _put(self, items: Sequence[Item]) -> int:
+    def _put(self, batch: Sequence[_Waiting]) -> int:
         """How many were written. Raises ContentUnavailable where none could be."""
         try:
-            self._vault.write(items)
-            return len(items)
+            self._vault.write([Item(kept.id, at, subjects, kept.plain()) for kept, at, subjects in batch])
+            return len(batch)
         except ContentUnavailable:
             raise
         except Exception as error:  # a text that is no text, say: it must not keep the others
-            if len(items) == 1:
-                log.error("content of a decision cannot be kept", decision=items[0].id, problem=type(error).__name__)
+            if len(batch) == 1:
+                id = batch[0][0].id
+                log.error("content of a decision cannot be kept", decision=id, problem=type(error).__name__)
                 self.lost["unwritable"] += 1
                 return 0
-        return sum(self._put([item]) for item in items)
+        return sum(self._put([one]) for one in batch)

@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from classifiers.base import Message, Role
+from policies.engine import Decision
 from policies.load import load as load_policy
+from policies.model import Action
 from proxy.audit import Exchange, Key
 from proxy.cli import app
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
 from proxy.content import keeping
 from proxy.content.choice import Choice, seconds
-from proxy.content.keeping import Keeping
+from proxy.content.keeping import Keeping, Kept, Marks
 from proxy.content.seal import ContentUnavailable, Master
 from proxy.content.sqlite import SqliteContents, SqliteKeys
-from proxy.content.vault import Item, Vault
+from proxy.content.vault import Vault
 from proxy.server import CannotServe, serving
 from tests.conformance.speak_completions import legacy
 from tests.proxy.conftest import DEFAULTS, RULES, Make
@@ -284,8 +287,13 @@ async def test_what_the_queue_does_not_take_is_counted(
 def test_what_cannot_be_written_at_all_keeps_nothing_else(tmp_path: Path) -> None:
     vault = Vault(SqliteKeys.open(tmp_path / "k"), SqliteContents.open(tmp_path / "c"), Master(b"m" * 32))
     made = Keeping(vault, Choice(share=1.0), 60.0)
-    items = [Item(id, 1.0, ("a",), {"input": "\ud800" if id == "b" else id}) for id in "abc"]
-    assert made._put(items) == 2
+    marks, batch = Marks(load_policy("observe")), []
+    for id in "abc":
+        kept = Kept(made, id, marks, drawn=True)
+        text = "\ud800" if id == "b" else id
+        kept.saw(Decision(Action.PASS), [Message(Role.USER, text, "/0")], ())
+        batch.append((kept, 1.0, ("a",)))
+    assert made._put(batch) == 2
     assert made.lost == Counter(full=0, large=0, unwritable=1)
     assert [id for id, _, _ in vault.since(0)] == ["a", "c"]
     vault.close()
