@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message, Role, said_before
@@ -64,11 +65,9 @@ class Rejudge:
     def again(self, rows: Rows, decided: Sequence[Again]) -> list[Again]:
         """`decided`, with what was unknown judged again where its texts were kept. Raises ContentUnavailable."""
         out = list(decided)
-        open_ = [row for row, one in enumerate(out) if one.action is None]
-        contents = list(self._kept(rows, open_))
         self._reached = {stage: frozenset(part.judged) for stage, part in rows.stages.items()}
-        for start in range(0, len(contents), TOGETHER):
-            group = contents[start : start + TOGETHER]
+        contents = self._kept(rows, [row for row, one in enumerate(out) if one.action is None])
+        while group := list(islice(contents, TOGETHER)):
             for row, one in self._runner.run(self._judge(rows, group)):
                 out[row] = one
         return out
