@@ -72,6 +72,8 @@ lock: $(VENV)/dev.stamp
 	@for set in build uv test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --override requirements/overrides.txt --constraint requirements/base.lock requirements/ray.in -o requirements/ray.lock
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -83,7 +83,9 @@ def node_packages(folder: Path) -> Path:
 
 
 def _lock(name: str) -> Path:
-    return ROOT / "requirements" / f"test-{name}.lock"
+    """That of tests alone, or one from which an image is made as well."""
+    own = ROOT / "requirements" / f"test-{name}.lock"
+    return own if own.exists() else own.with_name(f"{name}.lock")
 
 
 def _once(name: str, what: bytes, fill: Callable[[Path], None]) -> Path:

@@ -6,8 +6,10 @@ and Penstock does what its setting `encoder_fallback` says. A replica that does 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +22,8 @@ from .protocol import LARGEST, Protocol
 
 class Arguments(BaseModel):
     """What a Serve config may say under `args`."""
+
+    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(DEFAULT_MODEL, description="A directory under classifiers/models, or a path.")
     threads: int = Field(1, ge=1, description="Passes at once in a replica: as many as its num_cpus.")
@@ -63,6 +67,6 @@ class EncoderServer:
         await self._engine.run(np.array([[card.first, card.last]], np.int64), ["logits"])
 
 
-def application(arguments: Arguments) -> serve.Application:
-    """What Serve runs."""
-    return EncoderServer.bind(arguments)  # type: ignore[attr-defined]  # what the decorator adds
+def application(arguments: dict[str, Any]) -> serve.Application:
+    """What Serve runs. Raises pydantic's ValidationError for other arguments than `Arguments` has."""
+    return EncoderServer.bind(Arguments.model_validate(arguments))  # type: ignore[attr-defined]  # what the decorator adds
