@@ -108,22 +108,26 @@ def flag(
     now = time.time()
     mark = Flag(account, name, until(lasts, now) if lasts else inf, now, user())
 
-    async def do(desk: _Desk) -> None:
+    async def do(desk: _Desk) -> StateUnavailable | None:
+        """Why it does not hold everywhere yet."""
         desk.local.mark([mark])
-        desk.everywhere()
-        if not desk.alone:
-            await desk.shared.flag([mark])
-            desk.local.sent_flags([mark])
+        try:
+            desk.everywhere()
+            if not desk.alone:
+                await desk.shared.flag([mark])
+                desk.local.sent_flags([mark])
+        except StateUnavailable as error:
+            return error
+        return None
 
     with _operator():
         settings = _settings(config, data_dir)
         _known(settings, account)
         write_down(settings, {"account": account, "status": "account_flagged", "flag": _shown(mark)})
-        try:
-            _run(settings, do)
-        except StateUnavailable as error:
-            print(f"penstock: it holds on this machine, and elsewhere once this is mended: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
+        why = _run(settings, do)
+    if why is not None:
+        print(f"penstock: it holds on this machine, and elsewhere once this is mended: {why}", file=sys.stderr)
+        raise typer.Exit(1)
     typer.echo(f"{account} is flagged {name}", err=True)
 
 

@@ -90,6 +90,8 @@ async def _looked_at(place: Place, line: Line) -> list[Finding]:
 
 async def _kept(place: Place, line: Line) -> list[Finding]:
     """Of a Redis that answers and takes what is written."""
+    from ..state.base import StateUnavailable
+
     times = []
     for _ in range(ASKED):
         began = time.perf_counter()
@@ -100,7 +102,7 @@ async def _kept(place: Place, line: Line) -> list[Finding]:
     found = [_pace(place.settings, times)]
     try:
         (memory,) = await line.ask(("INFO", "memory"))
-    except Exception:
+    except StateUnavailable:
         found.append(Finding(NAME, State.SKIPPED, "Redis does not tell us of its memory (INFO)"))
         return found
     found += _memory(memory)

@@ -29,6 +29,10 @@ class StateUnavailable(Exception):
         super().__init__(f"{problem} ({mend})")
         self.fault, self.problem, self.mend = fault, problem, mend
 
+    def again(self) -> StateUnavailable:
+        """The same, to be raised once more: what is raised keeps where it was."""
+        return StateUnavailable(self.fault, self.problem, self.mend)
+
 
 class Strike(NamedTuple):
     """`decision` struck `account` under `name` at `at` (unix seconds), to be counted for `within` seconds."""

@@ -15,13 +15,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import NoPermissionError, RedisError
 
 from .base import Fault, StateUnavailable
 from .faults import LEAST, fault_of, unavailable
 
 Command = tuple[str | bytes | int | float, ...]
+_Question = tuple[Sequence[Command], asyncio.Future[list[Any]]]
 BATCH = 512
 """Questions that go together in one round trip."""
 GRACE = 0.005
@@ -46,7 +46,7 @@ class Line:
             url, protocol=2, retry=Retry(NoBackoff(), 0), max_connections=4, socket_connect_timeout=PROBE,
             socket_timeout=None,
         )  # fmt: skip
-        self._queue: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._queue: list[_Question] = []
         self._pump: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self.fault: StateUnavailable | None = unavailable(Fault.AWAY, "Redis was not asked yet")
@@ -70,7 +70,7 @@ class Line:
     async def ask(self, *commands: Command) -> list[Any]:
         """The answers to commands, in their order. Raises StateUnavailable."""
         if self.fault is not None:
-            raise self.fault
+            raise self.fault.again()
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._queue.append((commands, future))
         if self._pump is None or self._pump.done():
@@ -81,12 +81,12 @@ class Line:
                 return future.result()
         fault = unavailable(Fault.SLOW, f"Redis does not answer within {self.deadline * 1000:.0f} ms")
         self.down(fault)
-        raise fault
+        raise fault.again()
 
     async def ask_behind(self, *commands: Command) -> list[Any]:
         """As `ask`, for what nobody waits for: on a connection of its own, with patience."""
         if self.fault is not None:
-            raise self.fault
+            raise self.fault.again()
         try:
             async with asyncio.timeout(PATIENCE):
                 answers = await self._together(commands)
@@ -96,7 +96,7 @@ class Line:
         except Exception as error:
             fault = fault_of(error)
             self.down(fault)
-            raise fault from None
+            raise fault.again() from None
         return answers
 
     async def _send(self) -> None:
@@ -113,16 +113,16 @@ class Line:
                 self.down(fault)
                 return
             at = 0
-            for commands, future in batch:
+            for question in batch:
+                commands, future = question
                 own, at = answers[at : at + len(commands)], at + len(commands)
                 wrong = next((each for each in own if isinstance(each, Exception)), None)
                 if wrong is not None:
-                    self.down(fault_of(wrong))
-                if not future.done():
-                    if wrong is not None:
-                        future.set_exception(fault_of(wrong))
-                    else:
-                        future.set_result(own)
+                    fault = fault_of(wrong)
+                    self._refuse([question], fault)
+                    self.down(fault)
+                elif not future.done():
+                    future.set_result(own)
 
     async def _together(self, commands: Sequence[Command]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipe:
@@ -132,10 +132,10 @@ class Line:
             return answers
 
     @staticmethod
-    def _refuse(batch: Sequence[tuple[Sequence[Command], asyncio.Future[list[Any]]]], fault: StateUnavailable) -> None:
+    def _refuse(batch: Sequence[_Question], fault: StateUnavailable) -> None:
         for _, future in batch:
             if not future.done():
-                future.set_exception(fault)
+                future.set_exception(fault.again())
                 future.exception()  # whoever gave up on it need not hear of it
 
     # ---- down, and up again
@@ -177,7 +177,7 @@ class Line:
             async with asyncio.timeout(PROBE):
                 await self._client.ping()
                 return await look(self._client, self.deadline)
-        except (RedisError, OSError, TimeoutError, Unconnected) as error:
+        except (RedisError, OSError, TimeoutError) as error:
             return fault_of(error)
 
     async def close(self) -> None:

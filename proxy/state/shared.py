@@ -152,12 +152,13 @@ class State:
                 name = marks.strike.name
                 strikes[name] = Strike(account, name, decision, now, marks.strike.within)
             if marks.flag is not None:
-                until = inf if marks.flag.lasts is None else now + marks.flag.lasts
                 name = marks.flag.name
-                if until > max(
-                    self._flags.get(account, {}).get(name, 0.0), flags[name].until if name in flags else 0.0
-                ):
-                    flags[name] = Flag(account, name, until, now, f"rule {rule}")
+                flag = Flag(
+                    account, name, inf if marks.flag.lasts is None else now + marks.flag.lasts, now, f"rule {rule}"
+                )
+                known = flags[name].until if name in flags else self._flags.get(account, {}).get(name, 0.0)
+                if flag.until > known:  # a flag that stands is never shortened
+                    flags[name] = flag
         self._keep(list(strikes.values()), list(flags.values()))
         told: dict[str, Any] = {}
         if strikes:

@@ -15,6 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from policies.document import read
+from policies.facts import Account
+from policies.marks import memory_of
+from policies.mends import parse
+from policies.model import Policy
 from proxy.metrics import Metrics
 from proxy.parts import Parts
 from proxy.state.base import Flag, Strike
@@ -120,6 +125,35 @@ async def test_one_exchange_strikes_once_whatever_it_does(stand: Make) -> None:
         await ann("Hi", stream=True)
         assert await local.kept("ann") == {"mark": 1}
         local.close()
+
+
+async def test_a_file_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
+    local, metrics = Local(tmp_path / "state.db"), Metrics()
+    parts = Parts(metrics)
+    state = State(local, metrics, parts)
+    await state.begin()
+    memory = memory_of([_policy()])
+    third = {("strikes", "no-mark"), ("strikes", "third")}
+    state.leave("ann", memory, "pn_0", {("strikes", "no-mark")})
+    with local._using() as db:
+        db.execute("PRAGMA query_only = ON")
+    assert state.leave("ann", memory, "pn_1", third) == {"strikes": ["mark"], "flags": ["banned"]}
+    assert parts.states()["state"].startswith("read_only: ")
+    account = await state.recall(Account("ann"), memory)
+    assert (account.history, account.flags) == ({"mark": 2}, frozenset({"banned"}))
+    with local._using() as db:
+        db.execute("PRAGMA query_only = OFF")
+    await until(lambda: parts.states()["state"] == "ready")
+    assert await local.kept("ann") == {"mark": 2}
+    account = await state.recall(Account("ann"), memory)
+    assert (account.history, account.flags) == ({"mark": 2}, frozenset({"banned"}))
+    await state.close()
+
+
+def _policy() -> Policy:
+    made = parse(read(RULES.encode(), "policy.yaml"))
+    assert made is not None
+    return made
 
 
 async def test_who_has_texts_moderated_is_not_struck(stand: Make) -> None:
