@@ -10,14 +10,13 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .base import SAID_TO_MODEL, Message, Role
+from .base import Message, Role
 
 REACH = 128
 """Code points that are read on each side of a joint. Texts of up to twice as many are read whole, so that a word may be
 split over any number of short turns."""
 
-_TOLD = SAID_TO_MODEL | {Role.SYSTEM}
-_SAID = _TOLD | {Role.ASSISTANT}
+_SYSTEM, _USER, _ASSISTANT, _TOOL_RESULT = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL_RESULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +42,26 @@ class Chain:
 
 def chains(messages: Sequence[Message]) -> list[Chain]:
     """The joints of `messages`: none where nothing in them was said to the model, as in an answer."""
-    said = [i for i, m in enumerate(messages) if m.role in _SAID and m.text and "#" not in m.origin]
-    if len(said) < 2:
+    said: list[int] = []
+    roles: list[Role] = []  # compared by identity: an enumeration's hash is dear, and this is asked of each request
+    for index, message in enumerate(messages):
+        role = message.role
+        told = role is _USER or role is _ASSISTANT or role is _SYSTEM or role is _TOOL_RESULT
+        if told and message.text and "#" not in message.origin:
+            said.append(index)
+            if role not in roles:
+                roles.append(role)
+    if len(said) < 2 or roles == [_ASSISTANT]:
         return []
-    roles = dict.fromkeys([messages[i].role for i in said])
-    if not _TOLD & roles.keys():
-        return []
+    if len(said) == 2:
+        (first, text), (last, more) = [(index, messages[index].text) for index in said]
+        if messages[last].role is not _SYSTEM or messages[first].role is _SYSTEM:
+            offset = max(0, len(text) - REACH)
+            text = text[offset:]
+            return [Chain(text + more[:REACH], (0, len(text)), (first, last), (offset, 0))]
     orders = [said]
     # Some APIs carry the instructions apart from the turns: a model reads them first, wherever they were read here.
-    led = sorted(said, key=lambda i: messages[i].role is not Role.SYSTEM)
+    led = sorted(said, key=lambda i: messages[i].role is not _SYSTEM)
     if led != said:
         orders.append(led)
     if len(roles) > 1 and len(said) > 2:
