@@ -26,6 +26,7 @@ from .audit import AuditUnavailable, Exchange, Key, Reader
 from .audit.chain import Head
 from .audit.search import Search
 from .audit.target import is_database
+from .audit_key import audit_key
 from .audit_show import clean, moment, pages
 from .config import ConfigError, Settings, load
 
@@ -200,8 +201,7 @@ def verify(
     """Walk the hash chain; name the first row that was edited, deleted, moved or cut off."""
     noted = None if head is None else _head(head)
     with reading(), _verified(path) as (where, log):
-        key = key or _key_of(where)
-        verdict = log.verify(Key.load(key, create=False) if key else None, noted)
+        verdict = log.verify(Key.load(key, create=False) if key else _key_of(where), noted)
     for note in verdict.notes:
         typer.echo(f"note: {clean(note)}", err=True)
     broken = verdict.broken
@@ -235,10 +235,14 @@ def settings_of(where: str | Path | None = None) -> Settings:
         raise AuditUnavailable(problem, "mend them, or name it with --path") from None
 
 
-def _key_of(where: str) -> Path | None:
-    """The key file of a log: the one beside it, or of a database the one in the data directory."""
-    key = settings_of().key_path if is_database(where) else Path(where).with_suffix(".key")
-    return key if key.exists() else None
+def _key_of(where: str) -> Key | None:
+    """The key of a log: that of the file beside it, else the settings'. Raises AuditUnavailable."""
+    beside = Path(where).with_suffix(".key")
+    if not is_database(where) and beside.exists():
+        return Key.load(beside, create=False)
+    settings = settings_of()
+    known = settings.audit_key is not None or (is_database(where) and settings.key_path.exists())
+    return audit_key(settings) if known else None
 
 
 @contextlib.contextmanager

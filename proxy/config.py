@@ -109,6 +109,13 @@ class Settings(BaseModel):
             "in data_dir. Needs penstock[postgres]."
         ),
     ] = None
+    audit_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="The audit's key, 64 hex digits as `openssl rand -hex 32` makes: one for all replicas that "
+            "share audit_database. Unset: a file in data_dir."
+        ),
+    ] = None
     audit_keep: Annotated[
         str,
         Field(
@@ -348,6 +355,13 @@ class Settings(BaseModel):
 
         if problem := problem_with(value.get_secret_value()):
             raise ValueError(problem)
+        return value
+
+    @field_validator("audit_key")
+    @classmethod
+    def _audit_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"([0-9a-fA-F]{2}){32,}", value.get_secret_value()):
+            raise ValueError("is no key: 64 hex digits or more, as `openssl rand -hex 32` makes")
         return value
 
     @property

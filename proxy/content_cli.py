@@ -18,6 +18,7 @@ import typer
 
 from .audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from .audit_cli import LogPath, clean, log_path, parse_since, reading, settings_of
+from .audit_key import audit_key
 from .config import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def forget(
     """
     with reading():
         settings = settings_of(path)
-        key = Key.load(settings.key_path, create=False)
+        key = audit_key(settings)
         named = clean(subject) if user is None else f"{clean(user)} of {clean(subject)}"
         if user is not None:
             from .accounts.claims import claim

@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from .accounts.file import KeyFile, KeysUnavailable, hashing
 from .accounts.record import SCOPES, KeyRecord, new_id
 from .accounts.secret import mint
-from .audit import Audit, AuditUnavailable, Key, Record
+from .audit import Audit, AuditUnavailable, Record
 from .audit import new_id as new_decision
+from .audit_key import audit_key
 from .config import ConfigError, Settings, load
 
 app = typer.Typer(help="The keys that callers ask with.", no_args_is_help=True)
@@ -179,7 +180,7 @@ def _tell(settings: Settings, record: KeyRecord, status: str) -> None:
 
 def write_down(settings: Settings, body: dict[str, Any]) -> None:
     """Write what an operator did into the audit, with who it was. Raises AuditUnavailable."""
-    key, body = Key.load(settings.key_path), {**body, "by": user()}
+    key, body = audit_key(settings, create=True), {**body, "by": user()}
 
     async def write() -> None:
         audit = await Audit.open(settings.audit_where, key=key, head=settings.audit_head)

@@ -28,6 +28,7 @@ from .accounts.identity import Identities
 from .admin import Admin, Reload
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
+from .audit_key import audit_key
 from .config import Settings
 from .dialects.base import Dialect
 from .dialects.moderations import Moderations
@@ -383,7 +384,7 @@ async def _remember(
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        key = Key.load(settings.key_path)
+        key = audit_key(settings, create=True)
         where, keep, head = settings.audit_where, settings.audit_seconds, settings.audit_head
         return key, await Audit.open(where, key=key, keep=keep, head=head)
     except AuditUnavailable as error:

@@ -1,9 +1,11 @@
 """The audit log: what was decided, written down so that it can neither be lost nor quietly changed.
 
 `record` is the word, `chain` the arithmetic that makes a change visible (`seal` the part that the writer needs, `key`
-the secret in it), `head` the side file that makes a cut-off tail visible, `store` the SQLite file (one narrow
-interface, `Store`, so that another database can take its place), `writer` the process that writes it (`process` starts
-it, `wire` is their language), `log` the asyncio face that the proxy calls, `reader` everything that only reads.
+the secret in it), `head` the side file that makes a cut-off tail visible, `keeping` what may go when it is old. `store`
+is the interface of what holds the log, and the SQLite file; `postgres` is a PostgreSQL database (`target` tells one
+from the other, `schema` and `postgres_schema` are their tables and errors). `writer` is the process that writes
+(`process` starts it, `wire` is their language), `log` the asyncio face that the proxy calls. `reader` is everything
+that only reads, of either (`source`), `search` what can be looked for, `export` rows for other tools.
 
 An exchange writes two records under one id: an `intent`, the decision about the input, on disk before the first
 byte of the answer leaves; and later an `outcome`. An intent whose process died gets the outcome `aborted` when the

@@ -152,7 +152,7 @@ def open_meta(db: Connection, url: str, seal: Sealer) -> dict[str, str]:
             mend = "leave the key out or begin a new log"
             raise AuditUnavailable(f"{where} was begun without a key", mend, "forbidden")
         problem = "was written with another key" if have else "was written with a key"
-        mend = "give every replica the same key file, or name another database"
+        mend = "give every replica the same audit_key, or name another database"
         raise AuditUnavailable(f"{where} {problem}", mend, "forbidden")
     return meta
 

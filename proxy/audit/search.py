@@ -45,6 +45,31 @@ class Search:
 
     def where(self) -> tuple[str, list[object]]:
         """The condition on a row, with `?` for each value."""
+        tests, values = self._times()
+        # Whoever marks what was left open knows little more than whose it was: the rest stands in the intent alone.
+        aborted = self.status is not None and _glob(self.status).match("aborted")
+        unless = " OR status = 'aborted'" if aborted else ""
+        for name in _PLAIN:
+            if (value := getattr(self, name)) is not None:
+                column = f"CAST({name} AS TEXT)" if name == "status" else name  # an old one may be a number
+                test = f"{column} LIKE ? ESCAPE '~'" if "*" in value else f"{column} = ?"
+                tests.append(test if name == "status" else f"({test}{unless})")
+                values.append(_like(value) if "*" in value else value)
+        if self._fired:
+            tests.append("(fired LIKE ? ESCAPE '~'")
+            values.append(f"% {_like(self.rule or '*')}={self.mode or '%'} %")
+            if self.rule is not None and self.mode is None:
+                tests[-1] += " OR rule LIKE ? ESCAPE '~'"
+                values.append(_like(self.rule))
+            tests[-1] += f"{unless})"
+        if self.error == "any":
+            tests.append(f"(error IS NOT NULL{unless})")
+        elif self.error is not None:
+            tests.append(f"(error LIKE ? ESCAPE '~'{unless})")
+            values.append(f"%{_like(self.error, star='*')}%")
+        return " AND ".join(tests) or "TRUE", values
+
+    def _times(self) -> tuple[list[str], list[object]]:
         tests, values = list[str](), list[object]()
         if self.since is not None:
             tests.append("at >= ?")
@@ -54,21 +79,7 @@ class Search:
             began = "SELECT 1 FROM records AS i WHERE i.id = records.id AND i.kind = 'intent' AND i.at < ?"
             tests.append(f"at < ? AND (at < ? OR EXISTS ({began}))")
             values += [self.until + LONGEST, self.until, self.until]
-        for name in _PLAIN:
-            if (value := getattr(self, name)) is not None:
-                column = f"CAST({name} AS TEXT)" if name == "status" else name  # an old one may be a number
-                tests.append(f"{column} LIKE ? ESCAPE '~'" if "*" in value else f"{column} = ?")
-                values.append(_like(value).replace("*", "%") if "*" in value else value)
-        if self._fired:
-            fired = f"% {_like(self.rule or '*').replace('*', '%')}={self.mode or '%'} %"
-            decided = self.rule is not None and self.mode is None
-            tests.append("(fired LIKE ? ESCAPE '~'" + " OR rule LIKE ? ESCAPE '~'" * decided + ")")
-            values += [fired, _like(self.rule or "").replace("*", "%")][: 1 + decided]
-        if self.error is not None:
-            tests.append("error IS NOT NULL" if self.error == "any" else "error LIKE ? ESCAPE '~'")
-            if self.error != "any":
-                values.append(f"%{_like(self.error)}%")
-        return " AND ".join(tests) or "TRUE", values
+        return tests, values
 
     def match(self, exchange: Exchange) -> bool:
         """Whether the exchange as a whole is one of those meant."""
@@ -102,8 +113,9 @@ def _whole(exchange: Exchange) -> dict[str, Any]:
     return {name: one if one is not None else other for name, one, other in zip(COLUMNS, ended, began, strict=True)}
 
 
-def _like(text: str) -> str:
-    return re.sub(r"([~%_])", r"~\1", text)
+def _like(text: str, star: str = "%") -> str:
+    """For LIKE, with `*` as any run of letters or as something else."""
+    return re.sub(r"([~%_])", r"~\1", text).replace("*", star)
 
 
 def _escaped(text: str, star: str) -> str:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..audit import AuditUnavailable, Key, Reader
+from ..audit import AuditUnavailable, Reader
 from ..audit.target import shown
+from ..audit_key import audit_key, has_key
 from ..config import Settings
 from .base import Finding, Place, State
 
@@ -62,7 +63,7 @@ def verified(settings: Settings) -> Iterator[Finding]:
     """Whether the log that is there is whole."""
     path = shown(settings.audit_where)
     try:
-        key = Key.load(settings.key_path, create=False) if settings.key_path.exists() else None
+        key = audit_key(settings) if has_key(settings) else None
         with Reader(settings.audit_where, settings.audit_head) as log:
             rows = log.last_seq()
             if rows > MOST_ROWS:

@@ -85,6 +85,22 @@ def test_tail(path: Path, args: list[object], ids: list[str]) -> None:
     assert shown([*args, "--json"], path) == ids
 
 
+@pytest.mark.parametrize(
+    ("args", "ids"),
+    [
+        (["--until", "15000s"], IDS[:3]),
+        (["--status", "4*"], [IDS[1]]),
+        (["--model", "a", "--action", "pass"], [IDS[0], IDS[4]]),
+        (["--model", "?"], []),
+        (["--mode", "shadow"], []),
+        (["--error", "any"], []),
+        (["--account", "*"], []),
+    ],
+)
+def test_tail_finds_by_what_is_asked(path: Path, args: list[object], ids: list[str]) -> None:
+    assert shown(args, path) == ids
+
+
 def test_since_means_when_the_exchange_began(path: Path) -> None:
     between = datetime.datetime.fromtimestamp(NOW - 19_999.5).isoformat()  # after the third began, before it ended
     assert shown(["--since", between], path) == IDS[3:]
@@ -120,6 +136,71 @@ def test_show(path: Path) -> None:
     missing = run("show", "pn_\x1bnone", "--path", path)
     assert missing.exit_code == 1
     assert "no decision pn_\\x1bnone" in missing.output
+
+
+def test_show_says_what_was_judged_how_and_how_long_it_took(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore.open(path, sealer(None))
+    seen = {
+        "rules": {"no-mark": "block", "tone": "log"}, "canary": ["tone"], "shadow": {"pii": "mask"},
+        "by_role": {"user": {"guard.injection": 0.25, "words.mark": 1.0}, "tool_result": {"guard.injection": 0.5}},
+        "scores": {"guard.injection": 0.5}, "failures": {"judge": "timeout"}, "present": ["user"],
+    }  # fmt: skip
+    body = {
+        "action": "block",
+        "rule": "no-mark",
+        "revision": "abc123",
+        "status": "blocked",
+        "input": seen,
+        "output": {},
+    }
+    store.write([encode(Record("pn_1", "outcome", NOW, {**body, "milliseconds": {"total": 12.5, "input": 2.25}}))])
+    store.close()
+    result = run("show", "pn_1", "--path", path)
+    said = " ".join(re.sub(r"[│┃─━┌┐└┘├┤┬┴┼╇╈┏┓┡┩]", " ", result.output).split())
+    for words in (
+        "revision abc123", "the request as it was judged", "rule no-mark block", "rule tone log (canary)",
+        "in shadow pii would mask", "score user words.mark 1.0 score user guard.injection 0.25",
+        "score tool_result guard.injection 0.5", "no answer judge timeout", "the answer as it was judged",
+        "nothing was found", "judging the request 2.25", "in all 12.5",
+    ):  # fmt: skip
+        assert words in said
+
+
+def test_export_writes_a_whole_file_or_none(path: Path, tmp_path: Path) -> None:
+    to = tmp_path / "out.jsonl"
+    assert run("export", "--to", to, "--action", "block", "--path", path).exit_code == 0
+    assert [json.loads(line)["id"] for line in to.read_text().splitlines()] == IDS[1:3]
+    assert json.loads(run("export", "--to", "-", "--rule", "pii", "--path", path).stdout)["id"] == IDS[2]
+    assert run("export", "--to", "-", "--form", "parquet", "--path", path).exit_code == 2
+    lost = run("export", "--to", tmp_path / "none" / "out.jsonl", "--path", path)
+    assert lost.exit_code == 2
+    assert "cannot be written" in lost.output
+    db = sqlite3.connect(path)
+    db.execute("UPDATE records SET body = '{' WHERE seq = 7")
+    db.commit()
+    db.close()
+    before = to.read_bytes()
+    assert run("export", "--to", to, "--path", path).exit_code == 2
+    assert to.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir() if "out" in each.name) == ["out.jsonl"]
+
+
+def test_export_names_the_package_that_it_needs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = run("export", "--to", tmp_path / "out.parquet", "--path", path)
+    assert result.exit_code == 2
+    assert "pip install 'penstock[parquet]'" in result.output
+
+
+def test_the_settings_may_hold_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "audit.db", Key(bytes.fromhex("ab" * 32)))
+    assert run("verify", "--path", path).exit_code == 2
+    monkeypatch.setenv("PENSTOCK_AUDIT_KEY", "ab" * 32)
+    assert run("verify", "--path", path).exit_code == 0
+    monkeypatch.setenv("PENSTOCK_AUDIT_KEY", "ab-no-key")
+    result = run("verify", "--path", path)
+    assert (result.exit_code, "ab-no-key" in result.output) == (2, False)
 
 
 def test_verify(tmp_path: Path) -> None:

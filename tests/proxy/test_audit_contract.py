@@ -371,6 +371,8 @@ SEARCHES: dict[str, tuple[dict[str, Any], str]] = {
     "letters count": ({"model": "GPT-4o"}, ""),
     "letters count by a star": ({"model": "GPT-*"}, ""),
     "status": ({"status": "aborted"}, "e5"),
+    "what an aborted one had been": ({"status": "aborted", "action": "block"}, "e5"),
+    "and had not": ({"status": "abort*", "action": "pass"}, ""),
     "request": ({"request": "req_1"}, "e0"),
     "an error's code": ({"error": "connect"}, "e3"),
     "a silent classifier": ({"error": "guard"}, "e3"),
