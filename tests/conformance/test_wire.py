@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from typing import Any
 
@@ -215,50 +213,6 @@ async def test_slow_requests_hold_nobody_up(stand: Make, dialect: str) -> None: 
         assert [statuses(each) for each in said] == [[408]] * 100
         assert len(s.upstream.requests) == 1
         await settled(s)
-
-
-def resident() -> int:
-    """Bytes that this process holds."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-async def narrow(s: Stand) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection whose reader has hardly any room: what it does not take waits at the other end."""
-    plain = socket.socket()
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    plain.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(plain, s.running.address)
-    return await asyncio.open_connection(sock=plain, limit=1024)
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the memory of a process is read from /proc")
-async def test_slow_readers_cost_little_memory(stand: Make) -> None:  # noqa: F811
-    """T56: three hundred clients that read nothing of a long answer: what waits for them is of the answer's size."""
-    event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
-    many, events, before = 300, 60, resident()
-    async with stand() as s:
-        s.upstream.reply = [*replies.sse([event])[:-1], *[replies.chunk(event)] * events, asyncio.Event()]
-        pairs = []
-        try:
-            for _ in range(many):
-                pair = await narrow(s)
-                pair[1].write(post("chat", "Hi", stream=True))
-                pairs.append(pair)
-            await s.upstream.arrived(many, timeout=60)
-            whole = many * events * len(event)
-            while sum(request.sent for request in s.upstream.requests) < whole:
-                await asyncio.sleep(0.2)
-            await asyncio.sleep(1)
-            held = resident() - before
-            assert len(s.running.plane.in_flight) == many
-        finally:
-            for _, writer in pairs:
-                writer.transport.abort()
-        # All three sides of each connection, in this one process, and an answer of 120 kB.
-        assert held < many * 600_000, held
-        await settled(s)
-        assert {row["status"] for row in await s.rows()} == {"client_gone"}
 
 
 WORDS = """id: words
