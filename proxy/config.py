@@ -339,7 +339,9 @@ class Settings(BaseModel):
     @property
     def all_workers(self) -> int:
         """How many processes serve."""
-        return self.workers or len(os.sched_getaffinity(0))
+        from .workers.cores import cores
+
+        return self.workers or cores()
 
     @property
     def all_policies(self) -> dict[str, str]:

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import gc
 import ipaddress
-import os
 import signal
 import socket
 import ssl
@@ -41,6 +40,7 @@ from .parts import Parts, parts_of
 from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload, reload_told, watching
 from .routing import Routing, routing_of
+from .workers.cores import cores
 
 if TYPE_CHECKING:
     from classifiers.elsewhere import Elsewhere
@@ -416,7 +416,7 @@ def _sockets(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[sock
 
 def _threads(settings: Settings) -> int:
     """How many threads the classifiers of one worker have, so that all of them share the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // settings.all_workers)
+    return max(1, cores() // settings.all_workers)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from policies.check import CheckResult, check
 
 from ..config import Settings, is_url
 from ..policy_store import FetchError
+from ..workers.cores import cores
 from .base import Check, Finding, Place, State
 from .callers import check_callers
 from .contents import check_content
@@ -33,6 +34,7 @@ JUMP = 0.25
 SKEW, WRONG_SKEW = 5.0, 300.0
 FIRST_DAY = 1_767_225_600.0
 """2026-01-01: a clock that says less was never set."""
+FILE_MAX = Path("/proc/sys/fs/file-max")
 SPARE_FILES = 128
 """Open files besides connections: the log, the models, the loop."""
 
@@ -151,17 +153,46 @@ def _ours(host: str, port: int) -> bool:
 
 
 def check_files(place: Place) -> Iterator[Finding]:
-    """Each exchange holds two connections, each a file."""
+    """Each exchange holds two connections, each a file; the limits are those of a process, and of the machine."""
     settings = place.settings
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    workers = settings.all_workers
     needed = settings.max_in_flight + min(settings.max_in_flight, settings.max_connections) + SPARE_FILES
+    of = f" in each of {workers} workers" if workers > 1 else ""
     if hard != resource.RLIM_INFINITY and hard < needed:
         mend = f"raise it (ulimit -Hn {needed}, or LimitNOFILE={needed}), or lower max_in_flight"
-        detail = f"{hard} files may be open, {needed} are needed for max_in_flight {settings.max_in_flight}"
+        detail = f"{hard} files may be open{of}, {needed} are needed for max_in_flight {settings.max_in_flight}"
+        yield Finding("files", State.WARNING, detail, mend)
+        return
+    most = _most_files()
+    if most < workers * needed:
+        mend = f"raise it (sysctl fs.file-max={2 * workers * needed}), or lower max_in_flight or workers"
+        detail = f"{most:,} files may be open on this machine, {workers * needed:,} are needed by {workers} workers"
         yield Finding("files", State.WARNING, detail, mend)
         return
     allowed = "any number of" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-    yield Finding("files", State.WELL, f"{allowed} files may be open, {needed:,} are needed at most")
+    yield Finding("files", State.WELL, f"{allowed} files may be open{of}, {needed:,} are needed at most")
+
+
+def _most_files() -> int:
+    """How many files all processes of this machine may have open."""
+    try:
+        return int(FILE_MAX.read_text("ascii"))
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def check_workers(place: Place) -> Iterator[Finding]:
+    """More processes than cores take turns, and each of them costs memory."""
+    workers, may = place.settings.all_workers, cores()
+    told = f"{workers} worker{'s' if workers > 1 else ''} on {may} core{'s' if may > 1 else ''}"
+    if workers > may:
+        mend = f"set workers: {may}, or 0 for as many as there are cores"
+        yield Finding("workers", State.WARNING, f"{told}: they take turns", mend)
+    elif workers == 1 and may > 1:
+        yield Finding("workers", State.WELL, f"{told} (`workers: 0` uses all)")
+    else:
+        yield Finding("workers", State.WELL, told)
 
 
 def check_clock(place: Place) -> Iterator[Finding]:
@@ -196,6 +227,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "audit": (check_disk, check_chain, check_database),
     "ports": (check_ports,),
     "files": (check_files,),
+    "workers": (check_workers,),
     "clock": (check_clock,),
 }
 """What `--only` takes, in the order in which it is looked at."""

@@ -429,3 +429,43 @@ async def test_content_under_another_master_key(stand: Make, key_file: Path, giv
     key_file.write_text("cd" * 32)
     found = worst(looked({**given, "data_dir": data, "keep_content": "all"}, "content"))
     assert (found.state, "another master key" in found.detail) == (State.WRONG, True)
+
+
+def test_files_of_all_workers(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 20_000))
+    (found,) = looked({**given, "workers": 4}, "files")
+    assert (found.state, "in each of 4 workers" in found.detail) == (State.WELL, True)
+    (tmp_path / "file-max").write_text("30000\n")
+    monkeypatch.setattr(checks, "FILE_MAX", tmp_path / "file-max")
+    (found,) = looked({**given, "workers": 4}, "files")
+    assert (found.state, "33,280 are needed" in found.detail) == (State.WARNING, True)
+    (found,) = looked({**given, "workers": 1}, "files")
+    assert found.state is State.WELL
+
+
+@pytest.mark.parametrize(
+    ("workers", "quota", "state", "words"),
+    [
+        (1, "max 100000", State.WELL, "1 worker on 4 cores (`workers: 0` uses all)"),
+        (4, "max 100000", State.WELL, "4 workers on 4 cores"),
+        (8, "max 100000", State.WARNING, "8 workers on 4 cores: they take turns"),
+        (4, "150000 100000", State.WARNING, "4 workers on 2 cores: they take turns"),
+        (0, "150000 100000", State.WELL, "2 workers on 2 cores"),
+        (1, "50000 100000", State.WELL, "1 worker on 1 core"),
+        (1, "", State.WELL, "1 worker on 4 cores (`workers: 0` uses all)"),
+    ],
+)
+def test_workers_and_cores(
+    given: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    workers: int,
+    quota: str,
+    state: State,
+    words: str,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("proxy.workers.cores.cores.__defaults__", (tmp_path / "cpu.max",))
+    (found,) = looked({**given, "workers": workers}, "workers")
+    assert (found.state, found.detail) == (state, words)
