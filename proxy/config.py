@@ -6,7 +6,6 @@ ${NAME:-default}.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
