@@ -25,7 +25,7 @@ from tests.bench.candidates import free_port
 from tests.packages import ROOT, packages
 
 START_SECONDS = 180.0
-_HEAD = Path(__file__).with_name("ray_head.py")
+_HEAD = Path(__file__).with_name("ray_head")
 
 
 class Ray:

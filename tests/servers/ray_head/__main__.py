@@ -1,4 +1,4 @@
-"""`python ray_head.py FOLDER CONFIG`: a small Ray on this machine, and a Serve config run on it by Serve's own command.
+"""`python ray_head FOLDER CONFIG`: a small Ray on this machine, and a Serve config run on it by Serve's own command.
 
 In a process of its own, which has Ray on its path. It ends with its parent, and everything that it started with it.
 """
