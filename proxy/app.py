@@ -30,7 +30,7 @@ from .dialects.messages import CountTokens, Messages
 from .dialects.moderations import Moderations
 from .dialects.responses import Responses
 from .exchange import INTENT_AFTER, Exchange, Shared
-from .guard import Guard
+from .guard import Guard, Recall
 from .later import Later
 from .listener import Caller, Incoming
 from .logs import get_logger
@@ -298,9 +298,10 @@ class DataPlane:
         if self.traces is not None or self.keeping is not None:
             self._observed(incoming, guard, notes)
         notes.leave = self._leaving(known, guard)
+        if guard.asks:
+            recall = self._recalling(identity.account, guard)
+            guard = guard.asked_by(identity.account, self._key.keyed_hash, recall)
         try:
-            if guard.asks:
-                guard = guard.asked_by(await self._recalled(identity.account, guard), self._key.keyed_hash)
             if known.unjudged:
                 await self._relay.unjudged(known, incoming.method, body, caller, notes)
             elif known.dialect is None:
@@ -340,11 +341,11 @@ class DataPlane:
             return None
         return functools.partial(self.state.leave, known.identity.account.id, guard.memory)
 
-    async def _recalled(self, account: Account, guard: Guard) -> Account:
-        """The account, with what is remembered of it where the policy asks."""
+    def _recalling(self, account: Account, guard: Guard) -> Recall | None:
+        """What tells what is remembered of the account, where the policy asks."""
         if self.state is None or not guard.memory.read:
-            return account
-        return await self.state.recall(account, guard.memory)
+            return None
+        return functools.partial(self.state.recall, account, guard.memory)
 
     def _stamp(self, caller: Caller, notes: Notes) -> None:
         if self._settings.decision_headers:

@@ -6,9 +6,10 @@ judges is judged by one revision.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ from .dialects.base import Request
 from .facts import calls_in, calls_of, facts_of
 from .metrics import Metrics
 
+Recall = Callable[[], Coroutine[Any, Any, Account]]
+"""The account, with what is remembered of it."""
 SURFACE = "surface"
 ENCRYPTED = "encrypted"
 """The kind of a part that a provider sealed and that must come back unchanged: a finding of its own (`opaque`)."""
@@ -51,13 +54,16 @@ class Guard:
         self.memory = memory_of(policies.policies)
         self._asking: tuple[Account, Callable[[str], str]] | None = None
         self._facts: Facts | None = None
+        self._recall: Recall | None = None
+        self._recalling: asyncio.Future[Account] | None = None
         self._calls: tuple[Call, ...] | None = None
         self._faces: dict[PolicySet, Guard] = {policies: self}
 
-    def asked_by(self, account: Account, hashed: Callable[[str], str]) -> Guard:
-        """The guard for what this account asks. `hashed` is a keyed hash in hex digits. Only where `asks` says so."""
+    def asked_by(self, account: Account, hashed: Callable[[str], str], recall: Recall | None = None) -> Guard:
+        """The guard for what this account asks. `hashed` is a keyed hash in hex digits, `recall` tells what is
+        remembered of the account. Only where `asks` says so."""
         made = copy(self)
-        made._asking = (account, hashed)
+        made._asking, made._recall = (account, hashed), recall
         return made
 
     def facing(self, request: Request, dialect: str) -> Guard:
@@ -74,7 +80,7 @@ class Guard:
             if len(self._faces) < MOST_FACES:
                 self._faces[policies] = face
         made = copy(face)
-        made._asking, made._facts = self._asking, facts
+        made._asking, made._facts, made._recall = self._asking, facts, self._recall
         return made
 
     def answering(self, tree: Any) -> Guard:
@@ -109,6 +115,8 @@ class Guard:
         unscannable: Sequence[tuple[Message, str]] = (),
     ) -> Decision | None:
         """As `check`, at once, where every classifier that is asked answers in microseconds; else None."""
+        if self._recall is not None and self._facts is not None:
+            return None
         report = self._panel.report_now(messages, self._asked[stage])
         return None if report is None else self._decided(stage, dialect, messages, unscannable, report)
 
@@ -128,10 +136,25 @@ class Guard:
         fault of a classifier."""
         if before:
             messages = [replace(m, context=before) if m.role in SAID_BY_MODEL else m for m in messages]
+        recalling = self._begin_recall()
         report = await self._panel.report(messages, self._asked[stage], scope, memory)
         if report.queued:
             self._added.observe(report.queued, "queue")
+        if recalling is not None:
+            await self._end_recall(recalling)
         return self._decided(stage, dialect, messages, unscannable, report)
+
+    def _begin_recall(self) -> asyncio.Future[Account] | None:
+        """Ask what is remembered of the account, once: together with what the panel asks of other machines."""
+        if self._recall is not None and self._recalling is None and self._facts is not None:
+            self._recalling = asyncio.ensure_future(self._recall())
+        return self._recalling
+
+    async def _end_recall(self, recalling: asyncio.Future[Account]) -> None:
+        account = await asyncio.shield(recalling)
+        if self._facts is not None and self._recall is not None:
+            self._facts = replace(self._facts, account=account, memo={})
+        self._recall = self._recalling = None
 
     def _decided(
         self,

@@ -16,7 +16,7 @@ from classifiers.cache import KEPT, Cache, Seen
 from proxy.metrics import Metrics
 from proxy.state.line import Line
 from proxy.state.verdicts import PREFIX, Verdicts
-from tests.proxy.conftest import Stand
+from tests.proxy.conftest import Stand, standing
 from tests.proxy.test_accounts_remembered import Asker, replicas, until
 from tests.servers.redis import Redis, server
 
@@ -130,6 +130,33 @@ async def test_a_text_is_read_once_by_all_replicas(tmp_path: Path, monkeypatch: 
             own.stop()
             assert await Asker(two, "ann")("a new text") == "ok"
             assert await Asker(two, "ann")("MARK") == "content_policy_violation"
+
+
+async def test_an_exchange_asks_redis_once(tmp_path: Path, redis: Redis, monkeypatch: Any) -> None:
+    """Its account's count and its texts' findings: one round trip for both, and none for the answer."""
+    counting = (
+        SLOW
+        + """
+  - id: third
+    description: Reads a count on both ways.
+    stages: [input, output]
+    when: account.history["mark"] >= 2 && score("canary.mark") >= 0.5
+    action: block
+"""
+    )
+    trips: list[list[str]] = []
+    together = Line._together
+
+    async def watched(self: Line, commands: Any) -> list[Any]:
+        trips.append([str(command[0]) for command in commands])
+        return await together(self, commands)
+
+    more = {"state": redis.url(), "state_timeout": 5.0}
+    async with standing(tmp_path, counting, settings=more, keys={"ann": {}}) as s:
+        monkeypatch.setattr(Line, "_together", watched)
+        assert await Asker(s, "ann")("some text") == "ok"
+        asked = [trip for trip in trips if {"ZCOUNT", "MGET"} & set(trip)]
+        assert [sorted(trip) for trip in asked] == [["MGET", "ZCOUNT"]]
 
 
 def _read(s: Stand, text: str) -> int:
