@@ -225,11 +225,15 @@ def log_path(given: str | Path | None) -> str:
 
 
 def settings_of(where: str | Path | None = None) -> Settings:
-    """The settings; with the path of a log, those of the directory that it lies in. Raises AuditUnavailable."""
+    """The settings; with the log that is meant: with its database, or of the directory that it lies in. Raises
+    AuditUnavailable."""
     file = os.environ.get("PENSTOCK_CONFIG")
-    home = Path(where).parent if where is not None and not is_database(str(where)) else None
+    named: dict[str, Any] = {}
+    if where is not None:
+        there = is_database(str(where))
+        named = {"audit_database": str(where)} if there else {"audit_database": "", "data_dir": Path(where).parent}
     try:
-        return load(Path(file) if file else None, data_dir=home)
+        return load(Path(file) if file else None, **named)
     except ConfigError as error:
         problem = f"the settings do not say where it lies: {error}"
         raise AuditUnavailable(problem, "mend them, or name it with --path") from None

@@ -216,6 +216,12 @@ class Settings(BaseModel):
             "is backed up with it can be read from the backup, also after `penstock audit forget`."
         ),
     ] = None
+    content_keys_database: Annotated[
+        SecretStr | None,
+        Field(
+            description="Beside audit_database: another PostgreSQL database for these keys, with backups of its own."
+        ),
+    ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Annotated[Literal["auto", "console", "json"], Field(description="auto: console on a terminal.")] = (
         "auto"
@@ -237,6 +243,10 @@ class Settings(BaseModel):
                 raise ValueError(f"{name}: {error}") from None
         if self.content_key is not None and self.content_key_file is not None:
             raise ValueError("`content_key` and `content_key_file` are both set: leave one out")
+        if self.audit_database is not None and self.content_keys_dir is not None:
+            raise ValueError("content_keys_dir: with audit_database keys are in a database: set content_keys_database")
+        if self.audit_database is None and self.content_keys_database is not None:
+            raise ValueError("content_keys_database: only beside audit_database: set content_keys_dir")
         return self
 
     @field_validator("upstream_key")
@@ -347,7 +357,7 @@ class Settings(BaseModel):
         """Where each policy lies, by its name; the default's is empty."""
         return {"": self.policy, **self.policies}
 
-    @field_validator("audit_database")
+    @field_validator("audit_database", "content_keys_database")
     @classmethod
     def _database(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value():

@@ -2,8 +2,8 @@
 once its subject is forgotten.
 
 `texts` gathers what was judged of one exchange, `seal` is the arithmetic of the envelope, `store` says what a database
-must do and `sqlite` is the one in files, `vault` puts the three together (write, read, forget), `keeping` is the
-proxy's face: a bounded queue and the thread that writes.
+must do, `sqlite` is the one in files and `postgres` the one that replicas share, `vault` puts the three together
+(write, read, forget), `keeping` is the proxy's face: a bounded queue and the thread that writes.
 
 Decision: the audit holds no content, and content is in files of its own. Why: the chain must verify when a subject is
 forgotten or its texts have expired, and a database with texts wants another backup and other readers than one without.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from ..config import Settings
@@ -9,6 +10,7 @@ from .choice import Choice, seconds
 from .keeping import Keeping
 from .seal import ContentUnavailable, Master
 from .sqlite import SqliteContents, SqliteKeys
+from .store import Contents, Keys
 from .vault import Vault
 
 
@@ -32,11 +34,36 @@ def master_of(settings: Settings) -> Master:
 
 
 def opened(settings: Settings, master: Master | None, *, create: bool = False) -> Vault:
-    """The vault in the data directory; without `create` only where there is one. Raises ContentUnavailable."""
+    """The vault beside the audit; without `create` only where there is one. Raises ContentUnavailable."""
+    with contextlib.ExitStack() as stack:
+        keys, contents = _databases(settings, create) if settings.audit_database else _files(settings, create)
+        stack.callback(keys.close)
+        stack.callback(contents.close)
+        vault = Vault(keys, contents, master)
+        stack.pop_all()
+        return vault
+
+
+def _files(settings: Settings, create: bool) -> tuple[Keys, Contents]:
     keys = SqliteKeys.open(settings.content_keys_path, create=create)
     try:
-        contents = SqliteContents.open(settings.content_path, create=create)
+        return keys, SqliteContents.open(settings.content_path, create=create)
     except BaseException:
         keys.close()
         raise
-    return Vault(keys, contents, master)
+
+
+def _databases(settings: Settings, create: bool) -> tuple[Keys, Contents]:
+    try:
+        from .postgres import PostgresContents, PostgresKeys
+    except ImportError:
+        mend = "pip install 'penstock[postgres]'"
+        raise ContentUnavailable("kept content in PostgreSQL needs psycopg, which is not installed", mend) from None
+    rows = settings.audit_where
+    own = settings.content_keys_database
+    keys = PostgresKeys.open(own.get_secret_value() if own is not None else rows, create=create)
+    try:
+        return keys, PostgresContents.open(rows, create=create)
+    except BaseException:
+        keys.close()
+        raise

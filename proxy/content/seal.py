@@ -33,6 +33,10 @@ class ContentUnavailable(Exception):
         self.problem, self.mend = problem, mend
 
 
+class NothingKept(ContentUnavailable):
+    """There is no store yet."""
+
+
 class Broken(Exception):
     """What was to be opened is not what was sealed, or not under this key or name."""
 

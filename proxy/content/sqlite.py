@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from ..audit.schema import explain
-from .seal import ContentUnavailable
+from .seal import ContentUnavailable, NothingKept
 from .store import Contents, Keys, Row, SubjectKey
 
 PATIENCE = 5.0
@@ -50,7 +50,7 @@ class _File:
     def open(cls, path: Path, *, create: bool = True) -> Self:
         """Raises ContentUnavailable, also where there is no file and `create` does not make one."""
         if not create and not path.exists():
-            raise ContentUnavailable(f"there is nothing at {path}", "no content was ever kept here, or it was moved")
+            raise NothingKept(f"there is nothing at {path}", "no content was ever kept here, or it was moved")
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)

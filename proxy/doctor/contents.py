@@ -23,18 +23,20 @@ def check_content(place: Place) -> Iterator[Finding]:
         return
     try:
         from ..content.places import master_of, opened
-        from ..content.seal import ContentUnavailable
+        from ..content.seal import ContentUnavailable, NothingKept
     except ImportError:
         detail = "the package cryptography is not installed"
         yield Finding(NAME, State.WRONG, detail, "pip install 'penstock[content]', or leave keep_content out")
         return
+    state = "opens with the master key"
     try:
-        master = master_of(settings)
-        begun = settings.content_path.exists() or settings.content_keys_path.exists()
-        if begun:
-            opened(settings, master).close()
+        opened(settings, master_of(settings)).close()
+    except NothingKept as error:
+        if settings.content_path.exists() or settings.content_keys_path.exists():
+            yield Finding(NAME, State.WRONG, error.problem, "put it back: each is worth nothing without the other")
+            return
+        state = "begins with the first exchange"
     except ContentUnavailable as error:
         yield Finding(NAME, State.WRONG, error.problem, error.mend)
         return
-    state = "opens with the master key" if begun else "begins with the first exchange"
     yield Finding(NAME, State.WELL, f"{settings.keep_content} for {settings.content_keep}; {state}")

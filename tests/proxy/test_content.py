@@ -16,7 +16,7 @@ from classifiers.base import Message, Role
 from policies.engine import Decision
 from policies.load import load as load_policy
 from policies.model import Action
-from proxy.audit import Exchange, Key
+from proxy.audit import Exchange, Key, Reader
 from proxy.cli import app
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
@@ -30,6 +30,7 @@ from proxy.server import CannotServe, serving
 from tests.conformance.speak_completions import legacy
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.proxy.contents import keeps, written
+from tests.servers.postgres import Postgres
 from tests.upstream import messages, replies, responses, shapes
 
 VEILED = "Here is the SECRET, and more of what is said after it."
@@ -204,6 +205,35 @@ async def test_a_subject_is_forgotten(stand: Make, key_file: Path, tmp_path: Pat
         assert len(await s.rows()) == 8
 
 
+async def test_a_subject_is_forgotten_in_postgresql(
+    stand: Make, key_file: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and keys in two databases, and the audit beside the rows."""
+    where, keys = postgres.database(), postgres.database()
+    databases = {"audit_database": where, "content_keys_database": keys}
+    async with stand(settings={**keeps("all"), **databases}) as s:
+        await s.chat("from alice", user="alice")
+        await s.chat("from bob", user="bob")
+        await written(s, 2)
+        monkeypatch.setenv("PENSTOCK_DATA_DIR", str(s.data))
+        for name, url in databases.items():
+            monkeypatch.setenv(f"PENSTOCK_{name.upper()}", url)
+        with Reader(where) as log:
+            first, second = log.latest(2)
+
+        def read(row: Exchange) -> Any:
+            return json.loads(penstock("show", row.id, "--content", "--json"))["content"]
+
+        assert "from alice" in str(read(first))
+        assert "1 rows" in await forgotten("anonymous", "--user", "alice")
+        assert read(first) is None
+        assert "from bob" in str(read(second))
+        assert "whole" in penstock("verify")
+        assert postgres.run("SELECT count(*) FROM penstock_content.keys WHERE wrapped IS NULL", keys) == [(1,)]
+        assert postgres.run("SELECT count(*) FROM penstock_content.content", where) == [(2,)]
+        assert not list(s.data.glob("content*"))
+
+
 async def test_a_subject_that_comes_back(stand: Make, key_file: Path) -> None:
     """A running server holds no key: it makes a new one."""
     async with stand(settings=keeps("all")) as s:
@@ -320,6 +350,9 @@ async def test_content_expires_while_it_serves(stand: Make, key_file: Path, monk
         ({"content_keep": "soon"}, "content_keep: is a time like 90s"),
         ({"content_keep": "0d"}, "content_keep"),
         ({"content_key": "ab" * 32, "content_key_file": "x"}, "both set"),
+        ({"content_keys_dir": "x", "audit_database": "postgresql://h/d"}, "set content_keys_database"),
+        ({"content_keys_database": "postgresql://h/d"}, "set content_keys_dir"),
+        ({"content_keys_database": "h/d", "audit_database": "postgresql://h/d"}, "content_keys_database: is no URL"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], problem: str) -> None:

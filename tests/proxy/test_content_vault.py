@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.content.postgres import PostgresContents, PostgresKeys
 from proxy.content.seal import Broken, ContentUnavailable, Master, seal, unseal
 from proxy.content.sqlite import SqliteContents, SqliteKeys
 from proxy.content.store import Contents, Keys, Row
 from proxy.content.vault import DAY, Gone, Item, Vault
+from tests.servers.postgres import PASSWORD, Postgres
 
 MASTER = Master(b"m" * 32)
 SECRET = "the quick brown secret"
@@ -24,10 +26,18 @@ NOW = 1_800_000_000.0
 Stores = Callable[[], tuple[Keys, Contents]]
 
 
-@pytest.fixture
-def stores(tmp_path: Path) -> Stores:
+@pytest.fixture(params=["files", "postgres"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
     """Opens the same two stores each time."""
-    return lambda: (SqliteKeys.open(tmp_path / "keys.db"), SqliteContents.open(tmp_path / "content.db"))
+    if request.param == "files":
+        return lambda: (SqliteKeys.open(tmp_path / "keys.db"), SqliteContents.open(tmp_path / "content.db"))
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.database()
+    return lambda: (PostgresKeys.open(url), PostgresContents.open(url))
+
+
+in_files = pytest.mark.parametrize("stores", ["files"], indirect=True)
+in_postgres = pytest.mark.parametrize("stores", ["postgres"], indirect=True)
 
 
 class Clock:
@@ -127,6 +137,7 @@ def test_what_was_written_is_read(vault: Vault, stores: Stores) -> None:
     again.close()
 
 
+@in_files
 def test_nothing_of_it_is_on_the_disk_in_clear(vault: Vault, tmp_path: Path) -> None:
     put(vault, "a", "team-a", text=SECRET * 50)
     assert all(b"quick brown" not in path.read_bytes() for path in tmp_path.iterdir())
@@ -216,10 +227,11 @@ def test_a_new_master_key(vault: Vault, stores: Stores) -> None:
 
 def test_rows_cannot_be_put_in_each_others_place(vault: Vault, stores: Stores) -> None:
     put(vault, "a", "team-a")
-    _, contents = stores()
+    keys, contents = stores()
     row = contents.read("a")
     assert row is not None
     contents.write([Row("b", row.at, row.keys, row.body)])
+    keys.close()
     contents.close()
     with pytest.raises(Gone, match="damaged"):
         vault.read("b")
@@ -322,6 +334,7 @@ def test_several_write_at_once_and_one_forgets(stores: Stores) -> None:
 # ---- the files
 
 
+@in_files
 def test_forgotten_in_every_copy_of_the_rows(vault: Vault, tmp_path: Path) -> None:
     put(vault, "a", "team-a")
     put(vault, "b", "team-b")
@@ -338,6 +351,7 @@ def test_forgotten_in_every_copy_of_the_rows(vault: Vault, tmp_path: Path) -> No
     restored.close()
 
 
+@in_files
 def test_a_destroyed_key_is_in_no_file(vault: Vault, stores: Stores, tmp_path: Path) -> None:
     put(vault, "a", "team-a")
     keys, contents = stores()
@@ -352,6 +366,53 @@ def test_a_destroyed_key_is_in_no_file(vault: Vault, stores: Stores, tmp_path: P
     assert holding() == [tmp_path / "keys.db"]
     vault.forget("team-a")
     assert holding() == []
+
+
+@in_postgres
+def test_a_destroyed_key_is_in_no_table(vault: Vault, stores: Stores, postgres: Postgres) -> None:
+    put(vault, "a", "team-a")
+    put(vault, "b", "team-b")
+    keys, contents = stores()
+    (key,) = keys.of("team-a")
+    assert isinstance(keys, PostgresKeys)
+    where = keys._url
+
+    def held() -> bool:
+        postgres.run("CHECKPOINT", where)
+        ((raw,),) = postgres.run("SELECT pg_read_binary_file(pg_relation_filepath('penstock_content.keys'))", where)
+        return key.wrapped is not None and key.wrapped in bytes(raw)
+
+    assert held()
+    vault.forget("team-a")
+    assert not held()
+    assert readable(vault, "b") == ["b"]
+    keys.close()
+    contents.close()
+
+
+@in_postgres
+def test_a_database_that_comes_back(vault: Vault, stores: Stores, postgres: Postgres) -> None:
+    put(vault, "a", "team-a")
+    postgres.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'penstock content'")
+    for _ in range(2):  # each store finds out by itself
+        with pytest.raises(ContentUnavailable) as error:
+            put(vault, "b", "team-a")
+        assert error.value.mend
+        assert PASSWORD not in str(error.value)
+    put(vault, "b", "team-a")
+    assert readable(vault, "a", "b") == ["a", "b"]
+
+
+def test_no_database_is_one_line(postgres: Postgres) -> None:
+    for url, said in (
+        (postgres.url("nowhere"), "does not exist"),
+        (postgres.url("postgres", password="x"), "password"),
+    ):
+        with pytest.raises(ContentUnavailable, match=said) as error:
+            PostgresKeys.open(url)
+        assert PASSWORD not in str(error.value)
+    with pytest.raises(ContentUnavailable, match="nothing"):
+        PostgresKeys.open(postgres.database(), create=False)
 
 
 @pytest.mark.parametrize("name", ["keys.db", "content.db"])
