@@ -196,6 +196,8 @@ async def test_a_subject_is_forgotten(stand: Make, key_file: Path, tmp_path: Pat
         assert [(row["erased"]["rows"], row["erased"]["keys"]) for row in erased] == [(1, 1), (0, 0), (2, 1), (0, 0)]
         assert erased[0]["account"] == rows[0]["claims"]["user"]
         assert erased[2]["account"] == "team-a"
+        listed = penstock("tail", "--status", "erased", "--account", "team-a", "--path", log)
+        assert [line.split()[2] for line in listed.splitlines()] == [erased[2].id]
         # Not even the backup of the rows, beside the keys of now and with the master key.
         restored = Vault(
             SqliteKeys.open(s.data / "content-keys.db"), SqliteContents.open(backup), Master.load(key_file)
