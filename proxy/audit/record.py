@@ -53,23 +53,32 @@ def columns(body: dict[str, Any]) -> tuple[Plain, ...]:
 def _derived(body: dict[str, Any]) -> tuple[str | None, str | None]:
     """All rules that fired with their modes, like `` pii=enforce tone=shadow ``, and what went wrong, like
     `` upstream_timeout guard=crash ``; None for nothing. Words stand between blanks, so that one can be looked for."""
-    fired, errors = dict[str, None](), list[str]()
-    detail = body.get("detail")
+    detail, judged = body.get("detail"), (body.get("input"), body.get("output"))
+    if detail is None and not judged[0] and not judged[1]:
+        return _NOTHING
+    fired: dict[str, None] = {}
+    errors: list[str] = []
     if isinstance(detail, str) and body.get("status") != "relayed":
         errors.append(detail[:100])
-    for name in ("input", "output"):
-        seen = body.get(name)
+    for seen in judged:
         if not seen or not isinstance(seen, dict):
             continue
+        rules, shadow, failures = seen.get("rules"), seen.get("shadow"), seen.get("failures")
+        if not rules and not shadow and not failures:
+            continue
         canary = _names(seen.get("canary"))
-        for rule in _names(seen.get("rules")):
+        for rule in _names(rules):
             fired[f"{rule}={'canary' if rule in canary else 'enforce'}"] = None
-        for rule in _names(seen.get("shadow")):
+        for rule in _names(shadow):
             fired[f"{rule}=shadow"] = None
-        failures = seen.get("failures")
         if isinstance(failures, dict):
             errors += [f"{classifier}={reason}" for classifier, reason in failures.items()]
+    if not fired and not errors:
+        return _NOTHING
     return _words(fired, 400), _words(errors, 250)
+
+
+_NOTHING = None, None
 
 
 def _words(words: Iterable[str], most: int) -> str | None:

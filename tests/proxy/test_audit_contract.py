@@ -6,6 +6,8 @@ import asyncio
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from proxy.audit import keeping as keeping_of
@@ -27,6 +30,7 @@ from proxy.audit.process import Process
 from proxy.audit.record import encode
 from proxy.audit.search import Search
 from proxy.audit.store import SqliteStore
+from proxy.cli import app as cli
 from proxy.recorded import recorded
 from tests.servers.postgres import Postgres
 
@@ -464,6 +468,33 @@ def test_an_export_holds_every_exchange_once(searched: list[Place], tmp_path: Pa
     assert dict(rows["e3"]["input_failures"]) == {"guard": "timeout"}
     assert rows["e4"]["ended"] is None
     assert rows["e5"]["action"] == "block"
+
+
+def test_the_commands_read_either(searched: list[Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "audit.key").write_text("6b" * 32)
+    (tmp_path / "audit.key").chmod(0o600)
+    said: list[list[str]] = []
+    for each in searched:
+        monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path))
+        path = [] if each.database else ["--path", each.where]
+        if each.database:
+            monkeypatch.setenv("PENSTOCK_AUDIT_DATABASE", each.where)
+            shutil.copy(each.head, tmp_path / "audit-database-head")
+        else:
+            shutil.copy(tmp_path / "audit.key", Path(each.where).with_suffix(".key"))
+        runs = [
+            CliRunner().invoke(cli, command)
+            for command in (
+                ["audit", "tail", *path], ["audit", "show", "e1", *path], ["audit", "verify", *path],
+                ["audit", "export", "--to", "-", *path],
+                ["backtest", "observe", "--since", "2020-01-01", *(["--audit", each.where] if path else [])],
+            )
+        ]  # fmt: skip
+        assert [run.exit_code for run in runs] == [0] * len(runs), [run.output for run in runs]
+        said.append([re.sub(r"[0-9a-f]{64}", "HASH", run.output) for run in runs])
+    assert said[0] == said[1]
+    assert "whole: 10 rows" in said[0][2]
+    assert "of 6 decisions" in said[0][4]
 
 
 # ---- retention
