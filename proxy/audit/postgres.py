@@ -127,19 +127,28 @@ class PostgresStore(Store):
         """Raises AuditUnavailable where the newest head that was noted here is not in the chain."""
         if self._head is None:
             return
-        mend = f"see `penstock audit verify`; to go on all the same, move {self._head.path} away, and restart"
+        mend = self._mend
         try:
             noted = self._head.read()
         except BadHead as error:
             raise AuditUnavailable(f"{self._head.path}: {error}", mend, "damaged") from None
         if noted is None or not noted.seq:
             return
-        if noted.seq > last.seq:
-            gone = f"the newest {noted.seq - last.seq} row(s) of {self.path} are gone: rolled back, or never replicated"
-            raise AuditUnavailable(gone, mend, "damaged")
+        self._check_end(last, noted.seq)
         row = db.execute("SELECT hash FROM records WHERE seq = %s", (noted.seq,)).fetchone()
         if row is not None and row[0] != noted.hash:
             raise AuditUnavailable(f"{self.path} and {self._head.path} are not of one piece", mend, "damaged")
+
+    @property
+    def _mend(self) -> str:
+        file = f"move {self._head.path} away, and " if self._head is not None else ""
+        return f"see `penstock audit verify`; to go on all the same, {file}restart"
+
+    def _check_end(self, last: Head, known: int) -> None:
+        """Raises AuditUnavailable where rows that were acknowledged are not there any more."""
+        if last.seq < known:
+            gone = f"the newest {known - last.seq} row(s) of {self.path} are gone: rolled back, or never replicated"
+            raise AuditUnavailable(gone, self._mend, "damaged")
 
     def _join(self, db: Connection, last: Head) -> None:
         row = (self._token, os.getpid(), os.uname().nodename, last.seq + 1)
@@ -216,12 +225,7 @@ class PostgresStore(Store):
             newest = db.execute(_LAST)
         row = newest.fetchone()
         last = Head(*row) if row else self._last(db)
-        if last.seq < self._known:
-            gone = (
-                f"the newest {self._known - last.seq} row(s) of {self.path} are gone: rolled back, or never replicated"
-            )
-            mend = "see `penstock audit verify`; replicate synchronously; restart to go on"
-            raise AuditUnavailable(gone, mend, "damaged")
+        self._check_end(last, self._known)
         first = self._written(db) if self._doubt else None
         if not self._doubt:
             self._known = last.seq  # what comes after it under our number is this attempt
