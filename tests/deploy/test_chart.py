@@ -181,6 +181,15 @@ def test_only_who_is_named_may_call_and_be_called(everything: list[dict[str, Any
     assert all(rule["from"] for rule in policy["ingress"])
     blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
     assert "169.254.0.0/16" in blocks[0]["except"], "the cloud's own metadata holds its keys"
+    classifier = only(everything, "NetworkPolicy", name="penstock-classifier")["spec"]
+    assert classifier["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "penstock-classifier"
+    [rule] = classifier["ingress"]
+    [caller] = rule["from"]
+    assert (
+        caller["podSelector"]["matchLabels"].items()
+        <= workload(everything)["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
 
 
 WRONG = {

@@ -15,7 +15,7 @@ from penstock_ray.engine import Engine
 from penstock_ray.protocol import LARGEST, MOST_ROWS, Protocol
 from ruamel.yaml import YAML
 
-from tests.deploy.tools import DEPLOY
+from tests.deploy.tools import DEPLOY, ROOT
 
 BUDGET = 100
 JOBS = st.builds(
@@ -138,11 +138,36 @@ async def test_the_protocol(engine: Engine, method: str, path: str, body: Any, s
     assert (found, words in said.decode()) == (status, True), said
 
 
+def _read(name: str) -> list[Any]:
+    return list(YAML(typ="safe", pure=True).load_all((DEPLOY / "ray" / name).read_text()))
+
+
 def test_the_config_names_what_there_is() -> None:
-    config = YAML(typ="safe", pure=True).load((DEPLOY / "ray" / "serve.yaml").read_text())
+    [config] = _read("serve.yaml")
     [application] = config["applications"]
     module, _, name = application["import_path"].partition(":")
     source = (DEPLOY / "ray" / f"{module.replace('.', '/')}.py").read_text()
     assert f"def {name}(" in source
     for deployment in application["deployments"]:
         assert f'name="{deployment["name"]}"' in source
+
+
+def test_the_cluster_serves_the_same() -> None:
+    service, policy = _read("rayservice.yaml")
+    assert YAML(typ="safe", pure=True).load(service["spec"]["serveConfigV2"]) == _read("serve.yaml")[0]
+    cluster = service["spec"]["rayClusterConfig"]
+    assert f"ray=={cluster['rayVersion']} " in (ROOT / "requirements" / "ray.lock").read_text()
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    callers = [rule["ports"][0]["port"] for rule in policy["spec"]["ingress"] if "ports" in rule]
+    assert callers == [8000, 8265]
+
+
+def test_the_image_tells_nobody_and_holds_what_is_served() -> None:
+    stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM debian:12-slim AS encoder\n")[1].split("\nFROM ")[0]
+    assert "RAY_USAGE_STATS_ENABLED=0" in stage
+    assert "USER 65532:65532" in stage
+    assert orjson.loads(stage.split("CMD ")[1]) == ["run", "/opt/encoder/serve.yaml"]
+    assert "COPY deploy/ray /opt/encoder" in (DEPLOY / "Dockerfile").read_text()
