@@ -30,6 +30,7 @@ from .dialects.messages import CountTokens, Messages
 from .dialects.moderations import Moderations
 from .dialects.responses import Responses
 from .exchange import INTENT_AFTER, Exchange, Shared
+from .flight import InFlight, ending
 from .guard import Guard, Recall
 from .later import Later
 from .listener import Caller, Incoming
@@ -146,7 +147,7 @@ class DataPlane:
         owned: Owned | None = None,
     ) -> None:
         self.guards, self.routing, self.draining = dict(guards), routing, False
-        self.in_flight: set[asyncio.Task[None]] = set()
+        self.in_flight = InFlight(settings.exchange_timeout)
         self.traces: Traces | None = None
         self.keeping: Keeping | None = None
         self.state: State | None = None
@@ -282,7 +283,7 @@ class DataPlane:
             caller.answer(answer)
             caller.over()
             return
-        self.in_flight.add(task)
+        self.in_flight.add(task, caller)
         identity = known.identity
         guard = self.guards[identity.policy]
         notes = Notes(
@@ -315,9 +316,10 @@ class DataPlane:
                 bodiless = not body and incoming.method in _BODILESS
                 await exchange.run(known.lead, incoming.query, None if bodiless else body)
         except asyncio.CancelledError:
-            # The client hung up, or this process is about to end.
+            # The client hung up, it took too long, or this process is about to end.
             if not caller.gone and not caller.started:
-                caller.answer(self._problem(known.speaker, 503, "server_shutdown", "Penstock is being shut down."))
+                _, status, code, words = ending(caller)
+                caller.answer(self._problem(known.speaker, status, code, f"{words}."))
         except Exception:
             # A fault of ours: the client learns no more than that, the operator's log has the rest.
             log.exception("internal fault")

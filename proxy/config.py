@@ -139,6 +139,9 @@ class Settings(BaseModel):
     connect_timeout: Annotated[Seconds, Field(description="For a connection to the upstream.")] = 10.0
     first_byte_timeout: Annotated[Seconds, Field(description="For the head of the upstream's answer.")] = 600.0
     gap_timeout: Annotated[Seconds, Field(description="For the next piece of the upstream's answer.")] = 120.0
+    exchange_timeout: Annotated[
+        Seconds, Field(description="For a whole exchange, however steadily its answer comes; then it is ended.")
+    ] = 3600.0
     drain_timeout: Annotated[Seconds, Field(description="For exchanges in flight to end after SIGTERM.")] = 30.0
     traces: Annotated[
         bool, Field(description="Send OpenTelemetry traces, as OTEL_* variables say; needs penstock[otel].")

@@ -29,6 +29,7 @@ from policies.tokens import Restoring, Tokens
 
 from .answers import Answer, called, ids, problem, relayed
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
+from .flight import fate
 from .guard import Guard
 from .later import Later, Pending
 from .listener import Caller
@@ -246,7 +247,7 @@ class Exchange:
             raise
 
     def _cancelled(self) -> None:
-        self.notes.ended("client_gone" if self.caller.gone else "cancelled")
+        self.notes.ended(fate(self.caller))
 
     async def answer(self, request: Request, response: Response) -> None:
         """Judge and relay an answer whose head is here. Raises what `_forward` tells the caller of."""

@@ -72,13 +72,25 @@ class Application(Protocol):
 
 class Caller:
     """The client, as one exchange sees it. `started`: the status line has left. `done`: so has the last byte. `gone`:
-    the client hung up before that. `stamp` holds headers that every answer gets."""
+    the client hung up before that. `late`: it took too long. `stamp` holds headers that every answer gets."""
 
-    __slots__ = ("_chunked", "_connection", "_head", "_incoming", "done", "gone", "sent", "stamp", "started", "task")
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_head",
+        "_incoming",
+        "done",
+        "gone",
+        "late",
+        "sent",
+        "stamp",
+        "started",
+        "task",
+    )
 
     def __init__(self, connection: Connection, incoming: Incoming) -> None:
         self._connection, self._incoming = connection, incoming
-        self.started = self.done = self.gone = False
+        self.started = self.done = self.gone = self.late = False
         self.sent = 0
         self.stamp: Headers = []
         self._head = b""

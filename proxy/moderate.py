@@ -17,6 +17,7 @@ from policies.model import Action, Stage
 from .answers import Answer, problem
 from .dialects.base import BadRequest, Body
 from .dialects.moderations import Inputs, Moderations, categories_of, category_of, result
+from .flight import fate
 from .guard import Guard
 from .listener import Caller
 from .logs import get_logger
@@ -56,7 +57,7 @@ class Moderation:
         try:
             answer = await self._answer(body)
         except asyncio.CancelledError:
-            notes.ended("client_gone" if self._caller.gone else "cancelled")
+            notes.ended(fate(self._caller))
             self._journal.append(notes.outcome())
             raise
         try:

@@ -18,6 +18,7 @@ from .accounts.holder import Holder
 from .answers import Answer, called, ids, problem, relayed
 from .audit import Audit
 from .dialects.base import NotFound, Speaker
+from .flight import fate
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
@@ -183,7 +184,7 @@ class Relay:
         return problem(known.speaker, error.status, error.code, str(error), notes.id, param=error.param)
 
     def _cancelled(self, caller: Caller, notes: Notes) -> None:
-        notes.ended("client_gone" if caller.gone else "cancelled")
+        notes.ended(fate(caller))
         self._audit.append(notes.outcome())
 
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:

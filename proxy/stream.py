@@ -19,6 +19,7 @@ from policies.model import Stage
 
 from .answers import Answer, relayed
 from .dialects.base import Request, StreamReader, decoded
+from .flight import ending
 from .gate import Gate, Mask, Part, Question, Release
 from .problems import UNAVAILABLE, Blocked, words
 from .sse import Decoder, Undecodable, read
@@ -68,7 +69,8 @@ class Streamed:
             return
         except asyncio.CancelledError:
             response.abort()
-            self._caller.cut(reader.broken(_ENDING, "server_shutdown"))
+            why = ending(self._caller)
+            self._caller.cut(reader.broken(f"{why.words}: the answer is not complete.", why.code))
             await self._for_the_record()
             raise
         except (UpstreamError, Malformed, Undecodable) as error:
@@ -255,9 +257,6 @@ class Streamed:
         if decision.fired[0].not_evaluated:
             return self._reader.broken(UNAVAILABLE, "guard_unavailable")
         return self._reader.ending(self._exchange.refusal(decision))
-
-
-_ENDING = "Penstock is being shut down: the answer is not complete."
 
 
 def _bytes(reader: StreamReader, release: Release) -> bytes:
