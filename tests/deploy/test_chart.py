@@ -10,9 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from policies.check import check
+from proxy.accounts.file import KeyFile, hashing
+from proxy.accounts.keys import Keys
 from proxy.config import load
 from tests.bench.candidates import BenchError, tool
 from tests.deploy.tools import CHART, helm, invalid, rendered, template
+from tests.proxy.keyring import give
 
 EVERYTHING = str(Path(__file__).with_name("everything.yaml"))
 WAYS = {
@@ -117,7 +120,29 @@ def test_penstock_takes_its_settings(everything: list[dict[str, Any]]) -> None:
     assert list(made.all_upstreams) == ["anthropic", "openai"]
     assert made.policy == "/etc/penstock/policy"
     environment = {each["name"] for each in workload(everything)["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert environment == {"PENSTOCK_CONFIG", "OPENAI_KEY", "PENSTOCK_LOG_LEVEL"}
+    ours = {"PENSTOCK_CONFIG", "PENSTOCK_CREDENTIALS", "PENSTOCK_KEYS_DIR", "PENSTOCK_LOG_LEVEL", "PENSTOCK_STATE"}
+    assert environment == ours | {"OPENAI_KEY"}
+
+
+def test_replicas_know_the_same_keys(everything: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A Secret, as Kubernetes mounts it: read-only for our group, links into a folder whose name begins with dots."""
+    pod = workload(everything)["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "keys"]
+    assert volume["secret"] == {"secretName": "callers", "defaultMode": 0o440}
+    told = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert {"name": "keys", "mountPath": told["PENSTOCK_KEYS_DIR"], "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+    secret = give(tmp_path / "made", "ci")
+    mounted = tmp_path / "mounted"
+    (mounted / "..2026_11_28").mkdir(parents=True)
+    (mounted / "..data").symlink_to("..2026_11_28")
+    for name in ("keys.json", "keys.key"):
+        (mounted / "..2026_11_28" / name).write_bytes((tmp_path / "made" / name).read_bytes())
+        (mounted / "..2026_11_28" / name).chmod(0o440)
+        (mounted / name).symlink_to(f"..data/{name}")
+    keys = Keys(KeyFile(mounted / "keys.json"), hashing(mounted / "keys.key"))
+    assert keys.find(secret.encode()) is not None
 
 
 def test_penstock_takes_a_policy_as_kubernetes_mounts_it(everything: list[dict[str, Any]], tmp_path: Path) -> None:
