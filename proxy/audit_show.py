@@ -65,7 +65,7 @@ def _stage(title: str, seen: dict[str, Any]) -> Iterator[Table]:
     by_role = {role: seen.get("scores")} if role is not None else seen.get("by_role") or {"": seen.get("scores")}
     for who, scores in by_role.items():
         if isinstance(scores, dict):
-            for name, score in sorted(scores.items(), key=lambda item: str(item[1]), reverse=True):
+            for name, score in sorted(scores.items(), key=_highest):
                 table.add_row(Text(clean(f"score {who}".strip())), Text(clean(name)), Text(clean(score)))
     for classifier, reason in _items(seen, "failures"):
         table.add_row("no answer", Text(clean(classifier)), Text(clean(reason)))
@@ -81,6 +81,10 @@ def _stage(title: str, seen: dict[str, Any]) -> Iterator[Table]:
 
 
 _SHOWN = frozenset({"rules", "canary", "shadow", "scores", "role", "by_role", "failures"})
+
+
+def _highest(item: tuple[str, Any]) -> float:
+    return -item[1] if isinstance(item[1], int | float) else 0.0
 
 
 def _items(seen: dict[str, Any], name: str) -> list[tuple[Any, Any]]:

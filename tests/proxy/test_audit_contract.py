@@ -32,6 +32,7 @@ from proxy.audit.search import Search
 from proxy.audit.store import SqliteStore
 from proxy.cli import app as cli
 from proxy.recorded import recorded
+from tests.proxy.audit_lines import until
 from tests.servers.postgres import Postgres
 
 KEY = Key(b"k" * 32)
@@ -184,8 +185,8 @@ def test_what_a_client_saw_survives_kill_9(
         before = acks.stat().st_size if acks.exists() else 0
         process = context.Process(target=_until_killed, args=(log.where, log.head, str(acks)), daemon=True)
         process.start()
-        until = time.monotonic() + 60
-        while (not acks.exists() or acks.stat().st_size < before + 600) and time.monotonic() < until:
+        limit = time.monotonic() + 60
+        while (not acks.exists() or acks.stat().st_size < before + 600) and time.monotonic() < limit:
             time.sleep(0.005)
         process.kill()
         if whole:
@@ -194,10 +195,10 @@ def test_what_a_client_saw_survives_kill_9(
         assert acks.stat().st_size > before, round
     ids = set(acks.read_text().split())
     writers = "SELECT count(*) FROM writers WHERE stopped IS NULL"
-    until = time.monotonic() + 30
+    limit = time.monotonic() + 30
     # Of those killed with their proxy, the next one finds the one before: in a file at once, in a database later.
     left = (2 if log.database else 1) if whole else 0
-    while log.sql(writers) != [(left,)] and time.monotonic() < until:  # a writer outlives its proxy by what it has
+    while log.sql(writers) != [(left,)] and time.monotonic() < limit:  # a writer outlives its proxy by what it has
         time.sleep(0.02)
     log.store().close()  # whoever opens it next marks what is open
     assert log.sql(writers) == [(0,)]
@@ -269,6 +270,48 @@ def test_who_is_gone_is_found_out_and_who_lives_is_left_alone(log: Place, monkey
         assert reader.verify(KEY).broken is None
     assert ends == {early: "released", long: "aborted", late: "aborted", living: None}
     alive.close()
+
+
+async def test_a_writer_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(log: Place) -> None:
+    audit = await log.audit()
+    first, second, third = outcome(new_id()), outcome(new_id()), outcome(new_id())
+    await audit.durable(first)
+    assert isinstance(audit._line, Process)
+    os.kill(audit._line.pid, signal.SIGSTOP)  # what is sent now is not written
+    waiter = audit.submit(second)
+    await asyncio.sleep(0.01)
+    os.kill(audit._line.pid, signal.SIGKILL)
+    with pytest.raises(AuditUnavailable, match="process ended"):
+        await waiter
+    assert audit.append(third)
+    await until(lambda: audit.healthy and not audit.waiting)
+    await audit.close()
+    with log.reader() as reader:
+        found = [id for (id,) in reader.select("SELECT id FROM records ORDER BY seq")]
+        assert found == [first.id, second.id, third.id]
+        assert reader.verify(KEY).broken is None
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_place_is_taken_over_with_what_was_written_and_not_answered(log: Place, rows: int) -> None:
+    store = log.store()
+    token, writer, head, _ = store.opened
+    open_one = new_id()
+    if rows:
+        store.write([encode(intent(open_one)), encode(outcome(new_id()))])
+    store._drop()
+    place = token, writer, head.seq, head.hash
+    if log.database:
+        next_: AnyStore = PostgresStore.open(log.where, KEY.seal, place=place, head=log.head)
+    else:
+        next_ = SqliteStore.open(log.where, KEY.seal, place=place)
+    assert next_.opened[:2] == (token, writer)
+    assert next_.opened[3] == rows
+    next_.close()
+    with log.reader() as reader:
+        found = reader.exchange(open_one)
+        assert (found is not None and found.outcome is not None and found.outcome["status"] == "aborted") == bool(rows)
+        assert reader.verify(KEY).broken is None
 
 
 TAMPERING: dict[str, tuple[str, str, int]] = {

@@ -171,6 +171,37 @@ async def test_rows_that_the_database_lost_are_noticed_at_once(postgres: Postgre
     PostgresStore.open(url, KEY.seal, head=str(tmp_path / "head")).close()
 
 
+@pytest.mark.parametrize("lease", [0.0, 60.0], ids=["gone for long", "gone a moment ago"])
+def test_a_replica_that_lives_marks_what_a_dead_one_left(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, lease: float
+) -> None:
+    """But not at once: when the server restarts, every lock is free for a moment."""
+    monkeypatch.setattr("proxy.audit.postgres.LEASE", lease)
+    monkeypatch.setattr("proxy.audit.postgres.TOUCH", 0.0)
+    url = begun(postgres)
+    dead, alive = PostgresStore.open(url, KEY.seal), PostgresStore.open(url, KEY.seal)
+    held, id = new_id(), new_id()
+    dead.write([encode(Record(id, "intent", time.time(), {"action": "pass", "account": "a"}))])
+    alive.write([encode(Record(held, "intent", time.time(), {"action": "pass"}))])
+    dead._drop()
+    alive.tidy()
+    with Reader(url) as log:
+        exchange, mine = log.exchange(id), log.exchange(held)
+    assert exchange is not None
+    assert mine is not None
+    assert mine.outcome is None
+    if lease:
+        assert exchange.outcome is None
+        dead.write([encode(Record(id, "outcome", time.time(), {"status": "released"}))])  # it was not dead
+    else:
+        assert exchange.outcome is not None
+        assert (exchange.outcome["status"], exchange.outcome["account"]) == ("aborted", "a")
+    alive.close()
+    dead.close()
+    with Reader(url) as log:
+        assert log.verify(KEY).broken is None
+
+
 def test_a_role_that_does_not_wait_for_the_disk_is_made_to(postgres: Postgres) -> None:
     url = begun(postgres, postgres.database())
     postgres.run(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
