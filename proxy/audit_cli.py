@@ -287,7 +287,7 @@ def _show_content(exchange: Exchange, path: str | None, json: bool) -> None:
     from .content_cli import content_lines, content_of
 
     with reading():
-        kept = content_of(exchange.id, path)
+        kept = content_of(exchange.id, settings_of(path))
     if json:
         typer.echo(dumps({**_plain(exchange), "content": kept if isinstance(kept, dict) else None}))
     else:

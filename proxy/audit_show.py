@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -30,54 +31,61 @@ def moment(at: float) -> str:
     return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table of what is known of one side of a decision: rows of names and values, all of them text."""
+
+    title: str
+    rows: list[tuple[str, ...]]
+
+
 def pages(exchange: Exchange) -> Iterator[Table]:
-    """Tables, to be printed one after the other."""
-    body = {**(exchange.intent or {}), **{k: v for k, v in (exchange.outcome or {}).items() if v is not None}}
-    times = body.pop("milliseconds", None)
-    stages = {name: body.pop(name) for name in _STAGES if isinstance(body.get(name), dict)}
-    table = Table(title=Text(clean(exchange.id)), title_justify="left", show_header=False)
-    table.add_row("began", moment(exchange.at))
-    if exchange.outcome is None:
-        table.add_row("status", "open")
-    for name, value in _flat(body).items():
-        table.add_row(Text(clean(name)), Text(clean(value)))  # Text: rich reads [brackets] in a str as its own markup
-    yield table
-    for name, seen in stages.items():
-        yield from _stage(_STAGES[name], seen)
-    if isinstance(times, dict):
-        table = Table(title="milliseconds", title_justify="left", show_header=False)
-        for name, value in sorted(
-            times.items(), key=lambda item: list(_TIMES).index(item[0]) if item[0] in _TIMES else 99
-        ):
-            table.add_row(Text(clean(_TIMES.get(name, name))), Text(clean(value), justify="right"))
+    """Tables for a terminal, to be printed one after the other."""
+    for section in sections(exchange):
+        table = Table(title=Text(clean(section.title)), title_justify="left", show_header=False)
+        for row in section.rows:  # Text: rich reads [brackets] in a str as its own markup
+            table.add_row(*(Text(clean(cell)) for cell in row))
         yield table
 
 
-def _stage(title: str, seen: dict[str, Any]) -> Iterator[Table]:
+def sections(exchange: Exchange) -> Iterator[Section]:
+    """All that is known of a decision."""
+    body = {**(exchange.intent or {}), **{k: v for k, v in (exchange.outcome or {}).items() if v is not None}}
+    times = body.pop("milliseconds", None)
+    stages = {name: body.pop(name) for name in _STAGES if isinstance(body.get(name), dict)}
+    rows: list[tuple[str, ...]] = [("began", moment(exchange.at))]
+    if exchange.outcome is None:
+        rows.append(("status", "open"))
+    yield Section(exchange.id, rows + list(_flat(body).items()))
+    for name, seen in stages.items():
+        yield _stage(_STAGES[name], seen)
+    if isinstance(times, dict):
+        order = list(_TIMES)
+        told = sorted(times.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+        yield Section("milliseconds", [(_TIMES.get(name) or name, str(value)) for name, value in told])
+
+
+def _stage(title: str, seen: dict[str, Any]) -> Section:
     """What was seen of the request or the answer."""
-    table = Table(title=f"the {title} as it was judged", title_justify="left", show_header=False)
+    rows: list[tuple[str, ...]] = []
     canary = seen.get("canary") or ()
     for rule, action in _items(seen, "rules"):
-        table.add_row("rule", Text(clean(rule)), Text(clean(f"{action}{' (canary)' if rule in canary else ''}")))
+        rows.append(("rule", str(rule), f"{action}{' (canary)' if rule in canary else ''}"))
     for rule, action in _items(seen, "shadow"):
-        table.add_row("in shadow", Text(clean(rule)), Text(clean(f"would {action}")))
+        rows.append(("in shadow", str(rule), f"would {action}"))
     role = seen.get("role")
     by_role = {role: seen.get("scores")} if role is not None else seen.get("by_role") or {"": seen.get("scores")}
     for who, scores in by_role.items():
         if isinstance(scores, dict):
             for name, score in sorted(scores.items(), key=_highest):
-                table.add_row(Text(clean(f"score {who}".strip())), Text(clean(name)), Text(clean(score)))
+                rows.append((f"score {who}".strip(), str(name), str(score)))
     for classifier, reason in _items(seen, "failures"):
-        table.add_row("no answer", Text(clean(classifier)), Text(clean(reason)))
-    if not table.rows:
-        table.add_row("nothing was found")
-    yield table
+        rows.append(("no answer", str(classifier), str(reason)))
+    if not rows:
+        rows.append(("nothing was found", "", ""))
     rest = {key: value for key, value in seen.items() if key not in _SHOWN}
-    if rest:
-        more = Table(show_header=False)
-        for name, value in _flat(rest).items():
-            more.add_row(Text(clean(name)), Text(clean(value)))
-        yield more
+    rows += [(name, value, "") for name, value in _flat(rest).items()]
+    return Section(f"the {title} as it was judged", rows)
 
 
 _SHOWN = frozenset({"rules", "canary", "shadow", "scores", "role", "by_role", "failures"})

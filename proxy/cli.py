@@ -19,6 +19,7 @@ from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
+from .console_cli import console
 from .content_cli import examples, forget, rekey
 from .diff_cli import diff
 from .doctor_cli import doctor
@@ -50,6 +51,7 @@ app.command()(new_rule)
 app.command()(explain)
 app.command()(backtest)
 app.command()(teach)
+app.command()(console)
 app.command()(calibrate)
 out = Console(highlight=False, soft_wrap=True)
 

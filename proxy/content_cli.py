@@ -138,9 +138,9 @@ def vault_of(settings: Settings, *, unseals: bool = False) -> Iterator[Vault]:
         raise AuditUnavailable(f"kept content: {error.problem}", error.mend) from None
 
 
-def content_of(id: str, path: str | Path | None) -> dict[str, Any] | str:
+def content_of(id: str, settings: Settings) -> dict[str, Any] | str:
     """What was judged of a decision, or why that cannot be read. Raises AuditUnavailable."""
-    with vault_of(settings_of(path), unseals=True) as vault:
+    with vault_of(settings, unseals=True) as vault:
         from .content.vault import Gone
 
         try:

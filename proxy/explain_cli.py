@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit_cli import clean, log_path, reading
+from .audit_cli import clean, log_path, reading, settings_of
 from .check_cli import Output
 from .teach_cli import Refused, operator
 
@@ -134,7 +134,7 @@ def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
             exchange = log.exchange(id)
         if exchange is None:
             raise Refused(f"no such file, and no decision of that id in {path}")
-        content = content_of(id, path)
+        content = content_of(id, settings_of(path))
     if isinstance(content, str):
         raise Refused(f"{id}: {content}")
     notes = []

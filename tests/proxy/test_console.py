@@ -1,0 +1,158 @@
+"""The console: what people see of decisions, and that nothing that callers wrote does anything there (T47)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from proxy.audit_cli import parse_since
+from proxy.console.guard import HEADERS, LOCAL, Doorman
+from proxy.console.site import Sources, Unanswered, site
+from tests.bench.candidates import BenchError, tool
+from tests.proxy.conftest import Make, Stand
+from tests.proxy.contents import keeps, written
+
+SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & MARK \u202eabc"
+
+
+class Reviewed:
+    """An admin listener, as the console sees it."""
+
+    def __init__(self) -> None:
+        self.held: list[dict[str, Any]] = [
+            {
+                "id": "pn_1", "stage": "input", "account": "a<b>", "model": "m", "rules": ["ask"], "seconds_left": 29.6,
+                "otherwise": "block", "scores": {"x.y": 0.91}, "texts": {"input": {"texts": [["user", "/a", SCRIPT]]}},
+            }
+        ]  # fmt: skip
+        self.told: list[tuple[str, dict[str, str] | None]] = []
+
+    def __call__(self, method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
+        if method == "GET":
+            return {"reviews": self.held}
+        if not self.held:
+            raise Unanswered("No exchange of this id waits here, or not any more.")
+        self.held.clear()
+        self.told.append((path, body))
+        return {}
+
+
+def made(s: Stand, ask: Reviewed | None = None, token: str | None = None) -> FastAPI:
+    where = s.data / "audit.db"
+    sources = Sources(where, "", None, ask or Reviewed(), "alice", parse_since)
+    return site(sources, Doorman(LOCAL, token))
+
+
+def browsing(app: FastAPI, base: str = "http://127.0.0.1:9") -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=base)
+
+
+async def test_decisions_are_found_and_explained(stand: Make) -> None:
+    async with stand() as s:
+        await s.chat("Hello")
+        blocked = (await s.chat(SCRIPT)).json()["error"]["penstock"]["decision_id"]
+        await s.rows()
+        async with browsing(made(s)) as browser:
+            page = await browser.get("/")
+            assert page.status_code == 200
+            assert page.text.count("<td><a href=") == 2
+            assert {name: page.headers[name] for name in HEADERS} == HEADERS
+            counts = {"action=block": 1, "action=pass": 1, "rule=no*": 1, "rule=yes*": 0, "since=all&model=*": 2}
+            for query, count in counts.items():
+                assert (await browser.get(f"/?{query}")).text.count("<td><a href=") == count, query
+            told = await browser.get(f"/decisions/{blocked}")
+            assert told.status_code == 200
+            assert "the request as it was judged" in told.text
+            assert "block" in told.text
+            for path in ("/decisions/pn_none", "/decisions/%3Cscript%3E"):
+                assert (await browser.get(path)).status_code == 404
+            echoed = await browser.get("/", params={"model": '"><script>x</script>'})
+            assert "<script" not in echoed.text
+
+
+async def test_who_reviews_and_from_where(stand: Make) -> None:
+    async with stand() as s:
+        ask = Reviewed()
+        async with browsing(made(s, ask)) as browser:
+            page = await browser.get("/reviews")
+            assert "30 s left, then block" in page.text
+            assert "<script" not in page.text
+            assert "<img" not in page.text
+            assert "a&lt;b&gt;" in page.text
+            for origin in ({}, {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:8"}):
+                assert (await browser.post("/reviews/pn_1/approve", headers=origin)).status_code == 403
+            assert ask.told == []
+            own = {"origin": "http://127.0.0.1:9"}
+            assert (await browser.post("/reviews/pn_1/wave", headers=own)).status_code == 422
+            assert (await browser.post("/reviews/pn_1/deny", headers=own)).status_code == 303
+            assert ask.told == [("/reviews/deny", {"id": "pn_1", "by": "alice"})]
+            late = await browser.post("/reviews/pn_1/deny", headers=own)
+            assert (late.status_code, "not any more" in late.text) == (502, True)
+            assert "Nothing waits" in (await browser.get("/reviews")).text
+
+
+async def test_names_and_passwords(stand: Make) -> None:
+    async with stand() as s:
+        async with browsing(made(s), "http://rebound.example:9") as browser:
+            assert (await browser.get("/")).status_code == 421
+        ask = Reviewed()
+        async with browsing(made(s, ask, "secret token")) as browser:
+            for given in ("", "Basic !", "Bearer secret token", basic("bob", "wrong"), basic("", "")):
+                refused = await browser.get("/", headers={"authorization": given} if given else {})
+                assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic"), given
+            headers = {"authorization": basic("bob", "secret token"), "origin": "http://127.0.0.1:9"}
+            assert (await browser.get("/", headers=headers)).status_code == 200
+            assert (await browser.post("/reviews/pn_1/approve", headers=headers)).status_code == 303
+            assert ask.told == [("/reviews/approve", {"id": "pn_1", "by": "bob"})]
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+async def test_an_audit_that_is_away(stand: Make) -> None:
+    async with stand() as s:
+        sources = Sources(s.data / "none.db", "", None, Reviewed(), "alice", parse_since)
+        async with browsing(site(sources, Doorman(LOCAL, None))) as browser:
+            page = await browser.get("/")
+            assert (page.status_code, "cannot be read" in page.text) == (503, True)
+
+
+async def test_a_script_in_a_prompt_is_inert_in_a_browser(stand: Make, key_file: Path, tmp_path: Path) -> None:
+    """T47, in a real browser: what a caller wrote is shown, and does nothing."""
+    try:
+        chromium = tool("chromium")
+    except BenchError as error:
+        pytest.skip(str(error))
+    async with stand(settings=keeps("all")) as s:
+        asked = await s.chat(SCRIPT)
+        await written(s, 1)
+        config = tmp_path / "console.yaml"
+        config.write_text(json.dumps({"upstream": s.upstream.url, "data_dir": str(s.data)}))
+        command = [sys.executable, "-m", "proxy", "console", "--port", "0", "--content", "--config", str(config)]
+        serving = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+        try:
+            assert serving.stderr is not None
+            url = (await asyncio.wait_for(serving.stderr.readline(), 60)).decode().strip()
+            id = asked.json()["error"]["penstock"]["decision_id"]
+            options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+            shown = await asyncio.to_thread(
+                subprocess.run, [chromium, *options, "--dump-dom", f"{url}decisions/{id}"],
+                check=True, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+        finally:
+            serving.terminate()
+            await serving.wait()
+        assert f"<title>{id} · Penstock</title>" in shown.stdout
+        assert "&lt;script&gt;document.title='owned'&lt;/script&gt;" in shown.stdout
+        assert "\\u202eabc" in shown.stdout  # what would turn the line around is shown as what it is
+        assert "<script" not in shown.stdout
