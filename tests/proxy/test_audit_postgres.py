@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 
 from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from proxy.audit.entry import STATES
 from proxy.audit.postgres import PostgresStore
-from proxy.audit.postgres_schema import _STATES
+from proxy.audit.postgres_schema import _STATES, explain
 from proxy.audit.process import Process
 from proxy.audit.record import encode
 from proxy.audit.target import problem_with, shown
@@ -84,13 +85,11 @@ UNUSABLE: dict[str, tuple[Callable[[Postgres], str], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-async def test_a_database_that_cannot_be_used_says_why_in_one_line(
-    postgres: Postgres, tmp_path: Path, name: str
-) -> None:
+def test_a_database_that_cannot_be_used_says_why_in_one_line(postgres: Postgres, tmp_path: Path, name: str) -> None:
     make, state, problem, mend = UNUSABLE[name]
     url = make(postgres)
     with pytest.raises(AuditUnavailable, match=problem) as error:
-        await Audit.open(url, key=KEY, head=tmp_path / "head", patience=2)
+        PostgresStore.open(url, KEY.seal, head=str(tmp_path / "head"), patience=2)
     assert error.value.state == state
     assert mend in error.value.mend
     assert "\n" not in str(error.value)
@@ -125,6 +124,14 @@ SAID = {
 
 
 @pytest.mark.parametrize("code", SAID)
+def test_each_code_of_the_server_is_a_state_with_a_mend(code: str) -> None:
+    told = explain(psycopg.errors.lookup(code)("what the server says"), CLOSED)
+    assert told.state == SAID[code]
+    assert told.mend
+    assert PASSWORD not in str(told)
+
+
+@pytest.mark.parametrize("code", ["53100", "25006", "57P01"])
 async def test_what_the_server_says_in_the_middle_is_a_state_and_is_over_when_it_is_over(
     postgres: Postgres, tmp_path: Path, code: str
 ) -> None:
