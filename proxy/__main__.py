@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+from typing import NoReturn
 
 
 def main() -> None:
@@ -10,10 +13,18 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         from .serve import main as serve
 
-        sys.exit(serve(sys.argv[2:]))
+        _leave(serve(sys.argv[2:]))
     from .cli import app
 
     app()
+
+
+def _leave(code: int) -> NoReturn:
+    """End now. The interpreter would wait for a thread whose classifier hangs, for ever perhaps."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

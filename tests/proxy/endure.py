@@ -23,7 +23,7 @@ from tests.conformance.cases import Answer, Send
 from tests.conformance.speak import PATHS, reply, request
 from tests.proxy.conftest import DEFAULTS, RULES
 from tests.proxy.served import Served, served
-from tests.upstream import Reply, Request, Upstream, replies
+from tests.upstream import Reply, Request, Upstream, replies, shapes
 
 STREAMED = sorted(name for name in PATHS if name != "embeddings")
 _ID = re.compile(rb"x-penstock-decision: (\S+)")
@@ -261,7 +261,7 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
     """P8, T56: clients that read nothing of answers that do not end; one more than may be is refused. `mib` is what
     Penstock held before, and then until it did not grow for so many seconds, while there was ever more to read."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
-    flood = replies.Forever(replies.sse([event])[:-1], [replies.chunk(event), 0.002])
+    flood = replies.Forever(replies.sse([event])[:-1], [replies.chunk(event), max(0.002, readers / 100_000)])
     settings = {"max_in_flight": readers // workers, "send_timeout": 600}
     async with (
         Upstream(flood, keep=False) as upstream,
@@ -318,3 +318,72 @@ async def one_more(s: Served) -> tuple[int, bool]:
     found = _STATUS.match(head)
     assert found is not None
     return int(found[1]), b"retry-after: " in head
+
+
+# Classifiers that hang, upstreams that drip
+
+
+async def hanging(folder: Path, requests: int) -> Figures:
+    """P10: a classifier that does not come back. `threads` and `files` of the process after the first requests, and
+    after all of them."""
+    async with (
+        Upstream(keep=False) as upstream,
+        served(folder, upstream.url, policy=HANGS) as s,
+        httpx2.AsyncClient(base_url=s.url, trust_env=False, timeout=60) as c,
+    ):
+        statuses: Counter[int] = Counter()
+
+        async def ask() -> None:
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            statuses[(await c.post("/v1/chat/completions", json=body)).status_code] += 1
+
+        counts = []
+        for _ in range(2):
+            for _ in range(requests // 20):
+                await asyncio.gather(*(ask() for _ in range(10)))
+            counts.append([len(os.listdir(f"/proc/{s.process.pid}/{what}")) for what in ("task", "fd")])
+        threads, files = zip(*counts, strict=True)
+        began = time.monotonic()
+        await end(s)
+        took = round(time.monotonic() - began, 1)
+        return figures(s, set(), statuses=dict(statuses), threads=threads, files=files, seconds=took)
+
+
+HANGS = RULES.format(**{**DEFAULTS, "options": "deadline_ms: 50, fault: hang"})
+
+
+async def late(folder: Path, exchanges: int, limit: float = 2.0) -> Figures:
+    """P9: streams that drip for ever. `overrun_ms`: by how much the exchanges were longer than they may be, the
+    shortest, the median and the 99th percentile, as the client saw it."""
+
+    def script(_: Request) -> Reply:
+        return replies.keepalive(shapes.stream("Well, ")[:3], every=0.2)
+
+    settings = {"exchange_timeout": limit}
+    async with Upstream(script, keep=False) as upstream, served(folder, upstream.url, settings=settings) as s:
+
+        async def client() -> tuple[str, float, str]:
+            reader, writer = await asyncio.open_connection(*address(s))
+            try:
+                began = time.monotonic()
+                writer.write(post("chat"))
+                head = await reader.readuntil(b"\r\n\r\n")
+                rest = await reader.read()
+                took = time.monotonic() - began
+            finally:
+                writer.close()
+            found = _ID.search(head)
+            return found[1].decode() if found else "", took, "late" if b"exchange_timeout" in rest else "other"
+
+        said = []
+        for _ in range(max(1, exchanges // 50)):
+            said += await asyncio.gather(*(client() for _ in range(min(50, exchanges))))
+        over = sorted(1000 * (took - limit) for _, took, _ in said)
+        await end(s)
+        middle, last = over[len(over) // 2], over[min(len(over) - 1, len(over) * 99 // 100)]
+        return figures(
+            s,
+            {id for id, _, _ in said},
+            endings=dict(Counter(how for _, _, how in said)),
+            overrun_ms=[round(over[0], 1), round(middle, 1), round(last, 1)],
+        )

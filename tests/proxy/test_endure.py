@@ -35,3 +35,22 @@ async def test_readers_that_do_not_read_cost_little(tmp_path: Path) -> None:
     assert found.more["refused"] == [(503, True)] * 3
     assert found.more["served_again"] == 200
     assert found.broken == ""
+
+
+async def test_a_classifier_that_hangs_piles_nothing_up(tmp_path: Path) -> None:
+    """P10: each request is refused by its rule's deadline; threads and files stay as few as they were."""
+    found = await endure.hanging(tmp_path, 80)
+    assert found.more["statuses"] == {503: 80}
+    threads, files = found.more["threads"], found.more["files"]
+    assert threads[1] <= threads[0] + 1
+    assert files[1] <= files[0] + 2
+    assert found.broken == ""
+    assert found.more["seconds"] < 15  # to its end: nobody waits for a thread that hangs (30 seconds here)
+
+
+async def test_streams_that_drip_for_ever_end(tmp_path: Path) -> None:
+    """P9, in a process of its own; how exactly, `make soak` says."""
+    found = await endure.late(tmp_path, 20, 0.5)
+    assert found.more["endings"] == {"late": 20}
+    assert found.more["overrun_ms"][0] > -50
+    assert (found.seen, found.lost, found.broken, found.open) == (20, 0, "", 0)

@@ -24,6 +24,7 @@ from tests.proxy import endure
 from tests.proxy.conftest import DEFAULTS, RULES
 from tests.proxy.endure import address, revisions
 from tests.proxy.served import Served, command, served
+from tests.servers.postgres import Postgres
 from tests.upstream import Upstream, replies, shapes
 
 FIRST = RULES.format(**DEFAULTS)
@@ -178,6 +179,25 @@ async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
         assert s.said("a worker does not answer")
         assert (await s.metrics(c))['penstock_worker_ends_total{how="hung"}'] == 1
         assert await s.ready(c) == {}
+
+
+async def test_workers_share_a_database(postgres: Postgres, tmp_path: Path) -> None:
+    """The audit in PostgreSQL: the workers' writers stand in one chain, and a killed one's exchanges are in it."""
+    there = {"audit_database": postgres.emptied()}
+    async with (
+        Upstream() as upstream,
+        served(tmp_path, upstream.url, workers=2, settings=there) as s,
+        client(s) as c,
+    ):
+        assert set(await asyncio.gather(*(chat(c) for _ in range(20)))) == {200}
+        os.kill(s.children()[0], signal.SIGKILL)
+        await s.until(partial(told_again, s, 1))
+        assert set(await asyncio.gather(*(chat(c) for _ in range(20)))) == {200}
+        assert await end(s) == 0
+    with Reader(there["audit_database"], s.data / "audit-database-head") as log:
+        verdict = log.verify(Key.load(s.data / "audit.key", create=False))
+        assert verdict.broken is None, verdict
+        assert len(list(log.latest(100))) == 40
 
 
 # The policy
