@@ -72,13 +72,16 @@ class Rows:
     revisions: list[str] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
     ended: set[int] = field(default_factory=set)
-    """Rows whose request a rule answered, so that the model was not asked."""
+    """Rows whose request a rule or a person answered, so that no model was asked."""
+    routed: dict[int, str] = field(default_factory=dict)
+    """The models that rows were routed to."""
     stages: dict[Stage, Part] = field(default_factory=lambda: {stage: Part() for stage in Stage})
 
 
 class Verdict(NamedTuple):
     """The mildest and the most severe that a decision could have been, and what decided the milder one. `ends`: a rule
-    answers in the model's place, `may_end`: one could."""
+    answers in the model's place, `may_end`: one could.
+    `routes` is another model that answers, or could."""
 
     low: Action
     high: Action
@@ -88,6 +91,7 @@ class Verdict(NamedTuple):
     tags: tuple[str, ...] = ()
     ends: bool = False
     may_end: bool = False
+    routes: str = ""
 
 
 class Context(NamedTuple):
@@ -116,6 +120,7 @@ class Again:
 
 
 UNCLEAR = Again(None, PASSED, why="it was recorded without roles")
+ELSEWHERE = Again(None, PASSED, why="it was routed to another model, and whose policy found what is not recorded")
 
 
 class Backtest:
@@ -134,17 +139,21 @@ class Backtest:
         inputs, on_input = self._stage(Stage.INPUT, rows)
         outputs, on_output = self._stage(Stage.OUTPUT, rows)
         unclear = {row for part in rows.stages.values() for row in part.unclear}
-        known: dict[tuple[int, int, str, bool, str], Again] = {}
+        known: dict[tuple[int, int, str, bool, str, str], Again] = {}
         again: list[Again] = []
         for row, key in enumerate(zip(inputs.tolist(), outputs.tolist(), rows.actions, rows.revisions, strict=True)):
             first, second, action, revision = key
             stopped = row in rows.ended
-            place = first, second, action, stopped, revision
+            routed = rows.routed.get(row, "")
+            place = first, second, action, stopped, revision, routed
             one = known.get(place)
             if one is None:
-                one = self._one(on_input[first], on_output[second], stopped, action, revision)
+                # What a model says that is asked now is known only where it was asked then.
+                unasked = stopped or on_input[first].routes != routed
+                one = self._one(on_input[first], on_output[second], unasked, action, revision)
                 known[place] = one
-            again.append(UNCLEAR if row in unclear else one)
+            elsewhere = routed and self._policies.selective and revision != self._policies.revision
+            again.append(UNCLEAR if row in unclear else ELSEWHERE if elsewhere else one)
         return again
 
     def _one(self, first: Verdict, second: Verdict, stopped: bool, action: str, revision: str) -> Again:
@@ -258,28 +267,28 @@ class Backtest:
             return PASSED
         key = stage, context, frozenset(bins)
         if key not in self._verdicts:
-            left_out, worst, might = self._open(stage, context.missing)
+            left_out, could = self._open(stage, context.missing)
             sure, maybe = (self._without(each, left_out) for each in (context.sure, context.maybe))
             low = self._decided(sure, stage, context.silent, bins, frozenset())
             high = self._decided(maybe, stage, context.silent, bins, context.missing, unplaced=True)
-            most = max(high.action, worst, key=_RANK.__getitem__)
+            most = max({high.action, *could}, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
-            ends, may_end = low.stopped() is not None, might or high.stopped() is not None
+            may_end = not could.isdisjoint(ENDS) or high.stopped() is not None
+            routes = {each.way.told for each in (low, high) if each.way is not None and each.way.action is Action.ROUTE}
+            to = "?" if len(routes) > 1 or Action.ROUTE in could else "".join(routes)
             said = ("", "", "", ()) if first is None else (first.rule, first.policy, first.reason, first.tags)
-            self._verdicts[key] = Verdict(low.action, most, *said, ends, may_end)
+            self._verdicts[key] = Verdict(low.action, most, *said, low.stopped() is not None, may_end, to)
         return self._verdicts[key]
 
-    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], Action, bool]:
-        """The rules of a stage whose expressions ask what is not recorded, the most that one of them could do, and
-        whether one could answer in the model's place."""
+    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], set[Action]]:
+        """The rules of a stage whose expressions ask what is not recorded, and what they could do."""
         unasked = {name for name, _ in missing}
         rules = [rule for rule in self._policies.rules if rule.acts and stage in rule.stages]
         found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked)]
         could = {Action(rule.silence.value) for rule in found}
         # A mask that finds no place in the text becomes a block.
         could |= {Action.BLOCK if rule.action is Action.MASK else rule.action for rule in found}
-        worst = max(could, key=_RANK.__getitem__, default=Action.PASS)
-        return frozenset(rule.id for rule in found), worst, not could.isdisjoint(ENDS)
+        return frozenset(rule.id for rule in found), could
 
     def _without(self, policies: PolicySet, rules: frozenset[str]) -> PolicySet:
         """The set without some of its rules."""
@@ -334,8 +343,8 @@ class Backtest:
 
 
 def _together(first: Verdict, second: Verdict, stopped: bool) -> Again:
-    """The decision on an exchange from those on its request and its answer. `stopped`: the model was not asked then, so
-    there is no answer to judge."""
+    """The decision on an exchange from those on its request and its answer. `stopped`: the model that would be asked
+    was not asked, so there is no answer to judge."""
     if first.ends:
         return Again(first.low if first.low is first.high else None, first)
     if first.may_end:

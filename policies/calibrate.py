@@ -60,7 +60,7 @@ class Budget:
     def of(self, rule: Rule) -> float | None:
         """The budget of this rule."""
         match rule.action:
-            case Action.BLOCK | Action.MASK | Action.REWRITE:
+            case Action.BLOCK | Action.REVIEW | Action.ROUTE | Action.MASK | Action.REWRITE:
                 return self.block
             case Action.LOG | Action.ADVISE:
                 return self.log

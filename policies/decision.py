@@ -8,9 +8,12 @@ from classifiers.base import Failure, Finding
 
 from .forms import Mode
 from .model import Action, OnBlock, Stage
+from .words import Otherwise
 
 ENDS = frozenset({Action.BLOCK, Action.REWRITE})
-"""Actions that answer in the model's place. All others are done beside them."""
+"""Actions that answer in the model's place."""
+WAYS = ENDS | {Action.REVIEW, Action.ROUTE}
+"""Actions that say who answers, of which the most severe is done. All others are done beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Fired:
 
     `mode` is how it took part: enforce, canary (it acts on this conversation) or shadow. `message` is the refusal's
     template. `note` says, for people, why the action is not the rule's own. `told` is what the action works with: the
-    words of a rewrite, the note of an advice.
+    words of a rewrite, the note of an advice, the model of a route. A review waits `hold` seconds, then `otherwise`.
     """
 
     policy: str
@@ -35,6 +38,8 @@ class Fired:
     not_evaluated: bool = False
     note: str = ""
     told: str = ""
+    hold: int = 0
+    otherwise: Otherwise = Otherwise.BLOCK
 
     @property
     def score(self) -> float:
@@ -75,18 +80,30 @@ class Decision:
 
     @property
     def way(self) -> Fired | None:
-        """The rule that says who answers: nobody (block), or words of the policy (rewrite). None: the model does."""
+        """The rule that says who answers: nobody (block), a person says (review), another model (route), words of the
+        policy (rewrite). None: the model that was asked."""
         for item in self.fired:
-            if item.action in ENDS:
+            if item.action in WAYS:
                 return item
         return None
 
     def stopped(self) -> Decision | None:
-        """This decision with the rule in front that answers in the model's place; None where the model answers."""
+        """This decision with the rule in front that answers in the model's place; None where a model answers, or a
+        person is to be asked first."""
         way = self.way
-        if way is None:
+        if way is None or way.action not in ENDS:
             return None
         return self if way is self.fired[0] else replace(self, fired=(way, *(f for f in self.fired if f is not way)))
+
+    def approved(self) -> Decision:
+        """This decision once a person has said yes: as if the rules that ask for a review had not fired."""
+        fired = tuple(item for item in self.fired if item.action is not Action.REVIEW)
+        return replace(self, fired=fired, action=fired[0].action if fired else Action.PASS)
+
+    def denied(self) -> Decision:
+        """This decision once a person has said no, or nobody anything: a block by the rule that asked for a review."""
+        first = replace(self.fired[0], action=Action.BLOCK)
+        return replace(self, fired=(first, *self.fired[1:]), action=Action.BLOCK, masks=())
 
     @property
     def advice(self) -> tuple[str, ...]:

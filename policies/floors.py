@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from .forms import Canary, HoldBack, Mode
 from .lint import implies
 from .model import Action, OnError, Rule
+from .words import Otherwise
 
 _Loose = tuple[str, str, str]
 """A key of the rule, what is looser about it, and the mend."""
@@ -43,6 +44,8 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
     least = max(floor.action, Action(floor.silence.value) if wider else Action.PASS, key=lambda action: action.severity)
     if not _no_milder(mine.action, least):
         yield "action", f"'{mine.action}' is milder than the floor's '{least}'", f"write {least}, or leave it out"
+    if mine.action is floor.action:
+        yield from _elsewhere(floor, mine)
     if _SILENCES.index(mine.silence) < _SILENCES.index(floor.silence):
         what = f"'{mine.silence}' is milder than the floor's '{floor.silence}'"
         yield "on_error", what, f"write on_error: {floor.silence}"
@@ -53,6 +56,14 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
     for key, left, mine_too in (("strike", floor.strike, mine.strike), ("flag", floor.flag, mine.flag)):
         if left is not None and mine_too != left:
             yield key, f"the floor's is '{left}'", "leave it as it is"
+
+
+def _elsewhere(floor: Rule, mine: Rule) -> Iterator[_Loose]:
+    """What is looser about an action that is the same."""
+    if mine.action is Action.ROUTE and mine.route_to != floor.route_to:
+        yield "route_to", f"the floor's is '{floor.route_to}'", "leave it as it is"
+    if mine.action is Action.REVIEW and floor.otherwise is Otherwise.BLOCK and mine.otherwise is not floor.otherwise:
+        yield "otherwise", "the floor blocks where nobody answers", "leave it out"
 
 
 def _no_milder(mine: Action, floor: Action) -> bool:

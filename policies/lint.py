@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from classifiers.base import Role
 
-from .decision import ENDS
+from .decision import WAYS
 from .document import Document, Path, Problem
 from .forms import HoldBack, Mode
 from .lint_patterns import Source, expressions, flaws, widest
@@ -247,7 +247,7 @@ def no_on_error(policies: PolicySet) -> Iterator[Notice]:
 def no_stream(policies: PolicySet) -> Iterator[Notice]:
     """Output rules that stop or change answers and do not say how much of a streamed one waits."""
     for policy, at, rule in _rules(policies):
-        stops = _stops(rule) or rule.silence is OnError.BLOCK
+        stops = (_stops(rule) or rule.silence is OnError.BLOCK) and rule.action is not Action.REVIEW
         if Stage.OUTPUT in rule.stages and stops and "stream" not in rule.model_fields_set:
             what = f"rule '{rule.id}' has no 'stream': every streamed answer waits for its end"
             mend = "write stream: {hold_back: 256}, or stream: whole if that is meant"
@@ -255,7 +255,7 @@ def no_stream(policies: PolicySet) -> Iterator[Notice]:
 
 
 def no_cases(policies: PolicySet) -> Iterator[Notice]:
-    """Policies without a case, and rules that answer in the model's place without one that must be stopped and one that
+    """Policies without a case, and rules that say who answers without one that must be stopped and one that
     must not."""
     for policy in policies.policies:
         if policy.rules and not policy.cases:
@@ -264,13 +264,13 @@ def no_cases(policies: PolicySet) -> Iterator[Notice]:
             yield Notice("no-cases", Grade.WARNING, policy.id, ("id",), what, mend)
     cases = [case for policy in policies.policies for case in policy.cases]
     for policy, at, rule in _rules(policies):
-        if not policy.cases or rule.action not in ENDS or rule.mode is not Mode.ENFORCE:
+        if not policy.cases or rule.action not in WAYS or rule.mode is not Mode.ENFORCE:
             continue
         own = [case for case in cases if case.stage in rule.stages]
         missing = []
         if not any(case.expect.rule == rule.id and case.expect.action is rule.action for case in own):
             missing.append(f"a case that it must {rule.action} (expect: {{action: {rule.action}, rule: {rule.id}}})")
-        if not any(case.expect.action not in ENDS for case in own):
+        if not any(case.expect.action not in WAYS for case in own):
             missing.append(f"a case on {rule.stages[0]} that must pass")
         if missing:
             what = f"rule '{rule.id}' {rule.action}s and lacks {' and '.join(missing)}"

@@ -111,6 +111,7 @@ _MEND_OF = {
 _WORD = "start with a small letter or a digit, then small letters, digits, '.', '_', ':' or '-', 64 at most"
 _PATTERNS = {
     "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
+    "route_to": "write the name of one model, as callers would ask for it",
     "rule": "write the id of a rule: small letters, digits, '.', '_' or '-'",
     "tags": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
     "reason": "start with a small letter, then small letters, digits or '_', 64 at most",

@@ -26,9 +26,9 @@ from pydantic_core import PydanticCustomError
 from classifiers.base import Role
 
 from .case_form import Case
-from .forms import AppliesTo, Canary, Mode, Staging, Stream, Strict, no_doubles
-from .marks import Flagged, Struck
-from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Score, Stage
+from .forms import AppliesTo, Canary, HoldBack, Mode, Staging, Stream, Strict, no_doubles
+from .marks import Flagged, Struck, Time
+from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Otherwise, Score, Stage
 
 __all__ = ["Action", "Case", "ClassifierSpec", "OnBlock", "OnError", "Policy", "Rule", "Stage"]
 
@@ -45,11 +45,14 @@ KEYS_OF = {
     "restore": Action.MASK,
     "rewrite_with": Action.REWRITE,
     "advice": Action.ADVISE,
+    "route_to": Action.ROUTE,
+    "hold": Action.REVIEW,
+    "otherwise": Action.REVIEW,
 }
 """Keys that only rules with one action have."""
-NEEDED = {Action.REWRITE: "rewrite_with", Action.ADVISE: "advice"}
+NEEDED = {Action.REWRITE: "rewrite_with", Action.ADVISE: "advice", Action.ROUTE: "route_to"}
 """Keys without which an action says nothing."""
-INPUT_ONLY = frozenset({Action.ADVISE})
+INPUT_ONLY = frozenset({Action.ADVISE, Action.ROUTE})
 """Actions that change what the model is asked."""
 
 
@@ -82,6 +85,11 @@ Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Prose = Annotated[str, Field(min_length=1, max_length=4000)]
 Message = Annotated[str, Field(min_length=1, max_length=2000), _only_fields(MESSAGE_FIELDS)]
 Replacement = Annotated[str, Field(max_length=200), _only_fields(MASK_FIELDS), AfterValidator(_numbered_once)]
+
+
+ModelName = Annotated[str, Field(pattern=r"^[^\s*]{1,200}$")]
+LONGEST_HOLD = 600
+"""Seconds that an exchange may wait for a person."""
 
 
 class _Strict(Strict, BaseModel):
@@ -232,6 +240,15 @@ class Rule(_Strict):
         Message | None, Field(description="The words that the caller gets in place of the model's.")
     ] = None
     advice: Annotated[Prose | None, Field(description="The note that is added to the request for the model.")] = None
+    route_to: Annotated[
+        ModelName | None, Field(description="The model that is asked in place of the one that was asked for.")
+    ] = None
+    hold: Annotated[
+        Time, Field(le=LONGEST_HOLD, description="How long an exchange waits for a person, like 30s; 10m at most.")
+    ] = 30
+    otherwise: Annotated[
+        Otherwise, Field(description="What becomes of it when nobody has said anything: block or pass.")
+    ] = Otherwise.BLOCK
     tags: Tags = []
     keep: Annotated[
         Keep | None,
@@ -260,6 +277,9 @@ class Rule(_Strict):
         if self.action in INPUT_ONLY and self.stages != [Stage.INPUT]:
             what = f"'{self.action}' changes what the model is asked: write stages: [input]"
             raise PydanticCustomError("idle_key", what, {"key": "stages"})
+        if self.action is Action.REVIEW and isinstance(self.stream, HoldBack):
+            what = "a person reads the whole answer: leave 'stream' out of a rule that asks for a review"
+            raise PydanticCustomError("idle_key", what, {"key": "stream"})
         if NUMBER in self.mask_with and Stage.INPUT not in self.stages:
             what = "'{n}' numbers the values of a request: add the stage input, or leave it out"
             raise PydanticCustomError("idle_key", what, {"key": "mask_with"})
@@ -324,6 +344,9 @@ class RulePatch(_Strict):
     flag: Flagged | None = None
     rewrite_with: Message | None = None
     advice: Prose | None = None
+    route_to: ModelName | None = None
+    hold: Annotated[Time, Field(le=LONGEST_HOLD)] | None = None
+    otherwise: Otherwise | None = None
     tags: Tags | None = None
     keep: Keep | None = None
 

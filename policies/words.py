@@ -28,6 +28,8 @@ class Action(StrEnum):
     ADVISE = "advise"
     REWRITE = "rewrite"
     MASK = "mask"
+    ROUTE = "route"
+    REVIEW = "review"
     BLOCK = "block"
 
     @property
@@ -49,6 +51,13 @@ class OnBlock(StrEnum):
 
     ERROR = "error"
     MESSAGE = "message"
+
+
+class Otherwise(StrEnum):
+    """What becomes of an exchange that nobody reviewed in time."""
+
+    BLOCK = "block"
+    PASS = "pass"  # noqa: S105
 
 
 class OnError(StrEnum):

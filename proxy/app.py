@@ -39,6 +39,7 @@ from .metrics import Metrics
 from .moderate import Moderation
 from .record import Leave, Notes
 from .relay import MODELS, Relay
+from .reviews import Reviews
 from .routing import Backend, Routing, Way, no_model
 from .routing import family_of as speaks
 from .surface import METHODS, Family, Opened, closed, family_of
@@ -110,6 +111,11 @@ class _Known:
         way = self.routing.way(self.family, request.model)
         return way, self.head(way.backend)
 
+    def elsewhere(self, model: str) -> tuple[Way, bytes] | None:
+        """Where a request goes that a rule routes to `model`, whatever models the caller may use."""
+        way = self.routing.find(self.family, model)
+        return None if way is None else (way, self.head(way.backend))
+
     def head(self, backend: Backend, method: bytes = b"", target: bytes = b"") -> bytes:
         """What `backend` gets of this head; of another request by the same caller, where that is told."""
         if target:
@@ -155,7 +161,8 @@ class DataPlane:
         self._settings, self._audit, self._key, self._identities = settings, audit, key, identities
         self._metrics = metrics
         self._end_user = settings.end_user_header.encode()
-        self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes)
+        self.reviews = Reviews(settings.max_reviews, metrics)
+        self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes, self.reviews)
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._owned = owned
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
@@ -165,6 +172,11 @@ class DataPlane:
         self._batches = _batches(settings)
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
         self._shape, self._anthropic = DIALECTS[0][1], next(d for _, d in DIALECTS if d.name == "messages")
+
+    def drain(self) -> None:
+        """This process is to end: it takes no more, and nothing in it waits for a person any more."""
+        self.draining = True
+        self.reviews.close()
 
     @property
     def guard(self) -> Guard:
@@ -313,6 +325,7 @@ class DataPlane:
             else:
                 self._stamp(caller, notes)
                 exchange = known.exchange(known.dialect, guard, self._shared, caller, notes)
+                exchange.elsewhere = known.elsewhere
                 bodiless = not body and incoming.method in _BODILESS
                 await exchange.run(known.lead, incoming.query, None if bodiless else body)
         except asyncio.CancelledError:

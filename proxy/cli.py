@@ -28,6 +28,7 @@ from .explain_cli import explain
 from .keys_cli import app as keys_app
 from .new_rule_cli import new_rule
 from .policy_cli import app as policy_app
+from .review_cli import app as review_app
 from .teach_cli import teach
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(account_app, name="account")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
+app.add_typer(review_app, name="review")
 app.command("eval")(evaluate)
 app.command()(check)
 app.command()(doctor)

@@ -29,7 +29,16 @@ console = Console(highlight=False)
 if not console.is_terminal:
     console = Console(highlight=False, width=160)
 
-STYLES = {"pass": "green", "log": "yellow", "advise": "yellow", "rewrite": "cyan", "mask": "cyan", "block": "red"}
+STYLES = {
+    "pass": "green",
+    "log": "yellow",
+    "advise": "yellow",
+    "rewrite": "cyan",
+    "mask": "cyan",
+    "route": "cyan",
+    "review": "magenta",
+    "block": "red",
+}
 
 
 def run_demo(port: int, admin_port: int, *, once: bool) -> int:

@@ -28,6 +28,7 @@ from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
 from .answers import Answer, called, ids, problem, relayed
+from .detour import detour
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
 from .flight import fate
 from .guard import Guard
@@ -37,6 +38,7 @@ from .logs import get_logger
 from .metrics import Metrics
 from .problems import UNAVAILABLE, Blocked, Unrecorded, words
 from .record import Notes
+from .reviews import Reviews, reviewed
 from .routing import Way
 from .sse import Undecodable
 from .stream import Streamed
@@ -50,6 +52,8 @@ INTENT_AFTER = 0.02
 SAID = 512
 """How much of what was found in one answer is remembered, counted as in `classifiers.cache`: some 50 kB at most."""
 
+Elsewhere = Callable[[str], tuple[Way, bytes] | None]
+"""Where a request goes that asks for this model; None where nobody serves it."""
 Lead = Callable[[Request], tuple[Way, bytes]]
 """Where a request goes, and what the upstream gets of its head. Raises NotFound."""
 
@@ -72,6 +76,7 @@ class Shared:
     metrics: Metrics
     later: Later
     max_answer: int
+    reviews: Reviews
 
 
 class Exchange:
@@ -93,6 +98,9 @@ class Exchange:
         self._recorded = False  # the outcome is on its way to the disk
         self._tokens: Tokens | None = None  # names of what was masked, once a mask has a number
         self._opaque: set[tuple[str, str]] = set()
+        self.reviews = shared.reviews
+        self.approved: set[tuple[str, str, str]] = set()  # stage, policy and rule of what a person has let pass
+        self.elsewhere: Elsewhere | None = None
 
     async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
         """Judge `body` (None: there is none), forward it where `lead` says, judge the answer."""
@@ -113,15 +121,17 @@ class Exchange:
             return
         try:
             decision = await self.judge(request)
+            if decision.fired and decision.way is not None:
+                decision, way, head = await detour(self, request, decision, way, head)
+        except Blocked as block:
+            await self._refuse_input(block.decision, request)
+            return
         except asyncio.CancelledError:
             self._cancelled()
             self._journal.append(notes.outcome())
             raise
         except BadRequest as error:
             await self._refuse_early(error.status, error.code, str(error), error.param)
-            return
-        if decision.fired and (stopped := decision.stopped()) is not None:
-            await self._refuse_input(stopped, request)
             return
         if body is not None and (decision.fired or way.model is not None):
             body = _changed(body, request, decision, way.model, self.dialect.name)
@@ -305,7 +315,13 @@ class Exchange:
         began = time.perf_counter()
         decision = await self.decide(Stage.OUTPUT, body.messages, places)
         self.notes.judged(time.perf_counter() - began)
-        if decision.fired and (stopped := decision.stopped()) is not None:
+        return await self.resolved(decision) if decision.fired else decision
+
+    async def resolved(self, decision: Decision) -> Decision:
+        """The decision once whoever is to be asked was asked. Raises Blocked where no model answers."""
+        if decision.action is Action.REVIEW:
+            decision = await reviewed(self, decision)
+        if (stopped := decision.stopped()) is not None:
             raise Blocked(stopped)
         return decision
 

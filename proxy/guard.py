@@ -57,6 +57,7 @@ class Guard:
         self._recall: Recall | None = None
         self._recalling: asyncio.Future[Account] | None = None
         self._calls: tuple[Call, ...] | None = None
+        self._wide: Guard | None = None  # the one for every request, of which this is for one
         self._faces: dict[PolicySet, Guard] = {policies: self}
 
     def asked_by(self, account: Account, hashed: Callable[[str], str], recall: Recall | None = None) -> Guard:
@@ -81,6 +82,15 @@ class Guard:
                 self._faces[policies] = face
         made = copy(face)
         made._asking, made._facts, made._recall = self._asking, facts, self._recall
+        made._wide = self
+        return made
+
+    def asked_of(self, model: str) -> Guard | None:
+        """The guard for the same request, asked of another model; None where the model makes no difference."""
+        if self._wide is None or self._facts is None:
+            return None
+        made = self._wide.stating(replace(self._facts, model=model, memo={}))
+        made._recall = self._recall
         return made
 
     def answering(self, tree: Any) -> Guard:

@@ -84,6 +84,10 @@ class Metrics:
         self.fail_open = Counter(
             "penstock_fail_open", "Verdicts that let text pass although a classifier gave no answer.", ("stage",)
         )
+        self.reviews = Counter(
+            "penstock_reviews", "Exchanges that waited for a person, by what became of them.", ("stage", "verdict")
+        )
+        self.reviews_held = Gauge("penstock_reviews_held", "Exchanges that wait for a person.")
         self.faults = Counter("penstock_upstream_faults", "Upstreams that failed.", ("upstream", "fault"))
         self.refused = Counter(
             "penstock_requests_refused", "Requests that were refused before they were judged.", ("code",)

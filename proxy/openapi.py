@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from .admin import ROUTES
+from .admin import ROUTES, Word
 from .app import DIALECTS, RELAYED, SERVED
 from .batches.routes import TABLE
 from .dialects.moderations import CATEGORIES
@@ -102,6 +102,17 @@ _SCHEMAS: dict[str, Json] = {
             }
         },
     },
+    "review_word": Word.model_json_schema(),
+    "reviews": {
+        "type": "object",
+        "required": ["reviews"],
+        "properties": {"reviews": {"type": "array", "items": {"type": "object", "required": ["id", "stage", "rules"]}}},
+    },
+    "reviewed": {
+        "type": "object",
+        "required": ["id", "status", "by"],
+        "properties": {"id": _TEXT, "status": {"enum": ["approved", "denied"]}, "by": _TEXT},
+    },
     "moderation": {
         "type": "object",
         "required": ["id", "model", "results"],
@@ -157,7 +168,7 @@ def document() -> Json:
     for method, route, what in ROUTES:
         paths[route] = {
             "servers": [{"url": "http://127.0.0.1:8701", "description": "the admin listener"}],
-            method.lower(): {"tags": ["admin"], "summary": what, "responses": _ADMIN[route]},
+            method.lower(): {"tags": ["admin"], "summary": what, "responses": _ADMIN[route], **_SENT.get(route, {})},
         }
     return {
         "openapi": "3.1.0",
@@ -247,6 +258,18 @@ _UNFIT: Json = {
         (431, "`headers_too_large`"),
     )
 }
+_BARRED: Json = {
+    "401": _said("`unauthorized`: the admin token is missing or wrong.", "admin_error"),
+    "403": _said("`forbidden`: no admin token is set, and the caller is not from here.", "admin_error"),
+}
+_WORD: Json = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/review_word"}}},
+    }
+}
+_SENT: dict[str, Json] = {"/reviews/approve": _WORD, "/reviews/deny": _WORD}
+"""What is sent to some of them."""
 _ADMIN: dict[str, Json] = {
     "/livez": {"200": _said("It lives.", "health"), **_UNFIT},
     "/readyz": {
@@ -264,9 +287,19 @@ _ADMIN: dict[str, Json] = {
     "/policy/reload": {
         "200": _said("Loaded; what is in force now.", "loaded"),
         "409": _said("Refused: the old policy stays in force.", "loaded"),
-        "401": _said("`unauthorized`: the admin token is missing or wrong.", "admin_error"),
-        "403": _said("`forbidden`: no admin token is set, and the caller is not from here.", "admin_error"),
+        **_BARRED,
         **_UNFIT,
+    },
+    "/reviews": {"200": _said("All that waits, the longest first.", "reviews"), **_BARRED, **_UNFIT},
+    **{
+        f"/reviews/{word}": {
+            "200": _said("It was said in time.", "reviewed"),
+            **_BARRED,
+            **_UNFIT,
+            "400": _said("`invalid_request`: it does not say which, or not who says so; `invalid_http`", "admin_error"),
+            "404": _said("`not_waiting`: nothing of this id waits, or not any more.", "admin_error"),
+        }
+        for word in ("approve", "deny")
     },
     "/openapi.json": {
         "200": {"description": "This document.", "content": {"application/json": {"schema": {"type": "object"}}}},

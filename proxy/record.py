@@ -140,6 +140,20 @@ class Notes:
         if self.trace is not None:
             self.trace.stage("judge output", seconds)
 
+    def routed(self, asked: str, to: str, rule: str) -> None:
+        """Another model is asked, because of a rule."""
+        self._facts["routed"] = {"from": asked[:200], "to": to, "rule": rule}
+
+    def reviewed(self, stage: str, told: dict[str, Any]) -> None:
+        """A person, or nobody, said what is to become of it."""
+        self._facts["review"] = {**self._facts.get("review", {}), str(stage): told}
+
+    def shown(self) -> dict[str, Any]:
+        """What a reviewer is shown of an exchange beside the decision: who asks what, and no text, but for what the
+        operator has kept."""
+        about: dict[str, Any] = {key: self._facts.get(key, "") for key in ("account", "dialect", "model")}
+        return about if self.kept is None or not self.kept.wanted else {**about, "texts": self.kept.plain()}
+
     @property
     def tokens(self) -> dict[str, int]:
         """What the model's answer cost, as its usage says it."""

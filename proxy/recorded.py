@@ -54,6 +54,10 @@ def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> N
     rows.revisions.append(body.get("revision") or "")
     get = body.get
     rows.scopes.append(Scope(get("dialect", ""), get("model", ""), get("account", ""), get("stream", False)))
+    if "routed" in body:
+        rows.routed[row] = str(body["routed"].get("to", ""))
+    if not get("review", {}).get(str(Stage.INPUT), {}).get("passed", True):
+        rows.ended.add(row)
     for name, stage in _STAGES:
         seen = body.get(name)
         if seen is None:

@@ -16,6 +16,7 @@ from .keeper import Keeper, Refused
 from .logs import get_logger
 from .metrics import Metrics
 from .policy_store import Store
+from .routing import unserved
 
 if TYPE_CHECKING:
     from .server import Running
@@ -66,6 +67,8 @@ async def _reload(running: Running, name: str, at: str = "") -> bool:
         guard = plane.guards[name]
         try:
             policy_set = await keeper.load(at)
+            if wrong := unserved(policy_set, plane.routing):
+                raise Refused("\n".join(wrong))
         except Refused as error:
             running.metrics.reloads.inc("refused")
             running.metrics.reload_failed.set(time.time())

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from policies.ready import PolicySet
+
 from .config import Settings
 from .dialects.base import NotFound
 from .upstream import Headers, Response, Upstream, UpstreamError
@@ -160,6 +162,17 @@ class Routing:
         """Close every connection."""
         for backend in self.backends:
             await backend.upstream.close()
+
+
+def unserved(policies: PolicySet, routing: Routing) -> list[str]:
+    """What is wrong with the rules that route, a line each: their models must be served in some API."""
+    return [
+        f"rule '{rule.id}' of '{policy.id}' routes to '{rule.route_to}', which no upstream serves: name it in routes"
+        for policy in policies.policies
+        for rule in policy.rules
+        if rule.route_to is not None
+        and all(routing.find(family, rule.route_to) is None for family in ("openai", "anthropic"))
+    ]
 
 
 def no_model() -> NotFound:

@@ -24,7 +24,7 @@ from classifiers.panel import Asked, Panel
 from policies.ready import PolicySet
 
 from .accounts.identity import Identities
-from .admin import Admin, Reload
+from .admin import Admin, Desk, Reload
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
 from .audit_key import audit_key
@@ -39,7 +39,7 @@ from .metrics import Metrics
 from .parts import Parts, parts_of
 from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload, reload_told, watching
-from .routing import Routing, routing_of
+from .routing import Routing, routing_of, unserved
 from .workers.cores import cores
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         if keys is not None:
             keys.watch()
             stack.callback(keys.close)
-        routing = _routing(settings)
+        routing = _routing(settings, sets.values())
         stack.push_async_callback(routing.close)
         owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
@@ -146,7 +146,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         finally:
             if beating is not None:
                 beating.cancel()
-            plane.draining = True
+            plane.drain()
             if admin is None:
                 listener.idle()  # other workers accept what comes now
             await _drain(plane, settings.drain_timeout)
@@ -157,12 +157,12 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
 async def _administered(settings: Settings, running: Running, sock: socket.socket) -> Listener:
     """The admin listener of a single process."""
     admin = Admin(running.ready, running.states, running.page)
-    return await administer(admin, settings, functools.partial(reload_told, running), sock)
+    return await administer(admin, settings, functools.partial(reload_told, running), running.plane.reviews, sock)
 
 
-async def administer(admin: Admin, settings: Settings, reload: Reload, sock: socket.socket) -> Listener:
-    """Serve `admin`, which may `reload` the policy, on a bound socket."""
-    admin.let(reload, settings.admin_token, _is_loopback(settings.admin_host))
+async def administer(admin: Admin, settings: Settings, reload: Reload, reviews: Desk, sock: socket.socket) -> Listener:
+    """Serve `admin`, which may `reload` the policy and answer `reviews`, on a bound socket."""
+    admin.let(reload, reviews, settings.admin_token, _is_loopback(settings.admin_host))
     listener = Listener(admin, max_body=MAX_ADMIN_BODY, **_times(settings))
     await listener.start(sock)
     return listener
@@ -197,7 +197,7 @@ def _stopping(plane: DataPlane) -> tuple[Callable[[], None], asyncio.Future[None
     stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop() -> None:
-        plane.draining = True
+        plane.drain()
         if not stopped.done():
             stopped.set_result(None)
 
@@ -304,11 +304,15 @@ def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metric
     return beating
 
 
-def _routing(settings: Settings) -> Routing:
+def _routing(settings: Settings, sets: Iterable[PolicySet]) -> Routing:
     try:
-        return routing_of(settings)
+        routing = routing_of(settings)
     except (OSError, ssl.SSLError) as error:
         raise CannotServe(f"an upstream's ca_file holds no certificate that can be read: {error.strerror}") from None
+    wrong = [line for policies in sets for line in unserved(policies, routing)]
+    if wrong:
+        raise CannotServe("\n".join(wrong))
+    return routing
 
 
 async def _observe(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
@@ -444,6 +448,7 @@ async def _drain(plane: DataPlane, seconds: float) -> None:
 
 def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel, elsewhere: Elsewhere | None) -> None:
     metrics.in_flight.set(len(plane.in_flight))
+    metrics.reviews_held.set(len(plane.reviews))
     metrics.audit_lag.set(audit.waiting)
     metrics.audit_lost.reach(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)

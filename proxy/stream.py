@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from classifiers.base import Message, Role
 from policies.engine import Decision
-from policies.model import Stage
+from policies.model import Action, Stage
 
 from .answers import Answer, relayed
 from .dialects.base import Request, StreamReader, decoded
@@ -54,6 +54,7 @@ class Streamed:
         self._most = exchange.max_answer
         self._problem: Exception | None = None
         self._bytes = 0  # of the stream since its first text
+        self._waiting: tuple[Question, Decision, float] | None = None  # for a person
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
         if self._notes.kept is not None:
@@ -99,6 +100,8 @@ class Streamed:
                 raise self._problem
             if self._caller.drained is not None:
                 await self._caller.drained
+            if self._waiting is not None:
+                await self._review(*self._waiting)
             if self._unjudged:
                 await self._judge_opaque()
             if gate.due():
@@ -149,6 +152,9 @@ class Streamed:
             decision = self._exchange.decide_now(Stage.OUTPUT, [*question.messages, *_unescaped(question)])
             if decision is None:
                 return False
+            if decision.action is Action.REVIEW:
+                self._waiting = question, decision, began
+                return False
             self._judged(question, decision, began)
         releases = gate.release()
         if releases:
@@ -194,7 +200,15 @@ class Streamed:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
         began = time.perf_counter()
-        self._judged(question, await self._exchange.decide(Stage.OUTPUT, messages), began)
+        decision = await self._exchange.decide(Stage.OUTPUT, messages)
+        if decision.action is Action.REVIEW:
+            decision = await self._exchange.resolved(decision)
+        self._judged(question, decision, began)
+
+    async def _review(self, question: Question, decision: Decision, began: float) -> None:
+        """As `_judge`, once a person was asked."""
+        self._waiting = None
+        self._judged(question, await self._exchange.resolved(decision), began)
 
     def _judged(self, question: Question, decision: Decision, began: float) -> None:
         """Tell the gate, or raise Blocked."""
@@ -217,8 +231,8 @@ class Streamed:
         self._opaque.update(fresh)
         places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in dict.fromkeys(fresh)]
         decision = await self._exchange.decide(Stage.OUTPUT, [], places)
-        if decision.fired and (stopped := decision.stopped()) is not None:
-            raise Blocked(stopped)
+        if decision.fired:
+            await self._exchange.resolved(decision)
 
     async def _release(self, releases: list[Release]) -> None:
         if not releases:

@@ -15,8 +15,10 @@ from .plots import share
 Json = Mapping[str, Any]
 DONE = {
     "block": "blocked",
-    "mask": "masked or blocked",
-    "rewrite": "rewritten, masked or blocked",
+    "review": "held or blocked",
+    "route": "routed, held or blocked",
+    "mask": "masked or stopped",
+    "rewrite": "rewritten, masked or stopped",
     "advise": "advised or stopped",
     "log": "logged or stopped",
     "pass": "judged",

@@ -107,10 +107,9 @@ class Fetched(Recorded):
             return self.dialect.failed(None, None)
         said = self.dialect.read_row(tree)
         decision = await self.decide(Stage.OUTPUT, said.messages, placed(said, Role.ASSISTANT))
-        stopped = decision.stopped()
-        if stopped is None:
+        if decision.way is None:
             return masked(line, said, decision) + b"\n" if decision.masks else line
-        self._replaced, decision = self._replaced + 1, stopped
+        self._replaced, decision = self._replaced + 1, decision.stopped() or decision.denied()
         silent = decision.fired[0].not_evaluated
         return self.dialect.failed(await self._name(tree), None if silent else self.refusal(decision))
 

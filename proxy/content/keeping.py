@@ -48,10 +48,15 @@ class Kept(Texts):
         super().__init__(marks.masking, LARGEST)
         self.id, self._keeping, self._marks, self._drawn = id, keeping, marks, drawn
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be kept, as far as it went."""
+        return self._drawn or self._keeping.choice.fits(self.rules, self._marks.keeping)
+
     def ended(self, facts: dict[str, Any]) -> str:
         """ "kept" where it is on its way into the store, "lost" where it should be, and nothing where it is not to be.
         `facts` are those of the record: they name the subjects."""
-        if not self._drawn and not self._keeping.choice.fits(self.rules, self._marks.keeping):
+        if not self.wanted:
             return ""
         if not self.size and not self.over:
             return ""  # nothing was judged

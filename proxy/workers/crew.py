@@ -186,7 +186,7 @@ class Crew:
         asked = self.serving
         if not asked:
             return {"workers": next((each.problem for each in self.workers if each.problem), "none serves yet")}
-        said = zip(asked, await self._ask("ready", asked), strict=True)
+        said = zip(asked, await self.ask("ready", asked), strict=True)
         known = {worker: missing for worker, missing in said if missing is not None}
         if not known:
             return {"workers": "none of them answers"}
@@ -200,7 +200,7 @@ class Crew:
     async def reload(self) -> tuple[bool, dict[str, Any]]:
         """Have every worker load the policy: whether all could, and what is in force."""
         asked = self.serving
-        said = [answer for answer in await self._ask("reload", asked, LOADING) if answer is not None]
+        said = [answer for answer in await self.ask("reload", asked, LOADING) if answer is not None]
         refused = [state for well, state in said if not well]
         well = bool(said) and not refused and len(said) == len(asked)
         states = refused or [state for _, state in said]
@@ -221,7 +221,7 @@ class Crew:
     async def page(self, accept: bytes) -> tuple[str, bytes]:
         """Content type and text of the metrics of all."""
         asked = self.serving
-        for worker, report in zip(asked, await self._ask("report", asked), strict=True):
+        for worker, report in zip(asked, await self.ask("report", asked), strict=True):
             if report is not None and worker.pid:
                 before = worker.revisions
                 worker.take(report)
@@ -230,12 +230,12 @@ class Crew:
         pids = [os.getpid(), *(worker.pid for worker in self.workers if worker.serves and worker.pid)]
         return Page(self.past, now, pids, len(self.workers)).page(accept)
 
-    async def _ask(self, word: str, workers: list[Worker], within: float = PATIENCE) -> list[Any]:
+    async def ask(self, word: str, workers: list[Worker], within: float = PATIENCE, value: Any = None) -> list[Any]:
         """Each one's answer, None where it gave none."""
 
         async def one(worker: Worker) -> Any:
             try:
-                return await worker.line.ask(word, None, within) if worker.line is not None else None
+                return await worker.line.ask(word, value, within) if worker.line is not None else None
             except (TimeoutError, ConnectionError):
                 return None
 

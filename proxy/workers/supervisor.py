@@ -31,6 +31,7 @@ from ..serve import address
 from ..server import CannotServe, Seat, administer, bound, check_packages
 from .accept import Accepting, Load
 from .crew import Crew, Worker
+from .desk import Desk
 from .worker import work
 
 log = get_logger("penstock.workers")
@@ -94,7 +95,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(crew.reload()))
         page = Admin(crew.ready, crew.states, crew.page)
         try:
-            listener = loop.run_until_complete(administer(page, self._settings, crew.reload, self._admin))
+            listener = loop.run_until_complete(administer(page, self._settings, crew.reload, Desk(crew), self._admin))
             self._due.put_nowait(crew.workers[0])
             while (worker := loop.run_until_complete(self._due.get())) is not None:
                 self._fork(worker)

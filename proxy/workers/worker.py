@@ -70,6 +70,10 @@ async def _answered(running: Running, word: str, value: Any) -> Any:
         return await running.ready()
     if word == "reload":
         return await reload_told(running)
+    if word == "reviews":
+        return await running.plane.reviews.listed()
+    if word == "review":
+        return await running.plane.reviews.told(**value)
     if word == "follow":
         return await follow(running, value)
     raise ValueError(f"a worker is not asked {word!r}")

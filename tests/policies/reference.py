@@ -18,7 +18,7 @@ from policies.facts import Facts
 from policies.forms import Canary
 from policies.model import AllOf, AnyOf, Policy, Rule
 
-ORDER = ["pass", "log", "advise", "rewrite", "mask", "block"]
+ORDER = ["pass", "log", "advise", "rewrite", "mask", "route", "review", "block"]
 PROTECTING = ORDER[3:]
 
 
@@ -31,7 +31,7 @@ class Expected:
     masked: set[tuple[int, int]]
     """(message, letter) of every letter that must be replaced."""
     way: str | None
-    """The rule that answers in the model's place."""
+    """The rule that says who answers."""
     advice: list[str]
 
 
@@ -102,7 +102,7 @@ def evaluate(
         fired,
         shadow,
         set() if action == "block" else masked,
-        next((id for id, done, _ in fired if done in ("block", "rewrite")), None),
+        next((id for id, done, _ in fired if done in ("block", "review", "route", "rewrite")), None),
         [str(notes[id]) for id, done, _ in fired if done == "advise"],
     )
 

@@ -27,9 +27,10 @@ def fitting(given: dict[str, Any]) -> dict[str, Any]:
     match given.get("action"):
         case "rewrite":
             return {"rewrite_with": f"words of {given['id']}"} | given
-        case "advise":
+        case "advise" | "route" as action:
             kept = {key: value for key, value in given.items() if key != "stream"}
-            return {"advice": "a note"} | kept | {"stages": ["input"]}
+            more = {"advice": "a note"} if action == "advise" else {"route_to": "small"}
+            return more | kept | {"stages": ["input"]}
     return given
 
 
@@ -60,7 +61,7 @@ rules = st.fixed_dictionaries(
         "stages": st.sampled_from([["input"], ["output"], ["input", "output"]]),
         "roles": st.lists(st.sampled_from(ROLES), min_size=1, unique=True),
         "when": st.one_of(seen, st.fixed_dictionaries({"any": parts}), st.fixed_dictionaries({"all": parts})),
-        "action": st.sampled_from(["pass", "log", "advise", "rewrite", "mask", "mask", "block"]),
+        "action": st.sampled_from(["pass", "log", "advise", "rewrite", "mask", "mask", "route", "review", "block"]),
         "mode": st.sampled_from(["off", "shadow", "canary 50%", "enforce", "enforce"]),
         "on_error": st.sampled_from([None, "block", "log", "pass"]),
     }
@@ -112,8 +113,17 @@ def test_reference(
     assert (decision.way.rule if decision.way else None) == expected.way
     assert decision.advice == tuple(dict.fromkeys(expected.advice))
     stopped = decision.stopped()
-    assert (stopped is None) == (expected.way is None)
+    ends = decision.way is not None and decision.way.action in {Action.BLOCK, Action.REWRITE}
+    assert (stopped is not None) == ends
     assert stopped is None or (stopped.rule == expected.way and set(stopped.fired) == set(decision.fired))
+    if decision.action is Action.REVIEW:
+        left = [each for each in decision.fired if each.action is not Action.REVIEW]
+        assert list(decision.approved().fired) == left
+        assert decision.approved().action is (left[0].action if left else Action.PASS)
+        assert decision.approved().masks == decision.masks
+        denied = decision.denied().stopped()
+        assert denied is not None
+        assert (denied.action, denied.rule, denied.masks) == (Action.BLOCK, expected.way, ())
     assert {(mask.message, at) for mask in decision.masks for at in range(mask.start, mask.end)} == expected.masked
     check_shape(decision, texts, report, stage)
 

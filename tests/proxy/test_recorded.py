@@ -76,6 +76,9 @@ def record(rows: Rows, policies: PolicySet, first: Seen, second: Seen) -> None:
     decisions, _ = decided(policies, first, second)
     for decision, (texts, _) in zip(decisions, (first, second), strict=False):
         notes.decided(decision, texts)
+    way = decisions[0].way
+    if way is not None and way.action is Action.ROUTE:
+        notes.routed("", way.told, way.rule)
     body = orjson.loads(orjson.dumps(notes.outcome().body))
     take(rows, notes.id, body["action"], body["rule"] or "", body)
 
