@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 from proxy.cli import app
 from tests.conformance.cases import Answer, Send
 from tests.proxy.conftest import Make, Stand
+from tests.proxy.served import served
 from tests.proxy.test_exchange import hanging, settled
 from tests.proxy.test_restoring import PROSE, STREAM, ask, heard
+from tests.upstream import Upstream
 
 POLICY = """
 id: asked
@@ -199,3 +202,25 @@ async def test_the_command(stand: Make) -> None:
         assert (await settled(s))[0]["review"]["input"]["by"] == "eve"
         gone = await asyncio.to_thread(CliRunner().invoke, app, ["review", "list", "--admin", "127.0.0.1:1"])
         assert (gone.exit_code, "gave no answer" in gone.stderr) == (1, True)
+
+
+async def test_any_of_several_workers(tmp_path: Path) -> None:
+    """The one where it waits gets the word, whoever asks."""
+    async with (
+        Upstream() as upstream,
+        served(tmp_path, upstream.url, workers=2, policy=policy()) as s,
+        httpx2.AsyncClient(base_url=s.url, trust_env=False, timeout=30) as c,
+    ):
+        body = {"model": "m", "messages": [{"role": "user", "content": "An ODD one."}]}
+        asked = [asyncio.create_task(c.post("/v1/chat/completions", json=body)) for _ in range(6)]
+        async with asyncio.timeout(30):
+            held: list[Any] = []
+            while len(held) < len(asked):
+                held = (await c.get(s.admin + "/reviews")).json()["reviews"]
+        for number, each in enumerate(held):
+            word = "approve" if number % 2 else "deny"
+            told = {"id": each["id"], "by": "ann"}
+            assert (await c.post(f"{s.admin}/reviews/{word}", json=told)).status_code == 200
+            assert (await c.post(f"{s.admin}/reviews/{word}", json=told)).status_code == 404
+        answers = await asyncio.gather(*asked)
+        assert sorted(answer.status_code for answer in answers) == [200] * 3 + [400] * 3
