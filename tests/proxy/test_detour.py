@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.config import load as load_settings
-from proxy.server import CannotServe, reload, serving
+from proxy.reloading import reload
+from proxy.server import CannotServe, serving
 from tests.conformance.cases import Answer, Send
 from tests.proxy.conftest import Make
 from tests.proxy.test_exchange import settled
