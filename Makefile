@@ -65,8 +65,9 @@ train:
 	@build/train/bin/python -m classifiers.training --data "$(DATA)" --out build/model
 
 lock: $(VENV)/dev.stamp
-	@for set in base demo dev; do \
-	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; esac; \
+	@for set in base image demo dev; do \
+	  case $$set in base) extras=;; demo) extras="--extra demo";; dev) extras="--extra demo --extra dev";; \
+	    image) extras="--extra content --extra fleet --extra otel --extra postgres --extra redis";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
 	@for set in build uv test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_every_package_is_named_with_its_hashes() -> None:
     for name in re.findall(r"requirements/(\S+\.lock)", DOCKERFILE):
         lock = (ROOT / "requirements" / name).read_text()
         assert len(re.findall(r"^\S+==", lock, re.MULTILINE)) == len(re.findall(r"^\S+==.*\\$", lock, re.MULTILINE))
+
+
+@pytest.mark.parametrize("extra", ["content", "fleet", "otel", "postgres", "redis"])
+def test_what_replicas_need_is_inside(extra: str) -> None:
+    """No package can be added to the image where it runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = (ROOT / "requirements" / "image.lock").read_text()
+    assert "requirements/image.lock" in DOCKERFILE
+    for wanted in project["optional-dependencies"][extra] + project["dependencies"]:
+        name = re.split(r"[\[><=!;]", wanted)[0].replace(".", "-")
+        assert re.search(rf"^{re.escape(name)}==", lock, re.MULTILINE), wanted
 
 
 def test_only_what_is_needed_is_sent_to_the_builder() -> None:
