@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from .base import Classifier, Message, Role
+from .base import Classifier, Failure, Message, Role, Silence
 from .workers import work
 
 FAULTS = 5
@@ -73,6 +73,7 @@ class Breakers:
         self.opened = 0
         """How often a breaker opened."""
         self._known: dict[tuple[str, str], Breaker] = {}
+        self._why: dict[tuple[str, str], Failure] = {}
 
     def refuses(self, classifier: Classifier, deadline: float) -> bool:
         """Whether nobody is to ask `classifier`. Starts a try where one is due, which has `deadline` seconds."""
@@ -93,15 +94,23 @@ class Breakers:
             if breaker.idle:
                 del self._known[name]
 
+    def why(self, classifier: Classifier) -> Failure | None:
+        """What came of our own text, where nobody is to ask `classifier` for that."""
+        name = classifier.name, classifier.digest
+        breaker = self._known.get(name)
+        return self._why.get(name) if breaker is not None and breaker.open else None
+
     def forget(self, names: Iterable[tuple[str, str]]) -> None:
         """What is known against classifiers of these names and digests: texts of our own were answered elsewhere."""
         for name in names:
             self._known.pop(name, None)
+            self._why.pop(name, None)
 
     def _try(self, classifier: Classifier, deadline: float, breaker: Breaker) -> None:
         """Ask our own text in a thread apart: full queues and hanging workers say nothing about the classifier."""
         loop = asyncio.get_running_loop()
         in_time = True
+        name = classifier.name, classifier.digest
 
         def told(tell: Callable[[float], None]) -> None:
             was = breaker.open
@@ -111,16 +120,19 @@ class Breakers:
         def late() -> None:
             nonlocal in_time
             in_time = False
+            self._why[name] = Failure(classifier.name, Silence.TIMEOUT, f"no answer within {deadline:g} s")
             told(breaker.late)
 
-        def done(well: bool) -> None:
+        def done(failure: Failure | None) -> None:
             timer.cancel()
-            told(lambda now: breaker.tried(well and in_time, now))
+            if failure is not None and in_time:
+                self._why[name] = failure
+            told(lambda now: breaker.tried(failure is None and in_time, now))
 
         def ask() -> None:
-            well = not work(classifier, [PROBE], None).failures
+            failure = next(iter(work(classifier, [PROBE], None).failures), None)
             try:
-                loop.call_soon_threadsafe(done, well)
+                loop.call_soon_threadsafe(done, failure)
             except RuntimeError:  # the loop is closed: nobody asks any more
                 return
 

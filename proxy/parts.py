@@ -56,6 +56,14 @@ class Parts:
             told = {"meanwhile": meanwhile} if meanwhile else {}
             log.error("part is not well", part=part, state=state, detail=detail, mend=mend, **told)
 
+    def forget(self, part: str) -> None:
+        """`part` is none of ours any more."""
+        del self._seen[part]
+        self._metrics.part_up.remove(part)
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._seen
+
     def states(self) -> dict[str, str]:
         """Every part's state, in words."""
         return {part: str(seen) for part, seen in self._seen.items()}

@@ -36,6 +36,7 @@ from .keeper import Keeper, Refused
 from .listener import Accept, Listener
 from .logs import get_logger
 from .metrics import Metrics
+from .outside import Outside
 from .parts import Parts, parts_of
 from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload, reload_told, watching
@@ -137,6 +138,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
             *_stopping(plane),
         )
         stack.callback(watching(running))
+        stack.callback(asyncio.create_task(Outside(plane, panel, routing, keepers, parts, metrics).run()).cancel)
         listener = Listener(plane, max_body=settings.max_request_bytes, **_times(settings))
         admin = None if admin_socket is None else await _administered(settings, running, admin_socket)
         await listener.start(data_socket, seat.accepting if seat is not None else None)
@@ -317,12 +319,12 @@ def _routing(settings: Settings, sets: Iterable[PolicySet]) -> Routing:
 
 async def _observe(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
     """Have exchanges traced, and content kept, where it is wanted. Raises CannotServe."""
-    _trace(settings, plane, stack)
+    _trace(settings, plane, parts, stack)
     if settings.keep_content != "off":
         await _keep(settings, plane, parts, stack)
 
 
-def _trace(settings: Settings, plane: DataPlane, stack: contextlib.AsyncExitStack) -> None:
+def _trace(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
     """Have exchanges traced, where it is wanted."""
     if not settings.traces:
         return
@@ -330,8 +332,23 @@ def _trace(settings: Settings, plane: DataPlane, stack: contextlib.AsyncExitStac
         from .traces import exporting
     except ImportError:
         raise CannotServe("traces need OpenTelemetry: pip install 'penstock[otel]', or leave traces out") from None
-    plane.traces = exporting(settings.trace_content, settings.trace_genai)
+
+    def tell(well: bool) -> None:
+        if well:
+            parts.well("traces")
+        else:
+            mend = "does a collector of OTLP over HTTP answer at OTEL_EXPORTER_OTLP_ENDPOINT?"
+            parts.ill("traces", "away", "no batch arrives", mend=mend, meanwhile="traces are lost; exchanges go on")
+
+    told = functools.partial(_later, asyncio.get_running_loop(), tell)
+    plane.traces = exporting(settings.trace_content, settings.trace_genai, told)
     stack.push_async_callback(asyncio.to_thread, plane.traces.close)
+
+
+def _later(loop: asyncio.AbstractEventLoop, tell: Callable[[bool], None], well: bool) -> None:
+    """Have `loop` tell it, from another thread; nobody where it is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(tell, well)
 
 
 async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:

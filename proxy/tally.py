@@ -35,6 +35,10 @@ class Counter:
     def inc(self, *values: str, by: float = 1) -> None:
         self._counts[values] = self._counts.get(values, 0) + by
 
+    def counts(self) -> dict[tuple[str, ...], float]:
+        """What was counted so far, by the labels' values."""
+        return dict(self._counts)
+
     def example(self, example: Example, *values: str) -> None:
         """The newest of what this series counted."""
         self._examples[values] = example

@@ -11,17 +11,18 @@ comparison with None. Cost: the span of a stage is made when the stage is over.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -125,9 +126,24 @@ class Trace:
         span.end()
 
 
-def exporting(content: bool, genai: bool) -> Traces:
-    """Traces that go where OpenTelemetry's variables say."""
+class _Told(OTLPSpanExporter):
+    """Sends batches, and says of each whether the collector took it. `tell` is called in a thread of the exporter's."""
+
+    def __init__(self, timeout: float, tell: Callable[[bool], None]) -> None:
+        super().__init__(timeout=timeout)
+        self._tell = tell
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        self._tell(result is SpanExportResult.SUCCESS)
+        return result
+
+
+def exporting(content: bool, genai: bool, tell: Callable[[bool], None] = lambda well: None) -> Traces:
+    """Traces that go where OpenTelemetry's variables say. `tell` hears, in another thread, whether they arrive."""
     provider = TracerProvider(resource=Resource.create({"service.name": "penstock"}), shutdown_on_exit=False)
     timeout = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT", PATIENCE))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout)))
+    provider.add_span_processor(BatchSpanProcessor(_Told(timeout, tell)))
+    # What becomes of each batch is told once, as a state.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     return Traces(provider, content=content, genai=genai)

@@ -67,11 +67,11 @@ class Pair:
 
     async def metric(self, name: str) -> float:
         page = (await self.stand.client.get(self.stand.admin_url + "/metrics")).text
-        [line] = [line for line in page.splitlines() if line.startswith(name + " ") or line.startswith(name + "{")]
+        [line] = [line for line in page.splitlines() if line.startswith(name + " ")]
         return float(line.rpartition(" ")[2])
 
     def told(self) -> list[Entry]:
-        return [line for line in self.lines if line["event"].startswith("part is")]
+        return [line for line in self.lines if line.get("part") == "encoder"]
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +93,7 @@ async def test_it_judges_by_the_server(stand: Make) -> None:
         status, told = await p.ready()
         assert status == 200
         assert told["parts"]["encoder"].startswith("ready: model minilm-heads, version ")
-        assert await p.metric("penstock_part_up") == 1
+        assert await p.metric('penstock_part_up{part="encoder"}') == 1
         assert await p.metric("penstock_encoder_fallbacks_total") == 0
 
 
@@ -105,7 +105,7 @@ async def test_a_server_that_goes_and_comes(stand: Make, fallback: str) -> None:
         honest = await p.stand.chat("What is the capital of France?")
         status, told = await p.until("failing")
         assert told["parts"]["encoder"] == "failing: HTTP 500"
-        assert await p.metric("penstock_part_up") == 0
+        assert await p.metric('penstock_part_up{part="encoder"}') == 0
         [line] = p.told()
         assert line["state"] == "failing"
         assert line["mend"].startswith("see the server's log")

@@ -1,0 +1,117 @@
+"""What lies outside of this process and does not tell how it is: looked at each second, and told as a part (`parts`).
+
+Upstreams by the faults that exchanges met, classifiers by their breakers, policies by what could not be loaded. Redis,
+the audit, the encoder's server and the collector of traces are told of by those who use them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+
+from classifiers.base import Classifier, Silence
+from classifiers.panel import Panel
+
+from .app import DataPlane
+from .keeper import Keeper
+from .logs import get_logger
+from .metrics import Metrics
+from .parts import Parts
+from .routing import Routing
+
+log = get_logger("penstock.outside")
+
+LOOK = 1.0
+"""Seconds between two looks."""
+QUIET = 10.0
+"""Seconds without a fault after which an upstream that answers is well again."""
+UPSTREAM = {
+    "connect": "does it run, are its name and certificate right? `penstock doctor --only upstream` asks it",
+    "timeout": "it hangs or is too slow for its timeouts, or a firewall drops packets",
+    "reset": "it breaks connections off: see its log, or that of what stands between",
+    "protocol": "it does not speak HTTP/1.1: is it https, or another service's port?",
+    "saturated": "raise max_connections, or give it more machines",
+    "unreadable": "what answers there is not this API: see what stands between",
+}
+CLASSIFIER = {
+    Silence.TIMEOUT: "it is too slow: raise its deadline_ms or timeout_ms, or give it more machines",
+    Silence.UNAVAILABLE: "does its server run, and does it take our key? `penstock doctor --only policy` asks it",
+    Silence.BAD_ANSWER: "its answers do not count: is it the model and the format that the policy names?",
+    Silence.QUEUE_FULL: "more texts wait than it can read: give it more machines",
+    Silence.CRASH: "it fails by itself: `penstock doctor --only models`, or tell us",
+}
+
+
+class Outside:
+    """The upstreams, classifiers and policies of one process. For its event loop."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        panel: Panel,
+        routing: Routing,
+        keepers: Mapping[str, Keeper],
+        parts: Parts,
+        metrics: Metrics,
+    ) -> None:
+        self._plane, self._panel, self._routing, self._keepers = plane, panel, routing, keepers
+        self._parts, self._metrics = parts, metrics
+        self._faults: dict[tuple[str, ...], float] = {}
+        self._failed: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Look each second, until this is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                self.look()
+            except Exception:  # a fault of ours must not end the watch
+                log.exception("parts not looked at")
+
+    def look(self) -> None:
+        """Tell how it stands with each."""
+        self._upstreams()
+        self._classifiers()
+        for name, keeper in self._keepers.items():
+            part, failure = f"policy {name}".strip(), keeper.state["last_failure"]
+            if failure is None:
+                self._parts.well(part)
+            else:
+                self._parts.ill(
+                    part, "refused", str(failure["problem"]).partition("\n")[0][:300],
+                    mend="`penstock check` says where it is wrong, `penstock doctor` whether it can be fetched",
+                    meanwhile="the one before stays in force",
+                )  # fmt: skip
+
+    def _upstreams(self) -> None:
+        now, seen = time.monotonic(), self._metrics.faults.counts()
+        fresh = {labels: count for labels, count in seen.items() if count != self._faults.get(labels)}
+        self._faults = seen
+        for name, fault in fresh:
+            self._failed[name] = now
+            meanwhile = "exchanges that need it end with 502, 503 or 504; none is asked twice"
+            self._parts.ill(f"upstream {name}", fault, "", mend=UPSTREAM[fault], meanwhile=meanwhile)
+        for backend in self._routing.backends:
+            if backend.state == "answers" and now - self._failed.get(backend.name, -QUIET) >= QUIET:
+                self._parts.well(f"upstream {backend.name}")
+
+    def _classifiers(self) -> None:
+        known = set()
+        for name, classifier in self._in_force():
+            failure = self._panel.breakers.why(classifier)
+            if failure is not None:
+                meanwhile = "it is not asked but by us, and its rules do what their on_error says"
+                mend = CLASSIFIER[failure.reason]
+                self._parts.ill(f"classifier {name}", failure.reason, failure.detail, mend=mend, meanwhile=meanwhile)
+            elif getattr(classifier, "waits", False) or f"classifier {name}" in self._parts:
+                self._parts.well(f"classifier {name}")
+            known.add(f"classifier {name}")
+        for part in [part for part in self._parts.states() if part.startswith("classifier ") and part not in known]:
+            self._parts.forget(part)
+
+    def _in_force(self) -> Iterator[tuple[str, Classifier]]:
+        for guard in self._plane.guards.values():
+            for name, classifier in guard.classifiers.items():
+                if not classifier.inline:
+                    yield name, classifier
