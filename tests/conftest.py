@@ -24,11 +24,7 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server; `postgres.database()` is a new one for a test. Whoever ends it starts one of their own."""
     from tests.servers.postgres import server
 
-    with contextlib.ExitStack() as stack:
-        try:
-            made = stack.enter_context(server())
-        except BenchError as error:
-            pytest.skip(str(error))
+    with server() as made:
         yield made
 
 
