@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from classifiers.embedded import Embedded
+from classifiers.judge import Judge
 from policies.cases import Outcome
 from policies.check import CheckResult, check
 from policies.engine import PolicySet, decide
@@ -37,7 +40,7 @@ def test_it_is_well_written_and_every_case_passes(result: CheckResult) -> None:
 def test_there_is_a_case_for_every_rule_and_an_honest_one_for_every_rule_that_acts(pack: PolicySet) -> None:
     (policy,) = pack.policies
     named = {case.expect.rule for case in policy.cases}
-    acting = {rule.id for rule in policy.rules if rule.action in (Action.BLOCK, Action.MASK) and rule.acts}
+    acting = {rule.id for rule in policy.rules if rule.action.protects and rule.acts}
     assert acting <= named
     honest = [case for case in policy.cases if case.expect.action in (Action.PASS, Action.LOG) and not case.failed]
     assert len(honest) >= len(acting)
@@ -46,7 +49,7 @@ def test_there_is_a_case_for_every_rule_and_an_honest_one_for_every_rule_that_ac
 def test_what_an_author_should_say_is_said(pack: PolicySet) -> None:
     (policy,) = pack.policies
     for rule in policy.rules:
-        stops = rule.action in (Action.BLOCK, Action.MASK)
+        stops = rule.action.protects
         if stops and Stage.OUTPUT in rule.stages:
             assert "stream" in rule.model_fields_set, rule.id
         assert "on_error" in rule.model_fields_set or _asks_only_the_surface(policy, rule.id), rule.id
@@ -152,3 +155,29 @@ def test_self_harm_refuses_nobody_who_speaks_of_it() -> None:
     said = [Message(Role.USER, "text", "/t")]
     for report in (Report((Finding("guard", "self_harm", 1.0, 0),)), Report((), (Failure("guard", Silence.CRASH),))):
         assert decide(policy, Stage.INPUT, said, report).action is Action.LOG
+
+
+@pytest.mark.parametrize("name", ["cyber", "bio-chem"])
+def test_a_judge_reads_the_pack_in_words(name: str, tmp_path: Path) -> None:
+    folder = Path(str(resources.files("policies") / "packs"))
+    words = (folder / "judges" / f"{name}.md").read_text("utf-8")
+    (example,) = re.findall(
+        r"^```yaml\n(.*?)^```", (folder / f"{name}.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / f"{name}.md").write_text(words, "utf-8")
+    (tmp_path / "judged.yaml").write_text(example, "utf-8")
+    result = check(str(tmp_path / "judged.yaml"), linted=True)
+    assert result.lines()[:-1] == []
+    assert {case.outcome for case in result.cases} == {Outcome.PASSED}
+    assert result.policy is not None
+    judge = result.policy.classifiers["judge"]
+    assert isinstance(judge, Judge)
+    codes = re.findall(r"^## (C[0-9]):", words, re.MULTILINE)
+    assert codes == ["C1", "C2", "C3"]
+    # Both answers that the words ask for are answers that count.
+    form = judge._format
+    clean, broken = re.findall(r"`(\{.*?\})`", words)
+    assert form.read(clean, "", ()).scores == {"violation": 0.0}
+    for code, label in zip(codes, ("prohibited", "dual_use_high", "dual_use_low"), strict=True):
+        reading = form.read(broken.replace("C1", code), "", ())
+        assert (reading.scores, reading.problem) == ({"violation": 1.0, label: 1.0}, "")
