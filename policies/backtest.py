@@ -342,6 +342,22 @@ class Backtest:
         return spec is not None and spec.kind in EXACT
 
 
+def decided(first: Decision | None, second: Decision | None, stopped: bool) -> Again:
+    """What the decisions on a request and on its answer come to, where both are known; None where there was nothing to
+    decide. `stopped`: the model was not asked then."""
+    return _together(_known(first), _known(second), stopped)
+
+
+def _known(decision: Decision | None) -> Verdict:
+    if decision is None:
+        return PASSED
+    ends = decision.stopped() is not None
+    if not decision.fired:
+        return Verdict(decision.action, decision.action, ends=ends, may_end=ends)
+    one = decision.fired[0]
+    return Verdict(decision.action, decision.action, one.rule, one.policy, one.reason, one.tags, ends, ends)
+
+
 def _together(first: Verdict, second: Verdict, stopped: bool) -> Again:
     """The decision on an exchange from those on its request and its answer. `stopped`: the model that would be asked
     was not asked, so there is no answer to judge."""

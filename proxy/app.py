@@ -309,7 +309,7 @@ class DataPlane:
             known.claims,
         )
         if self.traces is not None or self.keeping is not None:
-            self._observed(incoming, guard, notes)
+            self._observed(incoming, guard, identity.account, notes)
         notes.leave = self._leaving(known, guard)
         if guard.asks:
             recall = self._recalling(identity.account, guard)
@@ -343,12 +343,12 @@ class DataPlane:
             self.in_flight.discard(task)
             caller.over()
 
-    def _observed(self, incoming: Incoming, guard: Guard, notes: Notes) -> None:
+    def _observed(self, incoming: Incoming, guard: Guard, account: Account, notes: Notes) -> None:
         """Have an exchange traced, and what is judged of it kept, where that is wanted."""
         if self.traces is not None:
             notes.trace = self.traces.begin(notes.id, incoming.headers)
         if self.keeping is not None:
-            notes.kept = self.keeping.begin(notes.id, guard.policies)
+            notes.kept = self.keeping.begin(notes.id, guard.policies, account)
 
     def _leaving(self, known: _Known, guard: Guard) -> Leave | None:
         """What keeps what the policy's rules leave on the account. Who has texts moderated is asking about others'."""

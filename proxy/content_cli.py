@@ -49,7 +49,7 @@ def forget(
             typer.confirm(f"Make all content of {named} unreadable, for good?", abort=True)
         with vault_of(settings) as vault:
             done = vault.forget(subject)
-        said = f"{done.rows:,} rows became unreadable, {done.keys:,} keys were destroyed"
+        said = f"{many(done.rows, 'row')} became unreadable, {many(done.keys, 'key')} destroyed"
         try:
             id = asyncio.run(_recorded(settings, key, subject, done.rows, done.keys))
         except AuditUnavailable as error:
@@ -83,7 +83,7 @@ def examples(
         except NotText as error:
             typer.echo(f"penstock: {clean(error)}", err=True)
             raise typer.Exit(1) from None
-    told = f"{count:,} texts" + (f"; {left:,} left out, for they are masked or withheld whole" if left else "")
+    told = many(count, "text") + (f"; {left:,} left out, of which nothing but a mask is kept" if left else "")
     typer.echo(told, err=True)
 
 
@@ -102,8 +102,13 @@ def rekey(
 
             count = vault.rekey(Master.load(new))
     typer.echo(
-        f"{count:,} keys are under {clean(new)} now: set content_key_file to it, start again, destroy the old one"
+        f"{many(count, 'key')} put under {clean(new)}: set content_key_file to it, start again, destroy the old one"
     )
+
+
+def many(count: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 async def _recorded(settings: Settings, key: Key, subject: str, rows: int, keys: int) -> str:
@@ -154,7 +159,7 @@ def content_lines(content: dict[str, Any] | str) -> Iterator[str]:
     if isinstance(content, str):
         yield f"content: {content}"
         return
-    for stage, told in content.items():
+    for stage, told in ((stage, content[stage]) for stage in ("input", "output") if stage in content):
         yield f"{stage}{' (masked where the policy masks)' if told['masked'] else ''}:"
         for role, origin, text in told["texts"]:
             yield f"  {role} {origin}: {text}"

@@ -152,6 +152,8 @@ class Exchange:
         self._asked = request.messages
         if self.guard.asks and self.one_request:
             self.guard = self.guard.facing(request, self.dialect.name)
+        if self.notes.kept is not None and self.one_request:
+            self.notes.kept.request = request
         if query:
             request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from classifiers.base import Finding, Message, Role
     from policies.decision import Decision
     from policies.explain import PartView, RuleView
+    from policies.facts import Facts
     from policies.model import Stage
     from policies.ready import PolicySet
 
@@ -58,6 +59,7 @@ class _Told:
     said: Body | None
     answer: Any
     notes: Sequence[str] = ()
+    facts: Facts | None = None
 
 
 def explain(
@@ -125,8 +127,9 @@ def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
     from policies.model import Stage
 
     from .audit import Reader
+    from .content.stated import stated
     from .content_cli import content_of
-    from .rejudged import body_of
+    from .rejudged import body_of, masked
 
     with reading():
         path = log_path(audit)
@@ -138,12 +141,15 @@ def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
     if isinstance(content, str):
         raise Refused(f"{id}: {content}")
     notes = []
-    if any(told["masked"] for told in content.values()):
+    if masked(content):
         notes.append("what the policy of then masked is masked here")
-    if policies.asks:
+    facts = stated(content["facts"]) if "facts" in content else None
+    if policies.asks and facts is None:
         notes.append("settings, tools and account are not kept: every policy applies, and what asks for them is open")
     said = body_of(content, Stage.OUTPUT) if str(Stage.OUTPUT) in content else None
-    return _Told(str(exchange["path"]), str(exchange["dialect"]), body_of(content, Stage.INPUT), said, None, notes)
+    return _Told(
+        str(exchange["path"]), str(exchange["dialect"]), body_of(content, Stage.INPUT), said, None, notes, facts
+    )
 
 
 def _dialect(tree: Any, path: str | None) -> tuple[str, Dialect]:
@@ -189,6 +195,8 @@ async def _judged(policies: PolicySet, told: _Told) -> list[_Stage]:
     guard = Guard(policies, panel, Metrics())
     if guard.asks and isinstance(told.asked, Request):
         guard = guard.facing(told.asked, told.dialect)
+    elif guard.asks and told.facts is not None:
+        guard = guard.stating(told.facts)
     judged = []
     try:
         judged.append(await _stage(guard, Stage.INPUT, told.dialect, told.asked, Role.USER, ""))

@@ -154,7 +154,15 @@ def _call(item: Json) -> Call | None:
     return _call(function) if isinstance(function, dict) else None
 
 
+_BESIDE = ("/id", "/call_id", "/item_id", "/type", "/status")
+"""What stands beside name and arguments of a call and is none of them."""
 _MEMBER = re.compile(r"(.*)/(name|arguments|input|partial_json)")
+
+
+def calls_told(messages: Sequence[Message]) -> bool:
+    """Whether `calls_in` sees every call in these texts, and all of it."""
+    texts = [m for m in messages if m.role is Role.TOOL_CALL and "#" not in m.origin]
+    return all(_MEMBER.fullmatch(m.origin) or m.origin.endswith(_BESIDE) for m in texts)
 
 
 def calls_in(messages: Sequence[Message]) -> tuple[Call, ...]:

@@ -1,27 +1,31 @@
 """Kept exchanges judged again by another policy's classifiers, for a backtest to decide where recorded scores cannot.
 
-What the classifiers find now is written as a record would have it, and decided like any other: here is no opinion of
-its own. What the policy of then masked is judged masked, for that is all that was kept.
+Where all that the policy asks for was kept, its decision is the engine's own. Where not (facts of an exchange that is
+no single request, what is remembered of accounts), what the classifiers find now is written as a record would have it,
+and decided like any other, unknowns included. What the policy of then masked is judged masked: that is what was kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message, Role, said_before
 from classifiers.panel import Panel
-from policies.backtest import PASSED, Again, Backtest, Rows
+from policies.backtest import PASSED, Again, Backtest, Rows, decided
 from policies.heard import describe
 from policies.model import Stage
 from policies.ready import PolicySet
 
+from .content.stated import stated
+from .content.texts import Look
 from .content.vault import Gone
 from .dialects.base import Body, decoded
+from .facts import calls_told
 from .guard import Guard
 from .metrics import Metrics
 from .record import Seen
@@ -62,9 +66,9 @@ class Rejudge:
         self._runner.close()
         self._panel.close()
 
-    def again(self, rows: Rows, decided: Sequence[Again]) -> list[Again]:
-        """`decided`, with what was unknown judged again where its texts were kept. Raises ContentUnavailable."""
-        out = list(decided)
+    def again(self, rows: Rows, before: Sequence[Again]) -> list[Again]:
+        """`before`, with what was unknown judged again where its texts were kept. Raises ContentUnavailable."""
+        out = list(before)
         self._reached = {stage: frozenset(part.judged) for stage, part in rows.stages.items()}
         contents = self._kept(rows, [row for row, one in enumerate(out) if one.action is None])
         while group := list(islice(contents, TOGETHER)):
@@ -109,41 +113,64 @@ class Rejudge:
                 self.absent += 1
                 continue
             self.judged += 1
-            self.masked += any(told["masked"] for told in content.values())
+            self.masked += masked(content)
             yield row, content
 
     async def _judge(self, rows: Rows, group: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, Again]]:
         """(row, how it is decided now) of some exchanges."""
-        bodies = await asyncio.gather(*(self._record(rows, row, content) for row, content in group))
-        fresh = Rows()
-        for (row, _), (body, _) in zip(group, bodies, strict=True):
-            take(fresh, rows.ids[row], rows.actions[row], rows.rules[row], body)
-        found = self._trial.decide(fresh)
-        return [
-            (row, Again(None, PASSED, why=f"{silent} gave no answer when it was asked again") if silent else one)
-            for (row, _), (_, silent), one in zip(group, bodies, found, strict=True)
-        ]
+        every = await asyncio.gather(*(self._looks(rows.scopes[row].dialect, content) for row, content in group))
+        out: list[tuple[int, Again]] = []
+        fresh, open_ = Rows(), list[int]()
+        for (row, content), looks in zip(group, every, strict=True):
+            silent = {failure.classifier for look in looks.values() for failure in look.decision.failures}
+            if silent:
+                why = f"{', '.join(sorted(silent))} gave no answer when it was asked again"
+                out.append((row, Again(None, PASSED, why=why)))
+            elif self._knows(content, looks):
+                first, second = (looks[stage].decision if stage in looks else None for stage in Stage)
+                out.append((row, decided(first, second, row in rows.ended)))
+            else:
+                take(fresh, rows.ids[row], rows.actions[row], rows.rules[row], self._record(rows, row, looks))
+                open_.append(row)
+        return [*out, *zip(open_, self._trial.decide(fresh), strict=True)]
 
-    async def _record(self, rows: Rows, row: int, content: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """What the record of an exchange would say, and which classifiers did not answer."""
-        scope = rows.scopes[row]
-        body: dict[str, Any] = {"revision": _NOW, **scope._asdict()}
-        said = messages_of(content, Stage.INPUT)
-        silent: set[str] = set()
+    async def _looks(self, dialect: str, content: dict[str, Any]) -> dict[Stage, Look]:
+        """What the policy says now of each stage that was kept."""
+        guard = self._guard
+        if guard.asks and "facts" in content:
+            guard = guard.stating(stated(content["facts"]))
+        looks = {}
+        before = said_before(messages_of(content, Stage.INPUT))
         for stage in Stage:
-            if str(stage) not in content:
-                if row in self._reached[stage]:
-                    body[str(stage)] = {}
-                continue
-            messages = said if stage is Stage.INPUT else list(_read_out(messages_of(content, stage)))
-            places = places_of(content, stage)
-            before = said_before(said) if stage is Stage.OUTPUT else ""
-            decision = await self._guard.check(stage, scope.dialect, messages, places, before)
-            silent |= {failure.classifier for failure in decision.failures}
-            seen = Seen()
-            seen.add(decision, [*messages, *(message for message, _ in places)])
-            body[str(stage)] = seen.facts()
-        return body, ", ".join(sorted(silent))
+            if str(stage) in content:
+                messages, places = body_of(content, stage).messages, places_of(content, stage)
+                decision = await guard.check(stage, dialect, messages, places, before if stage is Stage.OUTPUT else "")
+                looks[stage] = Look([*messages, *(message for message, _ in places)], decision)
+        return looks
+
+    def _knows(self, content: dict[str, Any], looks: Mapping[Stage, Look]) -> bool:
+        """Whether the decisions had all that the policy asks for."""
+        if not self._guard.asks:
+            return True
+        called = looks[Stage.OUTPUT].messages if Stage.OUTPUT in looks else ()
+        return "facts" in content and not self._guard.memory.read and calls_told(called)
+
+    def _record(self, rows: Rows, row: int, looks: Mapping[Stage, Look]) -> dict[str, Any]:
+        """What the record of an exchange would say."""
+        body: dict[str, Any] = {"revision": _NOW, **rows.scopes[row]._asdict()}
+        for stage in Stage:
+            if stage in looks:
+                seen = Seen()
+                seen.add(looks[stage].decision, looks[stage].messages)
+                body[str(stage)] = seen.facts()
+            elif row in self._reached[stage]:
+                body[str(stage)] = {}
+        return body
+
+
+def masked(content: dict[str, Any]) -> bool:
+    """Whether the policy of then masked anything in it."""
+    return any(content[stage]["masked"] for stage in Stage if stage in content)
 
 
 def body_of(content: dict[str, Any], stage: Stage) -> Body:

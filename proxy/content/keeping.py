@@ -12,15 +12,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from policies.facts import Account
 from policies.model import Action
 from policies.ready import PolicySet
 
 from ..logs import get_logger
 from .seal import ContentUnavailable
+from .stated import told
 from .texts import Texts
 from .vault import Item, Vault
 
 if TYPE_CHECKING:
+    from ..dialects.base import Request
     from .choice import Choice
 
 log = get_logger("penstock.content")
@@ -44,9 +47,12 @@ BACKOFF = (0.5, 10.0)
 class Kept(Texts):
     """What may be kept of one exchange: `ended` says whether it is."""
 
-    def __init__(self, keeping: Keeping, id: str, marks: Marks, drawn: bool) -> None:
+    def __init__(self, keeping: Keeping, id: str, marks: Marks, account: Account, drawn: bool) -> None:
         super().__init__(marks.masking, LARGEST)
         self.id, self._keeping, self._marks, self._drawn = id, keeping, marks, drawn
+        self._account, self._dialect = account, ""
+        self.request: Request | None = None
+        """What was asked, where it is one request: its facts are kept, too."""
 
     @property
     def wanted(self) -> bool:
@@ -60,8 +66,16 @@ class Kept(Texts):
             return ""
         if not self.size and not self.over:
             return ""  # nothing was judged
+        self._dialect = facts["dialect"]
         subjects = (facts["account"], *facts.get("claims", {}).values())
         return "kept" if self._keeping.take(self, tuple(dict.fromkeys(subjects))) else "lost"
+
+    def plain(self) -> dict[str, Any]:
+        """As `Texts.plain`, and `facts` where they are known."""
+        content = super().plain()
+        if self.request is not None:
+            content["facts"] = told(self.request, self._dialect, self._account)
+        return content
 
 
 _Waiting = tuple[Kept, float, tuple[str, ...]]
@@ -86,12 +100,12 @@ class Keeping:
         vault: Vault,
         choice: Choice,
         keep: float,
-        told: Callable[[ContentUnavailable | None], object] | None = None,
+        hear: Callable[[ContentUnavailable | None], object] | None = None,
     ) -> None:
         """`keep` is how many seconds content is kept. The vault belongs to this from now on, and is closed at the
-        end. `told` hears, in the thread that writes, when that begins to fail, and (None) when it is well again."""
+        end. `hear` is told, in the thread that writes, when that begins to fail, and (None) when it is well again."""
         self.choice, self._vault, self._keep = choice, vault, keep
-        self._told = told or (lambda error: None)
+        self._told = hear or (lambda error: None)
         self._marks: dict[str, Marks] = {}
         self._queue: deque[_Waiting] = deque()
         self._taken = self._left = 0  # characters that came into the queue, and (the thread's count) that left it
@@ -104,15 +118,15 @@ class Keeping:
     def start(self) -> None:
         self._thread.start()
 
-    def begin(self, id: str, policies: PolicySet) -> Kept | None:
-        """What gathers the texts of the exchange `id`, where it may have to be kept."""
+    def begin(self, id: str, policies: PolicySet, account: Account) -> Kept | None:
+        """What gathers the texts of the exchange `id` of `account`, where it may have to be kept."""
         drawn = self.choice.drawn(id)
         marks = self._marks.get(policies.digest)
         if marks is None:
             if len(self._marks) >= MOST_SETS:
                 self._marks.clear()  # after many reloads
             marks = self._marks[policies.digest] = Marks(policies)
-        return Kept(self, id, marks, drawn) if drawn or self.choice.fired or marks.keeping else None
+        return Kept(self, id, marks, account, drawn) if drawn or self.choice.fired or marks.keeping else None
 
     def take(self, kept: Kept, subjects: tuple[str, ...]) -> bool:
         """Whether the queue took it."""

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from classifiers.base import Message, Role
 from policies.engine import Decision
+from policies.facts import ANONYMOUS
 from policies.load import load as load_policy
 from policies.model import Action
 from proxy.audit import Exchange, Key, Reader
@@ -182,7 +183,7 @@ async def test_a_subject_is_forgotten(stand: Make, key_file: Path, tmp_path: Pat
         with sqlite3.connect(s.data / "content.db") as db, sqlite3.connect(backup) as copy:
             db.backup(copy)
         said = await forgotten("team-a", "--user", "alice", "--path", log)
-        assert "1 rows became unreadable" in said
+        assert "1 row became unreadable" in said
         assert readable() == ["one bob", "two alice", "one"]
         assert "0 rows" in await forgotten("team-a", "--user", "alice", "--path", log)
         said = await forgotten("team-a", "--path", log)
@@ -227,7 +228,7 @@ async def test_a_subject_is_forgotten_in_postgresql(
             return json.loads(penstock("show", row.id, "--content", "--json"))["content"]
 
         assert "from alice" in str(read(first))
-        assert "1 rows" in await forgotten("anonymous", "--user", "alice")
+        assert "1 row " in await forgotten("anonymous", "--user", "alice")
         assert read(first) is None
         assert "from bob" in str(read(second))
         assert "whole" in penstock("verify")
@@ -241,7 +242,7 @@ async def test_a_subject_that_comes_back(stand: Make, key_file: Path) -> None:
     async with stand(settings=keeps("all")) as s:
         await s.chat("before")
         await written(s, 1)
-        assert "1 rows" in await forgotten("anonymous", "--path", s.data / "audit.db")
+        assert "1 row " in await forgotten("anonymous", "--path", s.data / "audit.db")
         await s.chat("after")
         await written(s, 2)
         rows = [row for row in await s.rows() if row["content"] == "kept"]
@@ -256,7 +257,7 @@ async def test_two_claims_in_one_request(stand: Make, key_file: Path) -> None:
         await written(s, 1)
         (row,) = await s.rows()
         log = s.data / "audit.db"
-        assert "1 rows" in await forgotten("anonymous", "--user", "bob", "--path", log)
+        assert "1 row " in await forgotten("anonymous", "--user", "bob", "--path", log)
         assert shown(s.data, row) is None
         assert "0 rows" in await forgotten("anonymous", "--user", "alice", "--path", log)
 
@@ -321,7 +322,7 @@ def test_what_cannot_be_written_at_all_keeps_nothing_else(tmp_path: Path) -> Non
     made = Keeping(vault, Choice(share=1.0), 60.0)
     marks, batch = Marks(load_policy("observe")), []
     for id in "abc":
-        kept = Kept(made, id, marks, drawn=True)
+        kept = Kept(made, id, marks, ANONYMOUS, drawn=True)
         text = "\ud800" if id == "b" else id
         kept.saw(Decision(Action.PASS), [Message(Role.USER, text, "/0")], ())
         batch.append((kept, 1.0, ("a",)))
@@ -398,7 +399,7 @@ async def test_reading_needs_the_master_key(
     monkeypatch.setenv("PENSTOCK_CONTENT_KEY", "ab" * 32)
     assert "user /messages/0/content: hello" in penstock(*args)
     monkeypatch.delenv("PENSTOCK_CONTENT_KEY")
-    assert "1 rows" in await forgotten("anonymous", "--path", data / "audit.db")  # without
+    assert "1 row " in await forgotten("anonymous", "--path", data / "audit.db")  # without
 
 
 async def test_another_master_key_from_now_on(stand: Make, key_file: Path, tmp_path: Path) -> None:
@@ -410,7 +411,7 @@ async def test_another_master_key_from_now_on(stand: Make, key_file: Path, tmp_p
     new = tmp_path / "new.key"
     new.write_text("cd" * 32)
     new.chmod(0o600)
-    assert "1 keys are under" in penstock("rekey", new, "--path", data / "audit.db")
+    assert "1 key put under" in penstock("rekey", new, "--path", data / "audit.db")
     assert "another master key" in penstock("rekey", new, "--path", data / "audit.db", exit_code=2)
     assert "another master key" in penstock("show", row.id, "--content", "--path", data / "audit.db", exit_code=2)
     new.rename(key_file)
@@ -436,7 +437,7 @@ async def test_forgetting_where_it_cannot_be_recorded(stand: Make, key_file: Pat
     (data / "audit.db").rename(data / "away")
     (data / "audit.db").mkdir()
     said = await forgotten("anonymous", "--path", data / "audit.db", exit_code=2)
-    assert "1 rows became unreadable" in said
+    assert "1 row became unreadable" in said
     assert "could not be recorded" in said
     assert "run it again" in said
 

@@ -38,7 +38,7 @@ async def test_reviewed_decisions_are_examples(stand: Make, key_file: Path, tmp_
     with pytest.raises(TextsError, match="write right or wrong"):  # nobody has reviewed it yet
         read(review, Reading(labelled=True, label="mark"))
     one = tmp_path / "one.jsonl"
-    assert await penstock("--to", one, "--rule", "no-mark", "--path", log) == (0, "1 texts\n")
+    assert await penstock("--to", one, "--rule", "no-mark", "--path", log) == (0, "1 text\n")
     (row,) = [json.loads(line) for line in one.read_text().splitlines()]
     assert (row["text"], row["action"], row["rule"]) == ("a MARK", "block", "no-mark")
     one.write_text(json.dumps({**row, "verdict": "right"}))
@@ -53,7 +53,7 @@ async def test_what_is_withheld_is_left_out(stand: Make, key_file: Path, tmp_pat
         await s.chat("hello")
         await written(s, 1)
     assert await penstock("--to", "-", "--path", tmp_path / "data" / "audit.db") == (
-        0, "0 texts; 1 left out, for they are masked or withheld whole\n",
+        0, "0 texts; 1 left out, of which nothing but a mask is kept\n",
     )  # fmt: skip
 
 

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from classifiers.base import Message, Role
 from policies import backtest
+from policies.facts import Account
 from proxy.cli import app
+from proxy.content.stated import stated, told
+from proxy.dialects.chat import Chat
+from proxy.facts import calls_told, facts_of
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.proxy.contents import keeps, written
 from tests.upstream import replies, shapes
@@ -143,3 +148,85 @@ async def test_a_kept_exchange_is_explained(stand: Make, key_file: Path, tmp_pat
     result = await asyncio.to_thread(CliRunner().invoke, app, args)
     assert result.exit_code == 1
     assert "no decision of that id" in result.output
+
+
+ASKING = NEW.replace("NEWS", "LATE").replace(
+    "[input, output]\n    when: {finding: fresh", "[input]\n    when: {finding: fresh"
+) + (
+    """  - id: long-and-late
+    description: The word LATE is blocked in the answer where much was asked for.
+    stages: [output]
+    when: request.settings.max_tokens > 100 && score("fresh.mark") >= 0.5
+    action: block
+  - id: no-payments
+    description: No call may pay.
+    stages: [output]
+    when: calls.exists(c, c.name == "pay")
+    action: block
+"""
+)
+
+
+async def test_facts_of_the_request_are_kept(stand: Make, key_file: Path, tmp_path: Path) -> None:
+    """What a condition asks of settings and calls is known, of a stream and of a whole answer."""
+    async with stand(settings=keeps("all")) as s:
+        s.upstream.reply = replies.json(shapes.completion("It is LATE."))
+        await s.chat("ask")
+        await s.chat("ask", max_tokens=500)
+        s.upstream.reply = replies.json(shapes.completion(None, tool_calls=[shapes.ToolCall("pay", '{"to": "x"}')]))
+        await s.chat("call")
+        s.upstream.reply = replies.sse(shapes.stream(None, tool_calls=[shapes.ToolCall("pay", '{"to": "x"}')]))
+        await s.chat("call", stream=True)
+        s.upstream.reply = replies.sse(shapes.stream(None, tool_calls=[shapes.ToolCall("say", '{"to": "x"}')]))
+        await s.chat("call", stream=True)
+        await written(s, 5)
+        rows = await s.rows()
+    blind = await asyncio.to_thread(run, tmp_path, "--output", "json", policy=ASKING)
+    assert sum(blind["unknown"].values()) == 5
+    told = await asyncio.to_thread(run, tmp_path, "--content", "--output", "json", policy=ASKING)
+    assert told["unknown"] == {}
+    assert {rule["rule"]: rule["examples"] for rule in told["rules"]} == {
+        "long-and-late": [rows[1].id],
+        "no-payments": [rows[2].id, rows[3].id],
+    }
+    args = ["explain", rows[1].id, "--policy", str(tmp_path / "new.yaml")]
+    args += ["--audit", str(tmp_path / "data" / "audit.db")]
+    output = (await asyncio.to_thread(CliRunner().invoke, app, args)).output
+    assert "output: block by rule 'long-and-late'" in output
+    assert "not kept" not in output
+
+
+async def test_what_an_account_did_before_stays_unknown(stand: Make, key_file: Path, tmp_path: Path) -> None:
+    """It is another at each moment, and nought would be a guess."""
+    async with stand(settings=keeps("all")) as s:
+        await s.chat("some NEWS")
+        await written(s, 1)
+    policy = NEW.replace(
+        "    when: {finding: fresh.mark, at_least: 0.5}\n",
+        '    when: account.flags.exists(f, f == "known") && score("fresh.mark") >= 0.5\n',
+    )
+    told = await asyncio.to_thread(run, tmp_path, "--content", "--output", "json", policy=policy)
+    assert sum(told["unknown"].values()) == 1
+
+
+def test_a_call_whose_arguments_lie_apart_is_not_guessed() -> None:
+    said = [Message(Role.TOOL_CALL, "pay", "/content/0/name"), Message(Role.TOOL_CALL, "x", "/content/0/input/to")]
+    assert calls_told(said[:1])
+    assert not calls_told(said)
+
+
+def test_facts_come_back_as_they_were() -> None:
+    tree = {
+        "model": "m", "temperature": 0.5, "max_tokens": 7, "n": 2, "reasoning_effort": "high",
+        "tools": [{"type": "function", "function": {"name": "pay"}}],
+        "messages": [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "pay", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "done"},
+        ],
+    }  # fmt: skip
+    request = Chat().read_request(tree)
+    account = Account("team-a", "ci", "gold", frozenset({"cyber", "bio"}))
+    plain = json.loads(json.dumps(told(request, "chat", account)))
+    assert stated(plain) == facts_of(request, "chat", account, lambda value: "")
+    assert stated(plain).tools == ("pay",)
