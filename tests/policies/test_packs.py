@@ -116,7 +116,7 @@ def test_thresholds_are_the_ones_that_the_model_card_suggests(name: str) -> None
                 classifier, _, label = finding.partition(".")
                 if classifier == "guard":
                     head = guard.card.head(label)
-                    wanted = {head.block if rule.action is Action.BLOCK else head.log}
+                    wanted = {head.block if rule.action.protects else head.log}
                     # Strict blocks where baseline only notes.
                     wanted |= {head.log} if name == "strict" else set()
                     assert part.at_least in wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"
