@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = 8 << 20
 """Bytes, roughly, after which the write-ahead log is folded into the file."""
+_PRUNED = 100 * 4096
+"""What taking BATCH rows away writes to the write-ahead log, roughly."""
 _PAGES = 3 * 4096
 """What a commit writes besides the bodies: the pages that it changes are written whole."""
 
@@ -273,8 +275,8 @@ class SqliteStore(Store):
     # ---- upkeep and the end
 
     def tidy(self) -> None:
-        if self._keeping is not None and self._keeping.due() and not self._doubt:
-            self._prune(self._keeping)
+        if self._keeping is not None and self._db is not None and not self._doubt and self._keeping.due():
+            self._prune(self._db, self._keeping)
         if self._folded and self._db is not None:
             # What came meanwhile is little; once it is folded too, the write-ahead log begins anew.
             self._folded = False
@@ -283,11 +285,10 @@ class SqliteStore(Store):
             self._bytes, self._folding = 0, True
             _thread.start_new_thread(self._fold, ())
 
-    def _prune(self, keeping: Keeping) -> None:
+    def _prune(self, db: sqlite3.Connection, keeping: Keeping) -> None:
         """Take a few of the oldest rows away, where they are older than is kept."""
         try:
             with self._head.turn():
-                db = self._db = self._db or connect(self.path, 5.0)
                 db.execute("PRAGMA synchronous = NORMAL")  # it may be lost with the power, and is done again
                 db.execute("BEGIN IMMEDIATE")
                 gone = keeping.prefix(db.execute(OLDEST, (BATCH + 1,)).fetchall())
@@ -295,6 +296,7 @@ class SqliteStore(Store):
                     db.execute("DELETE FROM records WHERE seq <= ?", (gone.seq,))
                     sealed_note = pack(gone, self._seal, PRUNED).decode()
                     db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (sealed_note,))
+                    self._bytes += _PRUNED
                 db.execute("COMMIT")
                 db.execute("PRAGMA synchronous = FULL")
         except (OSError, sqlite3.Error):  # what stands in the way of commits is told by the next one

@@ -24,7 +24,6 @@ from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from proxy.audit import keeping as keeping_of
 from proxy.audit.export import write
 from proxy.audit.keeping import BATCH, Keeping
-from proxy.audit.log import Audit as Log
 from proxy.audit.postgres import PostgresStore
 from proxy.audit.process import Process
 from proxy.audit.record import encode
@@ -156,7 +155,7 @@ def _until_killed(where: str, head: str, acks: str) -> None:
     """Write for ever; what was acknowledged is noted in a file."""
 
     async def exchanges() -> None:
-        audit = await Log.open(where, key=KEY, head=head)
+        audit = await Audit.open(where, key=KEY, head=head)
         assert isinstance(audit._line, Process)
         Path(acks + ".pid").write_text(str(audit._line.pid))
         out = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -571,6 +570,25 @@ def test_old_rows_go_a_few_at_a_time_and_the_chain_stays_whole(log: Place) -> No
         assert (verdict.broken, verdict.rows, verdict.head.seq) == (None, 56, 656)
         assert "rows 1 to 600 were pruned" in verdict.notes
     log.store(keep=3600.0).close()  # and it is opened again
+
+
+@pytest.mark.usefixtures("impatient")
+def test_pruning_folds_the_write_ahead_log_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore.open(path, KEY.seal, keep=3600.0)
+    for _ in range(20):
+        _aged(store, 256, time.time() - 7200)
+    monkeypatch.setattr("proxy.audit.store.CHECKPOINT", 1_000_000)
+    folded: list[sqlite3.Connection] = []
+    monkeypatch.setattr("proxy.audit.store._checkpoint", folded.append)
+    for _ in range(20):
+        store.tidy()
+        limit = time.monotonic() + 10
+        while store._folding and time.monotonic() < limit:
+            time.sleep(0.001)
+    assert Place(str(path), "").sql("SELECT count(*) FROM records") == [(1,)]
+    assert len(folded) >= 4
+    store.close()
 
 
 @pytest.mark.usefixtures("impatient")
