@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from datetime import date
 from pathlib import Path
 
+from tests.deploy.killed import killed, running
 from tests.proxy import endure
 from tests.proxy.endure import Figures
 
@@ -23,7 +24,7 @@ Run = Callable[[Path], Awaitable[Figures]]
 def runs(times: float) -> dict[str, Run]:
     """What is run, `times` as long as usual."""
     kills, reloads = max(1, round(300 * times)), max(1, round(1000 * times))
-    readers = max(10, round(2000 * times))
+    readers, parts = max(10, round(2000 * times)), max(1, round(5 * times))
     return {
         f"{kills} workers killed under streams": lambda folder: endure.kills(folder, kills),
         f"{reloads} loads of a policy, 4 workers, under load": lambda folder: endure.reloads(folder, reloads),
@@ -35,7 +36,13 @@ def runs(times: float) -> dict[str, Run]:
         f"{readers} readers that do not read, 2 workers": lambda folder: endure.slow_readers(
             folder, readers, workers=2
         ),
+        f"2 Penstocks, Redis, PostgreSQL, Ray: each killed {parts} times": lambda folder: _killed(folder, parts),
     }
+
+
+async def _killed(folder: Path, rounds: int) -> Figures:
+    with running() as parts:
+        return await killed(folder, parts, rounds)
 
 
 def main() -> int:
