@@ -25,6 +25,12 @@ MIDDLE = 4
 EVEN = 0.7
 """How much of an activation's outliers moves into the weights, where each row has room of its own (SmoothQuant)."""
 
+FEW = 16
+"""Channels with the widest ranges at a point: what they hold beyond the range of all others is added in fp32. Two of
+1,536 had taken three quarters of the int8 range of GELU's output for themselves."""
+WIDE = ("outer",)
+"""The points where such channels are."""
+
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
@@ -90,6 +96,7 @@ class _Graph:
     def __init__(self, weights: Weights, ranges: Mapping[str, Range] | None) -> None:
         self.weights, self.ranges = weights, ranges
         self.nodes: list[Any] = []
+        self.beyond: dict[str, tuple[str, NDArray[np.int64]]] = {}
         self.constants: dict[str, NDArray[Any]] = {}
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
@@ -116,6 +123,9 @@ class _Graph:
         if self.ranges is None:
             return None
         most = np.maximum(np.abs(self.ranges[point].low), np.abs(self.ranges[point].high))
+        if point.endswith(WIDE):
+            # Values beyond are not rounded, so their rows need not grow either.
+            most = np.minimum(most, np.sort(most)[-FEW - 1])
         layer, _, kind = point.rpartition(".")
         readers = ("query", "key", "value") if kind == "attend" else (kind,)
         taken = np.max([np.abs(self.weights[f"{layer}.{reader}.weight"]).max(0) for reader in readers], axis=0)
@@ -129,12 +139,23 @@ class _Graph:
             return x
         if not folded:
             x = self.add("Mul", [x, self.constant(f"{point}.even", 1 / by)])
-        low = min(0.0, float((self.ranges[point].low / by).min()))
-        high = max(0.0, float((self.ranges[point].high / by).max()))
+        lows, highs = self.ranges[point].low / by, self.ranges[point].high / by
+        few = np.argsort(np.maximum(-lows, highs))[-FEW:] if point.endswith(WIDE) else np.zeros(0, np.int64)
+        low, high = (float(side) for side in (np.delete(lows, few).min(), np.delete(highs, few).max()))
+        low, high = min(0.0, low), max(0.0, high)
         step = np.float32(max(high - low, 1e-6) / 255)
         zero = np.uint8(np.clip(round(-low / float(step)), 0, 255))
+        if len(few):
+            self._keep_beyond(x, point, few.astype(np.int64), step, zero)
         terms = [self.constant(f"{point}.step", step), self.constant(f"{point}.nought", zero)]
         return self.add("DequantizeLinear", [self.add("QuantizeLinear", [x, *terms]), *terms])
+
+    def _keep_beyond(self, x: str, point: str, few: NDArray[np.int64], step: np.float32, zero: np.uint8) -> None:
+        """Remembers by how much the channels `few` of `x` leave what int8 can say with this step and zero."""
+        part = self.add("Gather", [x, self.constant(f"{point}.few", few)], axis=1)
+        bounds = [np.float32((side - int(zero)) * step) for side in (0, 255)]
+        ends = [self.constant(f"{point}.{name}", side) for name, side in zip(("least", "most"), bounds, strict=True)]
+        self.beyond[point] = self.add("Sub", [part, self.add("Clip", [part, *ends])]), few
 
     def product(self, x: str, name: str, point: str, fold: Floats | None = None) -> str:
         """x @ weight + bias of the linear layer called `name`, whose x is read at `point`; its outputs divided by
@@ -158,7 +179,11 @@ class _Graph:
             nought = self.constant(f"{name}.{what}.nought", np.zeros(len(step), value.dtype))
             terms = [self.constant(f"{name}.{what}", value), self.constant(f"{name}.{what}.step", step), nought]
             given.append(self.add("DequantizeLinear", terms, axis=axis))
-        return self.add("Gemm", [x, *given], name)
+        if point not in self.beyond:
+            return self.add("Gemm", [x, *given], name)
+        left, few = self.beyond[point]
+        left = self.add("MatMul", [left, self.constant(f"{name}.beyond", weight[few].astype(np.float32))])
+        return self.add("Add", [self.add("Gemm", [x, *given]), left], name)
 
 
 def _judged(graph: _Graph) -> str:
