@@ -109,7 +109,7 @@ def judged(suite: str, targets: dict[str, float], score: float, **more: Any) -> 
     return f.Judged(example, outcome)
 
 
-def test_languages_are_told_one_by_one_and_english_is_not() -> None:
+def test_languages_are_told_one_by_one_and_english_has_no_goal() -> None:
     rows = [
         judged("language", {"harmful": side}, (0.9 if side else 0.1) if lang == "zh" else 0.5, lang=lang, source="x")
         for lang in ("zh", "de", "en", "sw")
@@ -119,6 +119,7 @@ def test_languages_are_told_one_by_one_and_english_is_not() -> None:
     found = list(f.languages(rows))
     assert [(each.name, each.reached, each.good) for each in found] == [
         ("de (x): AUROC", 0.5, False),
+        ("en (x): AUROC", 0.5, None),
         ("zh (x): AUROC", 1.0, True),
     ]
 
