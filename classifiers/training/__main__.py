@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -82,7 +83,8 @@ def run(options: argparse.Namespace) -> None:
     recipe = fit.Recipe(epochs=options.epochs, minutes=options.minutes / options.seeds, threads=options.threads)
     paths = [Path(path) for path in options.weights]
     if not paths:
-        spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept], most=8000)
+        most = min(MINED[1 if options.start else 0], len(training) // 5)
+        spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept], most)
         paths = [work / f"seed{seed}.safetensors" for seed in range(options.seeds)]
         seeds = {path: replace(recipe, seed=seed) for seed, path in enumerate(paths)}
         if options.start:
@@ -104,11 +106,13 @@ def run(options: argparse.Namespace) -> None:
 
     shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
+    version, start = _begun_with(options.start)
     facts: dict[str, Any] = {
+        "version": version,
         "summary": "MiniLM-L6 (Apache-2.0) fine-tuned with one sigmoid head per label; static int8 ONNX.",
         "base": {"name": "all-MiniLM-L6-v2", "licence": "Apache-2.0", "files": encoder.PINNED},
         "training": {
-            "recipe": asdict(recipe),
+            "recipe": asdict(recipe) | start,
             "seeds": options.seeds,
             "texts": len(training),
             "per_head": corpus.summary(training),
@@ -135,6 +139,8 @@ def train(training: list[Example], spare: list[Example], recipe: fit.Recipe, kep
 REST, AGAIN = 0.6, 0.13
 """The part of the texts that the last epoch sees again, and how much slower it learns; the part that a model sees again
 which goes on from one that ships."""
+MINED = 8000, 2500
+"""Most honest texts among which false alarms are sought; and for a model that goes on, which has learnt from most."""
 
 
 def go_on(training: list[Example], spare: list[Example], seeds: dict[Path, fit.Recipe], start: Path) -> None:
@@ -163,6 +169,19 @@ def refine(
     ours = [e for e in training if e.source in {"handwritten", "composed"}]
     part = random.Random(recipe.seed).sample(training, int(share * len(training)))
     fit.train(part + ours + hard, replace(recipe, epochs=1, rate=REST * recipe.rate), kept, say, start)
+
+
+def _begun_with(start: Path | None) -> tuple[int, dict[str, Any]]:
+    """The version of the new model, and what the card says of the one that it goes on from."""
+    if start is None:
+        return 1, {}
+    before = json.loads((start / "card.json").read_text("utf-8"))
+    told = {
+        "version": before["version"],
+        "model.onnx": before["files"]["model.onnx"],
+        "share of texts seen again": AGAIN,
+    }
+    return before["version"] + 1, {"goes on from": told}
 
 
 def _sources(tally: Tally, training: list[Example]) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ def load(
     Raises CorpusError where there is nothing to read.
     """
     listed = table()
-    sources, licences = listed[part], frozenset(listed["licences"])
+    sources, licences, languages = listed[part], frozenset(listed["licences"]), listed["languages"]
     tally = Tally()
     found: list[Example] = []
     files = sorted((directory / part).glob("*.jsonl.gz"))
@@ -144,7 +144,7 @@ def load(
                 tally.unmapped[name] += 1
                 continue
             tally.licences[name] = licence
-            mine.append((f"{row['label']}/{row.get('category')}", _example(row, said, name, entry)))
+            mine.append((f"{row['label']}/{row.get('category')}", _example(row, said, name, entry, languages)))
         limit = min(entry.get("cap", len(mine)), cap or len(mine))
         taken = _capped(mine, limit, seed) if capped else [example for _, example in mine]
         tally.kept[name] = len(taken)
@@ -152,8 +152,10 @@ def load(
     return unique(found), tally
 
 
-def _example(row: Mapping[str, Any], said: Targets, name: str, entry: Mapping[str, Any]) -> Example:
-    text = str(row["text"])
+def _example(
+    row: Mapping[str, Any], said: Targets, name: str, entry: Mapping[str, Any], languages: Mapping[str, str]
+) -> Example:
+    text, lang = str(row["text"]), str(row.get("lang") or "")
     marked = None
     attack = row.get("attack")
     if isinstance(attack, str) and attack and (start := text.find(attack)) >= 0:
@@ -163,7 +165,7 @@ def _example(row: Mapping[str, Any], said: Targets, name: str, entry: Mapping[st
         targets=said,
         source=name,
         role=str(row.get("role") or "prompt"),
-        lang=str(row.get("lang") or ""),
+        lang=languages.get(lang, lang.lower()),
         weight=float(entry.get("weight", 1.0)),
         suite=str(entry.get("suite", "")),
         marked=marked,
@@ -218,20 +220,33 @@ def unique(examples: Iterable[Example]) -> list[Example]:
     return list(merged.values())
 
 
+MOST_HARMFUL = 0.5
+"""What the harmful texts of a language may weigh against its honest ones. As much as those would teach that a text in
+it is harmful more often than not: in English they are a fifth."""
+
+
 def balance_languages(examples: Sequence[Example], least: float = 0.1) -> list[Example]:
-    """The examples with weights under which no language but English says by itself whether a text is harmful: the
-    heavier side of each counts no more in all than the other, but every text keeps `least` of its weight."""
+    """The examples with weights under which no language says by itself whether a text is harmful. The side that has
+    too much is made lighter: harmful texts beyond MOST_HARMFUL of the honest ones, honest ones beyond their share in
+    English. Every text keeps `least` of its weight."""
     sums: dict[tuple[str, float], float] = defaultdict(float)
     for example in examples:
         if "harmful" in example.targets:
-            sums[example.lang, example.targets["harmful"]] += example.weight
+            sums[_tongue(example), example.targets["harmful"]] += example.weight
+    usual = max(1 / MOST_HARMFUL, sums["", 0.0] / sums["", 1.0] if sums["", 1.0] else 0.0)
     made = []
     for example in examples:
-        side, share = example.targets.get("harmful"), 1.0
-        if side is not None and example.lang not in {"", "en"}:
-            share = max(least, min(1.0, sums[example.lang, 1.0 - side] / sums[example.lang, side]))
+        side, tongue, share = example.targets.get("harmful"), _tongue(example), 1.0
+        if side is not None and tongue:
+            fair = sums[tongue, 1.0 - side] * (MOST_HARMFUL if side else usual)
+            share = max(least, min(1.0, fair / sums[tongue, side]))
         made.append(replace(example, weight=example.weight * share))
     return made
+
+
+def _tongue(example: Example) -> str:
+    """The language of an example; nothing for English, which most sources do not name."""
+    return "" if example.lang == "en" else example.lang
 
 
 def summary(examples: Sequence[Example]) -> dict[str, dict[str, int]]:

@@ -30,7 +30,7 @@ def weights(directory: Path) -> dict[str, NDArray[np.float32]]:
     try:
         for name, value in known.items():
             if name.endswith((".weight", ".bias")):
-                found[name] = np.ascontiguousarray(_whole(name, value, known), np.float32)
+                found[name] = np.array(_whole(name, value, known), np.float32, order="C")
     except KeyError as error:
         raise BaseError(f"{directory / 'model.onnx'} is no model of ours: {error} is missing") from None
     return found

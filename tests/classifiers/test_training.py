@@ -157,14 +157,23 @@ def test_sources_that_disagree_are_not_heard() -> None:
     assert dict(merged.targets) == {"injection": 0.0, "jailbreak": 0.0}
 
 
-def test_no_language_says_by_itself_that_a_text_is_harmful() -> None:
-    examples = [Example(str(i), {"harmful": 1.0}, "a", "prompt", "te") for i in range(20)]
-    examples += [Example(f"h{i}", {"harmful": 0.0}, "a", "prompt", "te") for i in range(10)]
-    examples += [Example("e", {"harmful": 1.0}, "a", "prompt", "en")]
+@pytest.mark.parametrize(("harmful", "honest", "kept"), [(20, 10, (10, 5)), (10, 60, (30, 10)), (5, 12, (12, 5))])
+def test_no_language_says_by_itself_that_a_text_is_harmful(harmful: int, honest: int, kept: tuple[int, int]) -> None:
+    def some(count: int, value: float, lang: str) -> list[Example]:
+        return [Example(f"{lang} {value} {i}", {"harmful": value}, "a", "prompt", lang) for i in range(count)]
+
+    examples = some(harmful, 1.0, "te") + some(honest, 0.0, "te") + some(30, 0.0, "en") + some(10, 1.0, "")
     weights = corpus.balance_languages(examples)
     sides = [sum(e.weight for e in weights if e.lang == "te" and e.targets["harmful"] == side) for side in (0.0, 1.0)]
-    assert sides[0] == pytest.approx(sides[1])
-    assert weights[-1].weight == 1.0
+    assert sides == pytest.approx(kept)
+    assert {e.weight for e in weights if e.lang != "te"} == {1.0}
+
+
+def test_sets_that_name_a_language_differently_mean_the_same(tmp_path: Path) -> None:
+    named = ("Deutsch", "DE", "de", "", "English")
+    rows = [row(f"text {i}") | {"lang": lang} for i, lang in enumerate(named)]
+    write(tmp_path / "train/self_instruct.jsonl.gz", rows)
+    assert [e.lang for e in corpus.load(tmp_path, "train")[0]] == ["de", "de", "de", "", "en"]
 
 
 # Texts of our own
