@@ -132,11 +132,13 @@ class Settings(BaseModel):
             description="Processes that serve, each with its own limits and a core to itself; 0 means one a core.",
         ),
     ] = 1
-    max_in_flight: Annotated[int, Field(ge=1, description="More exchanges at once are refused (503).")] = 4096
+    max_in_flight: Annotated[
+        int, Field(ge=1, description="More exchanges at once, in each worker, are refused (503).")
+    ] = 4096
     max_reviews: Annotated[
         int, Field(ge=0, description="Exchanges that may wait for a person at once; past them the rule's `otherwise`.")
     ] = 100
-    max_connections: Annotated[int, Field(ge=1, description="Connections to the upstream.")] = 4096
+    max_connections: Annotated[int, Field(ge=1, description="Connections to the upstream, of each worker.")] = 4096
     receive_timeout: Annotated[Seconds, Field(description="For a request's body to arrive.")] = 30.0
     send_timeout: Annotated[Seconds, Field(description="For a client to read anything of its answer.")] = 120.0
     connect_timeout: Annotated[Seconds, Field(description="For a connection to the upstream.")] = 10.0

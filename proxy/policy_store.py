@@ -182,10 +182,10 @@ class Store:
             (self.root / "serving").mkdir(parents=True, exist_ok=True)
             _write(self._own(), json.dumps({"pid": os.getpid(), **state}))
 
-    def ended(self) -> None:
-        """This process serves no more."""
+    def ended(self, pid: int | None = None) -> None:
+        """This process serves no more, or one of its children that could not say so."""
         with contextlib.suppress(OSError):
-            self._own().unlink()
+            self._own(pid).unlink()
 
     def processes(self) -> list[dict[str, Any]]:
         """What each living process enforces."""
@@ -196,8 +196,8 @@ class Store:
                 found.append(state)
         return found
 
-    def _own(self) -> Path:
-        return self.root / "serving" / f"{os.getpid()}.json"
+    def _own(self, pid: int | None = None) -> Path:
+        return self.root / "serving" / f"{pid or os.getpid()}.json"
 
 
 def referred(policies: PolicySet) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ seconds after they had, it is ended and another takes its place. One that has no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -34,14 +35,15 @@ LOADING = 300.0
 
 
 class Worker:
-    """One place, and the process that has it. `pid` is 0 where none does; `serves` once it said so."""
+    """One place, and the process that has it. `pid` is 0 where none does, `last` that of the last one; `serves` once it
+    said so."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.pid, self.pause, self.since = number, 0, 0.0, 0.0
+        self.number, self.pid, self.last, self.pause, self.since = number, 0, 0, 0.0, 0.0
         self.line: Line | None = None
         self.serves = self.told = self.reaped = self.lost = False
         self.how = self.problem = ""
-        self.answered = 0.0
+        self.answered = self.ending = 0.0
         self.figures: Figures = {}
         self.revisions: dict[str, str] = {}
         self.states: dict[str, dict[str, str]] = {}
@@ -49,7 +51,8 @@ class Worker:
 
     def begin(self, pid: int) -> None:
         """A process was started for this place."""
-        self.pid, self.since, self.answered = pid, time.monotonic(), time.monotonic()
+        self.pid = self.last = pid
+        self.since = self.answered = time.monotonic()
         self.serves = self.told = self.reaped = self.lost = False
         self.how = self.problem = ""
         self.revisions = {}
@@ -61,21 +64,27 @@ class Worker:
 
     def end(self, number: int = signal.SIGTERM, how: str = "") -> None:
         """Tell it to end. `how` is what is counted, where it is to blame."""
+        if not self.told:
+            self.ending = time.monotonic()
         self.told, self.how = True, self.how or how
         if self.pid and not self.reaped:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class Crew:
-    """All workers. `changed` is called with one that began to serve, and `ended` with one whose process is gone."""
+    """All workers. `changed` is called with one that began to serve, and `ended` with one whose process is gone. One
+    that was told to end may take `grace` seconds."""
 
-    def __init__(self, size: int, changed: Callable[[Worker], None], ended: Callable[[Worker], None]) -> None:
+    def __init__(
+        self, size: int, changed: Callable[[Worker], None], ended: Callable[[Worker], None], grace: float = 40.0
+    ) -> None:
         self.workers = [Worker(number) for number in range(size)]
         self.past = Past()
         self.target: dict[str, tuple[str, float]] = {}
         """What is to be in force by the policy's name, and since when (monotonic)."""
         self.draining = False
-        self._changed, self._ended = changed, ended
+        self._changed, self._ended, self._grace = changed, ended, grace
 
     @property
     def serving(self) -> list[Worker]:
@@ -102,6 +111,8 @@ class Crew:
             await asyncio.sleep(LOOK)
             if worker.serves and not worker.lost:
                 await self._look(worker, line)
+            if worker.told and time.monotonic() - worker.ending > self._grace:
+                worker.end(signal.SIGKILL)
 
     def reaped(self, pid: int, status: int) -> None:
         """A child of this process has ended."""

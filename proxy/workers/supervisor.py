@@ -25,6 +25,7 @@ from policies.load import heavy
 from ..admin import Admin
 from ..audit.target import shown
 from ..config import Settings
+from ..keeper import Keeper
 from ..logs import get_logger, tell_in_each
 from ..reloading import keepers_of
 from ..serve import address
@@ -54,8 +55,9 @@ def supervise(settings: Settings) -> int:
         bound(settings.host, settings.port, "port") as data,
         bound(settings.admin_host, settings.admin_port, "admin-port") as admin,
     ):
-        supervisor = Supervisor(settings, data, admin)
-        kept = _weights(settings)
+        keepers = list(keepers_of(settings).values())
+        supervisor = Supervisor(settings, data, admin, keepers)
+        kept = _weights(keepers)
         gc.collect()
         gc.freeze()  # what is looked at by no collector stays shared
         code = supervisor.run()
@@ -63,10 +65,10 @@ def supervise(settings: Settings) -> int:
     return code
 
 
-def _weights(settings: Settings) -> list[Classifier]:
+def _weights(keepers: list[Keeper]) -> list[Classifier]:
     """The weights that the policies ask for, where they can be read: what is wrong with a policy a worker will say."""
     found: list[Classifier] = []
-    for keeper in keepers_of(settings).values():
+    for keeper in keepers:
         with contextlib.suppress(PolicyError):
             found += heavy(keeper.likely())
     return found
@@ -75,13 +77,14 @@ def _weights(settings: Settings) -> list[Classifier]:
 class Supervisor:
     """Runs the workers that accept on `data`, and answers on `admin`."""
 
-    def __init__(self, settings: Settings, data: socket.socket, admin: socket.socket) -> None:
-        self._settings, self._data, self._admin = settings, data, admin
+    def __init__(self, settings: Settings, data: socket.socket, admin: socket.socket, keepers: list[Keeper]) -> None:
+        self._settings, self._data, self._admin, self._keepers = settings, data, admin, keepers
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._due: asyncio.Queue[Worker | None] = asyncio.Queue()
         self._load = Load(settings.all_workers)
-        self._crew = Crew(settings.all_workers, self._changed, self._ended)
+        self._grace = settings.drain_timeout + GRACE
+        self._crew = Crew(settings.all_workers, self._changed, self._ended, self._grace)
         self._tasks: set[asyncio.Task[object]] = set()
         self._announced = False
         self._problem = ""
@@ -109,7 +112,7 @@ class Supervisor:
     # ---- starting
 
     def _fork(self, worker: Worker) -> None:
-        if self._crew.draining:
+        if self._crew.draining or worker.pid:
             return
         ours, theirs = socket.socketpair()
         # A worker that cannot come to what is in force is tried without, where nobody else serves.
@@ -180,6 +183,8 @@ class Supervisor:
         """Its process is gone."""
         crew = self._crew
         self._load.away(worker.number)
+        for keeper in self._keepers:
+            keeper.store.ended(worker.last)  # a killed one could not say so itself
         if crew.draining:
             if not any(each.pid for each in crew.workers):
                 self._due.put_nowait(None)
@@ -217,7 +222,7 @@ class Supervisor:
             crew.draining = True
             self._data.close()
             log.info("draining", workers=sum(1 for worker in crew.workers if worker.pid))
-            self._loop.call_later(self._settings.drain_timeout + GRACE, self._stop)
+            self._loop.call_later(self._grace, self._stop)
         for worker in crew.workers:
             worker.end(number)
         if not any(worker.pid for worker in crew.workers):

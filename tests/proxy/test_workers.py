@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import marshal
 import os
 import signal
@@ -113,6 +114,10 @@ async def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(tmp_path
         assert "memory" in lines[0]["mend"]
         assert await chat(c) == 200
         assert await s.ready(c) == {}
+        pids = sorted(s.children())
+        shown = await asyncio.to_thread(command, "policy", "status", "--json", "--data-dir", str(s.data))
+        assert sorted(each["pid"] for each in json.loads(shown.stdout)["processes"]) == pids
+        assert len(list((s.data / "policies" / "serving").glob("*.json"))) == 2
 
 
 async def test_it_ends_with_what_it_has_begun(tmp_path: Path) -> None:
@@ -336,6 +341,25 @@ async def test_a_worker_astray_is_led_back_or_replaced(monkeypatch: pytest.Monke
     assert [worker.told for worker in crew.workers] == [False, False, not follows]
     assert crew.workers[2].how == ("" if follows else "diverged")
     assert {worker.number for worker in crew.serving} == ({0, 1, 2} if follows else {0, 1})
+
+
+async def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.workers.crew.LOOK", 0.01)
+    crew = Crew(1, lambda worker: None, lambda worker: None, grace=0.3)
+    stubborn = await asyncio.create_subprocess_exec("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done",
+                                                    stdout=asyncio.subprocess.PIPE)  # fmt: skip
+    assert stubborn.stdout is not None
+    await stubborn.stdout.readline()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        (worker,) = crew.workers
+        worker.begin(stubborn.pid)
+        attending = asyncio.create_task(crew.attend(worker, ours))
+        worker.end(how="diverged")
+        assert await asyncio.wait_for(stubborn.wait(), 20) == -signal.SIGKILL
+        worker.reaped = True
+    await asyncio.wait_for(attending, 20)
 
 
 async def test_one_that_starts_with_another_policy_does_not_lead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import platform
 import resource
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--times", type=float, default=1.0, help="How long, as a share of the usual (minutes).")
     parser.add_argument("--only", default="", help="Runs whose name holds these words.")
     given = parser.parse_args()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells each time that a killed worker does not read
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(f"{date.today()}, {len(os.sched_getaffinity(0))} cores, {platform.processor() or platform.machine()}")
