@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .bundle import LARGEST, BundleError, opened, unpack, verify
-from .policy_store import FetchError
+from .policy_store import FetchError, settle
 
 TIMEOUT = 10.0
 """Seconds for each step of a fetch."""
@@ -103,8 +103,7 @@ class Fetched:
             aside = self.home / f".{secrets.token_hex(8)}"
             try:
                 unpack(bundle, aside)
-                with contextlib.suppress(FileExistsError):
-                    aside.rename(home)
+                settle(aside, home)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         self._newest = {"sha256": sha256, "entry": bundle.entry, "created": bundle.created}

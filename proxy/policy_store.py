@@ -82,8 +82,7 @@ class Store:
                 entry = _copy(files, aside / "files")
                 manifest = {**describe(policies), "source": policies.source, "at": time.time(), "entry": entry}
                 _write(aside / "manifest.json", json.dumps(manifest, indent=1))
-                with contextlib.suppress(FileExistsError):
-                    aside.rename(home)
+                settle(aside, home)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return True
@@ -198,6 +197,15 @@ class Store:
 
     def _own(self, pid: int | None = None) -> Path:
         return self.root / "serving" / f"{pid or os.getpid()}.json"
+
+
+def settle(aside: Path, home: Path) -> None:
+    """Give a finished directory its name, where no other process has put the same there meanwhile. Raises OSError."""
+    try:
+        aside.rename(home)
+    except OSError:  # of a directory that is there it says that it is not empty
+        if not home.is_dir():
+            raise
 
 
 def referred(policies: PolicySet) -> tuple[Path, ...]:

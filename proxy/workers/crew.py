@@ -31,7 +31,7 @@ CONVERGE = 5.0
 """Seconds for a worker to enforce what others enforce."""
 UNASKED = frozenset({"not asked yet"})
 LOADING = 300.0
-"""Seconds for a policy to be loaded."""
+"""Seconds for a policy to be loaded, and for a worker to come to serve."""
 
 
 class Worker:
@@ -111,8 +111,12 @@ class Crew:
             await asyncio.sleep(LOOK)
             if worker.serves and not worker.lost:
                 await self._look(worker, line)
-            if worker.told and time.monotonic() - worker.ending > self._grace:
+            now = time.monotonic()
+            if worker.told and now - worker.ending > self._grace:
                 worker.end(signal.SIGKILL)
+            elif not worker.serves and now - worker.since > LOADING:
+                log.error("a worker does not come to serve", worker=worker.number, pid=worker.pid)
+                worker.end(signal.SIGKILL, "hung")
 
     def reaped(self, pid: int, status: int) -> None:
         """A child of this process has ended."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from proxy import keeper
+from policies.load import load
+from proxy import keeper, policy_store
 from proxy.policy_store import Files, Store, StoreError
 from proxy.reloading import reload
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
@@ -243,6 +244,29 @@ async def test_a_thousand_loads_under_traffic(stand: Make, tmp_path: Path) -> No
 
 LOADS = int(os.environ.get("RELOADS", "100"))
 """A whole thousand is for `RELOADS=1000 pytest ...`."""
+
+
+def test_two_processes_keep_one_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several workers load the same policy at the same moment: the second finds it kept already."""
+    (tmp_path / "policy.yaml").write_text(PLAIN)
+    policies = load(str(tmp_path / "policy.yaml"))
+    files = Files(((str(tmp_path / "policy.yaml"), PLAIN.encode()),))
+    store, real = Store(tmp_path / "store"), policy_store._copy
+
+    def beaten(files: Files, home: Path) -> str:
+        monkeypatch.setattr(policy_store, "_copy", real)
+        assert Store(tmp_path / "store").keep(policies, files)
+        return real(files, home)
+
+    monkeypatch.setattr(policy_store, "_copy", beaten)
+    store.keep(policies, files)
+    assert [kept.revision for kept in store.all()] == [policies.revision]
+    assert [path.name for path in (tmp_path / "store" / "revisions").iterdir()] == [policies.revision]
+
+
+PLAIN = FIRST.replace("kind: canary, inline: true", "kind: patterns, patterns: {mark: {words: [MARK]}}").replace(
+    "kind: canary, word: SECRET, inline: true", "kind: patterns, patterns: {mark: {words: [SECRET]}}"
+)
 
 
 def test_files_beside_a_policy_are_kept_at_their_distance(tmp_path: Path) -> None:
