@@ -261,8 +261,10 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
     """P8, T56: clients that read nothing of answers that do not end; one more than may be is refused. `mib` is what
     Penstock held before, and then until it did not grow for so many seconds, while there was ever more to read."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
-    flood = replies.Forever(replies.sse([event])[:-1], [replies.chunk(event), max(0.002, readers / 100_000)])
-    settings = {"max_in_flight": readers // workers, "send_timeout": 600}
+    go = asyncio.Event()  # once all are there: else those that came first keep the others from coming
+    pause = max(0.002, readers / 100_000)
+    flood = replies.Forever([*replies.sse([event])[:-1], go], [replies.chunk(event), pause])
+    settings = {"max_in_flight": readers // workers, "send_timeout": 600, "connect_timeout": 60}
     async with (
         Upstream(flood, keep=False) as upstream,
         served(folder, upstream.url, workers=workers, settings=settings) as s,
@@ -274,7 +276,8 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
             for _ in range(readers):
                 pairs.append(await narrow(address(s)))
                 pairs[-1][1].write(post("chat"))
-            await s.until(lambda: len(upstream.open) == readers, 120)
+            await s.until(lambda: len(upstream.open) == readers, 300)
+            go.set()
             held = [before, *await at_rest(pids, seconds)]
             refused = [await one_more(s) for _ in range(3)]
         finally:
