@@ -139,18 +139,18 @@ class Backtest:
         inputs, on_input = self._stage(Stage.INPUT, rows)
         outputs, on_output = self._stage(Stage.OUTPUT, rows)
         unclear = {row for part in rows.stages.values() for row in part.unclear}
-        known: dict[tuple[int, int, str, bool, str, str], Again] = {}
+        known: dict[tuple[int, int, str, bool, str], Again] = {}
         again: list[Again] = []
         for row, key in enumerate(zip(inputs.tolist(), outputs.tolist(), rows.actions, rows.revisions, strict=True)):
             first, second, action, revision = key
-            stopped = row in rows.ended
-            routed = rows.routed.get(row, "")
-            place = first, second, action, stopped, revision, routed
+            routed, to = rows.routed.get(row, ""), on_input[first].routes
+            # What a model says that is asked now is known only where it was asked then.
+            same = to == routed or (not routed and to == rows.scopes[row].model)
+            stopped = row in rows.ended or not same
+            place = first, second, action, stopped, revision
             one = known.get(place)
             if one is None:
-                # What a model says that is asked now is known only where it was asked then.
-                unasked = stopped or on_input[first].routes != routed
-                one = self._one(on_input[first], on_output[second], unasked, action, revision)
+                one = self._one(on_input[first], on_output[second], stopped, action, revision)
                 known[place] = one
             elsewhere = routed and self._policies.selective and revision != self._policies.revision
             again.append(UNCLEAR if row in unclear else ELSEWHERE if elsewhere else one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from classifiers.base import Failure, Finding
@@ -94,6 +95,15 @@ class Decision:
         if way is None or way.action not in ENDS:
             return None
         return self if way is self.fired[0] else replace(self, fired=(way, *(f for f in self.fired if f is not way)))
+
+    def arrived(self, models: Collection[str]) -> Decision:
+        """This decision about a request that went to these models already: a rule that routes there asks for nothing
+        any more."""
+        moot = [item for item in self.fired if item.action is Action.ROUTE and item.told in models]
+        if not moot:
+            return self
+        fired = tuple(item for item in self.fired if item not in moot)
+        return replace(self, fired=fired, action=fired[0].action if fired else Action.PASS)
 
     def approved(self) -> Decision:
         """This decision once a person has said yes: as if the rules that ask for a review had not fired."""

@@ -36,9 +36,9 @@ async def detour(
         raise Blocked(decision.stopped() or decision.denied())
     seen = {request.model}
     while True:
-        decision = await exchange.resolved(decision)
+        decision = await exchange.resolved(decision.arrived(seen))
         route = decision.way
-        if route is None or route.told in seen:
+        if route is None:
             return decision, way, head
         seen.add(route.told)
         found = exchange.elsewhere(route.told) if exchange.elsewhere is not None else None
@@ -54,12 +54,15 @@ async def detour(
 
 
 def _both(before: Decision, now: Decision) -> Decision:
-    """`now`, with what the decision before it changes of the request."""
+    """`now`, with what the decision before it changes of the request. Words of a rule that was outranked by the route
+    are outranked still."""
     known = {(item.policy, item.rule) for item in now.fired}
+    was = {(item.policy, item.rule) for item in before.fired}
     changes = {Action.MASK, Action.ADVISE}
     more = [item for item in before.fired if item.action in changes and (item.policy, item.rule) not in known]
-    fired = tuple(sorted((*now.fired, *more), key=lambda item: -item.action.severity))
-    if not fired or fired[0].action is Action.BLOCK:
+    own = [item for item in now.fired if item.action is not Action.REWRITE or (item.policy, item.rule) not in was]
+    fired = tuple(sorted((*own, *more), key=lambda item: -item.action.severity))
+    if now.action is Action.BLOCK:
         return now
     masks = merge_masks([(mask, 0) for mask in now.masks] + [(mask, 1) for mask in before.masks])
-    return replace(now, fired=fired, action=fired[0].action, masks=masks)
+    return replace(now, fired=fired, action=fired[0].action if fired else Action.PASS, masks=masks)

@@ -9,7 +9,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from .guard import Guard
 
 _ID = re.compile(r"pn_[0-9a-z]{26}").fullmatch
+_BESIDE = {
+    "advise": "the model gets a note with it",
+    "rewrite": "the caller gets the rule's words",
+    "route": "{0} is asked, and by what is for it the request is judged again",
+    "review": "it waits {1} s for a person, then: {2}",
+}
+"""What a rule has done beside what its action's name says."""
 MOST = 20
 """Findings that are listed for people; --output json has all."""
 
@@ -71,7 +78,7 @@ def explain(
         ),
     ],
     policy: Annotated[str, typer.Option(help="A directory, a file, or a shipped pack.")] = "baseline",
-    response: Annotated[Path | None, typer.Option(help="A file with the JSON answer to it.")] = None,
+    response: Annotated[Path | None, typer.Option(help="A file with the answer to it: JSON, or a stream.")] = None,
     path: Annotated[
         str | None, typer.Option(help="Where it would be sent, like /v1/messages; else its shape tells.")
     ] = None,
@@ -92,7 +99,10 @@ def explain(
         told = _kept(request, audit, policies) if kept else _given(request, response, path)
         stages = asyncio.run(_judged(policies, told))
     if output is Output.JSON:
-        plain = {str(stage.decision.stage): _plain(stage, show_text) for stage in stages}
+        plain: dict[str, Any] = {}
+        for stage in stages:
+            name = str(stage.decision.stage)
+            plain[name if name not in plain else f"{name}_elsewhere"] = _plain(stage, show_text)
         typer.echo(dumps({"path": told.place, "revision": policies.revision, **plain}, indent=1))
         return
     typer.echo(f"read as {told.dialect} (POST {told.place}); policy {clean(policy)}, revision {policies.revision}")
@@ -108,6 +118,7 @@ def explain(
 def _given(request: str, response: Path | None, path: str | None) -> _Told:
     """What files hold. Raises Refused and OSError."""
     from .dialects.base import BadRequest, Malformed
+    from .spoken import is_stream, spoken
     from .strict import parse
 
     raw = sys.stdin.buffer.read() if request == "-" else Path(request).read_bytes()
@@ -115,7 +126,10 @@ def _given(request: str, response: Path | None, path: str | None) -> _Told:
         tree = parse(raw)
         place, dialect = _dialect(tree, path)
         asked = dialect.read_request(tree)
-        answer = None if response is None else parse(response.read_bytes())
+        answered = b"" if response is None else response.read_bytes()
+        if answered and is_stream(answered):
+            return _Told(place, dialect.name, asked, spoken(dialect, asked, answered), None)
+        answer = None if response is None else parse(answered)
         said = None if answer is None else dialect.read_response(answer)
     except (Malformed, BadRequest) as error:
         raise Refused(f"it would be refused before it is judged: {error}") from error
@@ -199,7 +213,12 @@ async def _judged(policies: PolicySet, told: _Told) -> list[_Stage]:
         guard = guard.stating(told.facts)
     judged = []
     try:
-        judged.append(await _stage(guard, Stage.INPUT, told.dialect, told.asked, Role.USER, ""))
+        first = await _stage(guard, Stage.INPUT, told.dialect, told.asked, Role.USER, "")
+        judged.append(first)
+        if (elsewhere := _elsewhere(guard, first)) is not None:
+            guard, to = elsewhere
+            again = await _stage(guard, Stage.INPUT, told.dialect, told.asked, Role.USER, "")
+            judged.append(replace(again, decision=again.decision.arrived({to})))
         if told.said is not None:
             guard = guard.answering(told.answer) if guard.asks and told.answer is not None else guard
             before = said_before(told.asked.messages)
@@ -207,6 +226,17 @@ async def _judged(policies: PolicySet, told: _Told) -> list[_Stage]:
     finally:
         panel.close()
     return judged
+
+
+def _elsewhere(guard: Guard, judged: _Stage) -> tuple[Guard, str] | None:
+    """Who judges a request again that a rule sends to another model, where that makes a difference, and the model."""
+    from policies.model import Action
+
+    way = judged.decision.way
+    if way is None or way.action is not Action.ROUTE:
+        return None
+    other = guard.asked_of(way.told)
+    return None if other is None else (other, way.told)
 
 
 async def _stage(guard: Guard, stage: Stage, dialect: str, body: Body, role: Role, before: str) -> _Stage:
@@ -232,6 +262,9 @@ def _lines(stage: _Stage, show_text: bool) -> Iterator[str]:
     yield f"{decision.stage}: {decision.action}{by}"
     if len(decision.fired) > 1:
         yield f"  it is the most severe of {len(decision.fired)} that fired"
+    for fired in decision.fired:
+        if fired.action in _BESIDE and (fired is decision.way or fired.action == "advise"):
+            yield f"  {fired.rule}: {_BESIDE[fired.action].format(fired.told, fired.hold, fired.otherwise)}"
     for at, message in enumerate(stage.messages):
         yield f"  text {at}  {message.role}  {message.origin}  {len(message.text):,} characters"
     for name, count in stage.read.items():

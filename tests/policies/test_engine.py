@@ -116,6 +116,10 @@ def test_reference(
     ends = decision.way is not None and decision.way.action in {Action.BLOCK, Action.REWRITE}
     assert (stopped is not None) == ends
     assert stopped is None or (stopped.rule == expected.way and set(stopped.fired) == set(decision.fired))
+    assert decision.arrived({"elsewhere"}) is decision
+    there = decision.arrived({"small"})
+    assert list(there.fired) == [each for each in decision.fired if each.action is not Action.ROUTE]
+    assert there.action is (there.fired[0].action if there.fired else Action.PASS)
     if decision.action is Action.REVIEW:
         left = [each for each in decision.fired if each.action is not Action.REVIEW]
         assert list(decision.approved().fired) == left

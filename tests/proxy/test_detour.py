@@ -165,3 +165,51 @@ async def test_a_model_that_nobody_serves_is_no_start_and_no_reload(stand: Make,
         (tmp_path / "policy.yaml").write_text(POLICY.format(to="nobody"))
         assert not await reload(s.running)
         assert s.running.plane.guard.policies.revision == before
+
+
+WORDS = """
+id: words
+version: 1
+owner: tests
+description: Words in place of an answer.
+{applies}classifiers:
+  words: {{kind: patterns, patterns: {{lock: {{words: [LOCK]}}, mark: {{words: [MARK]}}, pin: {{words: [PIN]}}}}}}
+rules:
+  - id: words
+    description: Our words.
+    stages: [input]
+    when: {{finding: words.lock, at_least: 0.5}}
+    action: rewrite
+    rewrite_with: Our words.
+"""
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_route_goes_before_words_unless_they_are_the_other_models(
+    tmp_path: Path, stand: Make, alone: bool
+) -> None:
+    """`alone`: no policy looks at more than the texts, so nothing is judged again."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
+    (folder / "words.yaml").write_text(WORDS.format(applies=""))
+    if not alone:
+        (folder / "tiny.yaml").write_text(SMALL.replace("[small]", "[tiny]"))
+    async with stand(settings={"policy": str(folder)}) as s:
+        assert "Our words." not in (await s.chat("LOCK", model="big")).text
+        assert json.loads(s.upstream.requests[-1].body)["model"] == "small"
+        # Who asks for it already goes nowhere.
+        assert "Our words." in (await s.chat("LOCK", model="small")).text
+        assert len(s.upstream.requests) == 1
+
+
+async def test_words_of_the_other_models_policy(tmp_path: Path, stand: Make) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
+    (folder / "words.yaml").write_text(WORDS.format(applies="applies_to: {models: [small]}\n"))
+    async with stand(settings={"policy": str(folder)}) as s:
+        assert "Our words." in (await s.chat("LOCK", model="big")).text
+        assert not s.upstream.requests
+        (row,) = await settled(s)
+        assert (row["status"], row["routed"]["to"]) == ("rewritten", "small")

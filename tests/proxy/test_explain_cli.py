@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from proxy.cli import app
+from tests.conformance.cases import Answer, Send
+from tests.conformance.speak import _STREAMS, request
 
 POLICY = """\
 id: demo
@@ -178,3 +180,62 @@ def test_what_cannot_be_judged(files: Path) -> None:
         assert word in told.output
     assert run(files / "none.json").exit_code == 1
     assert run("-", "--output", "github", input="{}").exit_code == 2
+
+
+ROUTED = """\
+id: demo
+version: 1
+owner: tests
+description: Birds are for a small model.
+classifiers:
+  words: {kind: patterns, patterns: {bird: {words: [bluebird]}}}
+rules:
+  - id: birds
+    description: Another model.
+    stages: [input]
+    when: {finding: words.bird, at_least: 0.5}
+    action: route
+    route_to: small
+  - id: none-of-it
+    description: Not even that one.
+    stages: [input]
+    when: score("words.bird") >= 0.5 && request.model == "small"
+    action: rewrite
+    rewrite_with: No birds here.
+"""
+
+
+def test_a_request_that_goes_elsewhere_is_judged_twice(files: Path) -> None:
+    (files / "p.yaml").write_text(ROUTED)
+    lines = run(files / "request.json", "--policy", files / "p.yaml").output.splitlines()
+    assert [line.split(" of ")[0] for line in lines if line.startswith("input:")] == [
+        "input: route by rule 'birds'",
+        "input: rewrite by rule 'none-of-it'",
+    ]
+    assert "  birds: small is asked, and by what is for it the request is judged again" in lines
+    assert lines.count("  none-of-it: the caller gets the rule's words") == 1
+    told = json.loads(run(files / "request.json", "--policy", files / "p.yaml", "--output", "json").output)
+    assert [each["rule"] for each in told["input"]["rules"] if each["state"] == "met"] == ["birds"]
+    assert told["input_elsewhere"]["rule"] == "none-of-it"
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("dialect", ["chat", "messages", "responses"])
+def test_a_streamed_answer(files: Path, dialect: str, size: int) -> None:
+    _, path, body, _ = request(dialect, Send(text="Hi"), True)
+    (files / "request.json").write_bytes(body)
+    (files / "answer.sse").write_bytes(b"".join(_STREAMS[dialect](Answer(text="It is a bluebird.", size=size))))
+    told = run(
+        files / "request.json", "--policy", files / "p.yaml", "--response", files / "answer.sse", "--path", path,
+        "--output", "json",
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
+    tree = json.loads(told.output)
+    assert (tree["output"]["action"], tree["output"]["rule"]) == ("block", "codename")
+    assert tree["input"]["action"] != "block"
+
+
+def test_what_is_neither_json_nor_a_stream(files: Path) -> None:
+    (files / "answer.html").write_text("<html>")
+    told = run(files / "request.json", "--policy", files / "p.yaml", "--response", files / "answer.html")
+    assert (told.exit_code, "neither JSON nor a stream" in told.output) == (1, True)
