@@ -231,11 +231,11 @@ def check_key(key: str, url: str, variable: str) -> None:
     """Raises OptionError where `key`, of that variable, is none or must not go to `url`."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise OptionError("key_env", f"{variable} holds what no key is", "one line of printable ASCII, without blanks")
-    if url.startswith("http:") and not _is_near(urlsplit(url).hostname or ""):
+    if url.startswith("http:") and not is_near(urlsplit(url).hostname or ""):
         raise OptionError("key_env", "the key would travel unencrypted", "write https:// in url")
 
 
-def _is_near(host: str) -> bool:
+def is_near(host: str) -> bool:
     """Whether a host is this machine or, by its name or address, in a private network."""
     try:
         return ipaddress.ip_address(host).is_private

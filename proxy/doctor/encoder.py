@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from classifiers.embedded import Embedded
+from classifiers.service import is_near
 
 from .base import Finding, Place, State
 
@@ -25,6 +27,9 @@ def check_encoder(place: Place) -> Iterator[Finding]:
         yield Finding(NAME, State.WRONG, f"encoder_ca_file cannot be used: {error}", "name a PEM file of certificates")
         return
     assert elsewhere is not None  # it is not embedded
+    if settings.encoder.startswith("http:") and not is_near(urlsplit(settings.encoder).hostname or ""):
+        detail = f"{settings.encoder}: what is judged travels there in the clear, as token ids"
+        yield Finding(NAME, State.WARNING, detail, "write https:// in encoder, or name it by a private address")
     began = time.perf_counter()
     elsewhere.prepare([Embedded.from_options(NAME, {})])
     took, standing = time.perf_counter() - began, elsewhere.standing

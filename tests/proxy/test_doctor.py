@@ -220,6 +220,14 @@ async def test_what_the_encoder_s_server_says(
         assert bool(found.mend) is (state is not State.WELL)
 
 
+def test_an_encoder_in_the_open(given: dict[str, Any]) -> None:
+    warning, wrong = looked({**given, "encoder": "http://encoder.invalid", "encoder_timeout": 5.0}, "encoder")
+    assert (warning.state, "in the clear" in warning.detail) == (State.WARNING, True)
+    assert (wrong.state, "away" in wrong.detail) == (State.WRONG, True)
+    (only,) = looked({**given, "encoder": "http://encoder.models.svc", "encoder_timeout": 5.0}, "encoder")
+    assert only.state is State.WRONG
+
+
 # The audit
 
 
