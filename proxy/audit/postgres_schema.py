@@ -55,6 +55,7 @@ CREATE INDEX records_found ON penstock_audit.records
 _STATES = {
     "53100": ("full", "the disk of {where} is full", "free space there"),
     "25006": ("read_only", "{where} takes no writes", "name the primary server, or lift default_transaction_read_only"),
+    "25P03": ("slow", "{where} waited too long for this process", "see what slows this machine"),
     "28": ("forbidden", "{where} refuses this user or password", "set audit_database to a user that may log in"),
     "3D000": ("missing", "{where} does not exist", "make it: createdb"),
     "42501": ("forbidden", "this user may not write in {where}", "GRANT CREATE ON DATABASE ... TO this user"),
@@ -109,6 +110,12 @@ def connect(url: str, patience: float, name: str = "penstock audit") -> Connecti
         if db.info.server_version < OLDEST_SERVER:
             problem = f"{shown(url)} is PostgreSQL {db.info.server_version // 10000}"
             raise AuditUnavailable(problem, f"name a server of version {OLDEST_SERVER // 10000} or later", "version")
+        encoding = db.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            mend = "make another: createdb --template=template0 --encoding=UTF8"
+            raise AuditUnavailable(
+                f"{shown(url)} has the encoding {encoding}, which not every text has", mend, "version"
+            )
         wait = int(patience * 1000)
         # The server's side too: a client that vanished holds a lock for as long as the server believes in it.
         db.execute(

@@ -35,8 +35,8 @@ class PostgresSource(Source):
             with self._explained():
                 # Most searches end after the first few rows: the plan shall begin at once, and sort nothing.
                 self._db.execute(
-                    "SET statement_timeout = 0; SET default_transaction_read_only = on; "
-                    "SET cursor_tuple_fraction = 0.0001"
+                    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; "
+                    "SET default_transaction_read_only = on; SET cursor_tuple_fraction = 0.0001"
                 )
                 if not there(self._db):
                     raise AuditUnavailable(f"there is no audit log in {self.name}", "name it with --path", "missing")

@@ -70,6 +70,12 @@ def _newer(postgres: Postgres) -> str:
     return url
 
 
+def _narrow(postgres: Postgres) -> str:
+    name = postgres.database().rpartition("/")[2] + "_latin"
+    postgres.run(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'")
+    return postgres.url(name)
+
+
 CLOSED = "postgresql://penstock:" + PASSWORD + "@127.0.0.1:1/penstock"
 UNUSABLE: dict[str, tuple[Callable[[Postgres], str], str, str, str]] = {
     # name: (URL, state, problem, mend)
@@ -80,6 +86,7 @@ UNUSABLE: dict[str, tuple[Callable[[Postgres], str], str, str, str]] = {
     "no such database": (lambda p: p.url("none_such"), "missing", "does not exist", "createdb"),
     "no right to make tables": (_as, "forbidden", "may not write", "GRANT"),
     "read-only": (_read_only, "read_only", "takes no writes", "primary"),
+    "an encoding without all letters": (_narrow, "version", "encoding LATIN1", "UTF8"),
     "newer tables": (_newer, "version", "schema 9", "another database"),
 }
 
@@ -207,6 +214,21 @@ def test_a_replica_that_lives_marks_what_a_dead_one_left(
     dead.close()
     with Reader(url) as log:
         assert log.verify(KEY).broken is None
+
+
+def test_who_reads_may_take_their_time(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that stands still in its turn is cut off; an export may wait for its disk."""
+    monkeypatch.setattr("proxy.audit.postgres_source.PATIENCE", 0.5)
+    monkeypatch.setattr("proxy.audit.postgres_source.AT_ONCE", 1)
+    url = begun(postgres)
+    store = PostgresStore.open(url, KEY.seal)
+    store.write([encode(outcome()) for _ in range(3)])
+    store.close()
+    with Reader(url) as log:
+        walk = log.walk()
+        next(walk)
+        time.sleep(0.8)
+        assert len(list(walk)) == 2
 
 
 def test_a_role_that_does_not_wait_for_the_disk_is_made_to(postgres: Postgres) -> None:
