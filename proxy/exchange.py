@@ -99,7 +99,7 @@ class Exchange:
         self._tokens: Tokens | None = None  # names of what was masked, once a mask has a number
         self._opaque: set[tuple[str, str]] = set()
         self.reviews = shared.reviews
-        self.approved: set[tuple[str, str, str]] = set()  # stage, policy and rule of what a person has let pass
+        self.approved: set[tuple[str, str, str]] | None = None  # stage, policy and rule of what a person let pass
         self.elsewhere: Elsewhere | None = None
 
     async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
@@ -184,9 +184,9 @@ class Exchange:
             decision = await self.guard.check(
                 stage, self.dialect.name, messages, unscannable, self._before, scope, memory
             )
-            self.notes.decided(decision, messages, unscannable)
             if decision.masks:
                 decision = self._named(decision, messages)
+            self.notes.decided(decision, messages, unscannable)
         return decision
 
     def decide_now(
@@ -195,17 +195,18 @@ class Exchange:
         """As `decide`, where nobody must be waited for; else None."""
         decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable)
         if decision is not None:
-            self.notes.decided(decision, messages, unscannable)
             if decision.masks:
                 decision = self._named(decision, messages)
+            self.notes.decided(decision, messages, unscannable)
         return decision
 
     def _named(self, decision: Decision, messages: list[Message]) -> Decision:
-        """The decision with a name for each value that it masks. Rows of a file are a conversation each."""
+        """The decision with a name for each value that it masks. Rows of a file are a conversation each, and nothing is
+        put back into them."""
         if all(NUMBER not in mask.replacement for mask in decision.masks):
             return decision
         if self._tokens is None or not self.one_request:
-            self._tokens = Tokens(self._asked if self.one_request else messages)
+            self._tokens = Tokens(self._asked if self.one_request else ())
         return replace(decision, masks=self._tokens.numbered(messages, decision.masks))
 
     def restoring(self) -> Restoring | None:

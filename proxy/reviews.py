@@ -113,7 +113,7 @@ class Reviews:
 async def reviewed(exchange: Exchange, decision: Decision) -> Decision:
     """`decision` once somebody, or the time, has said what is to become of it. What was approved once in an exchange is
     not asked again for the same rule."""
-    known = exchange.approved
+    known = exchange.approved or set()
     asking = [item for item in decision.fired if item.action is Action.REVIEW and _key(decision, item) not in known]
     if not asking:
         return decision.approved()
@@ -140,7 +140,7 @@ async def reviewed(exchange: Exchange, decision: Decision) -> Decision:
     )
     if not answer.passed:
         return decision.denied()
-    known.update(_key(decision, item) for item in asking)
+    exchange.approved = known | {_key(decision, item) for item in asking}
     return decision.approved()
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import httpx2
 import pytest
 
+from classifiers.base import Message, Role
+from policies.model import Stage
+from proxy.batches.records import Recorded
+from proxy.dialects.chat import Chat
 from tests.conformance.cases import Answer, Send
 from tests.conformance.speak import reply, request
 from tests.proxy.conftest import Make, Stand
@@ -168,3 +173,16 @@ async def test_without_any_rule_for_answers_it_is_put_back_too(stand: Make, stre
             answer = Answer(text="To <EMAIL_1>.", size=size)
             response = await ask(s, "chat", stream, ASKED, answer)
             assert heard(response, "chat", stream) == "To ann@x.example."
+
+
+async def test_rows_of_files_keep_what_is_masked_in_them(stand: Make) -> None:
+    """A row's own words must not bring back what is masked beside them."""
+    async with stand(POLICY) as s:
+        exchange = Recorded(Chat(), s.running.plane.guard, s.running.plane._shared, Mock(), Mock())
+        row = [
+            Message(Role.ASSISTANT, "eve@x.example, or <EMAIL_1>", "/a"),
+            Message(Role.ASSISTANT, "eve@x.example", "/b"),
+        ]
+        decision = await exchange.decide(Stage.OUTPUT, row)
+        assert [mask.replacement for mask in decision.masks] == ["<EMAIL_1>", "<EMAIL_1>"]
+        assert exchange.restoring() is None
