@@ -113,7 +113,8 @@ class Elsewhere:
     def standing(self) -> Standing:
         """That of the model with which it stands worst."""
         found = [site.standing for site in list(self._sites.values())]
-        return next((each for each in found if not each.ready), found[0] if found else Standing(State.UNCHECKED))
+        nobody = Standing(State.READY, "no classifier of the policy asks it")
+        return next((each for each in found if not each.ready), found[0] if found else nobody)
 
     @property
     def fell_back(self) -> int:

@@ -206,6 +206,7 @@ class Encoder:
         # "[SEP]" typed by a caller is text like any other.
         self._tokenizer.encode_special_tokens = True
         self._shared: _Shared | None = None
+        self._embeds = True
 
     def tokens(self, text: str) -> tuple[Ids, Sequence[Span]]:
         """Token ids (n,) without special tokens, and each one's [start, end) in code points of `text`."""
@@ -236,9 +237,10 @@ class Encoder:
         return self._session.waits
 
     def over(self, engine: Engine) -> Encoder:
-        """The same encoder, the passes of whose windows are made by `engine`."""
+        """The same encoder, the passes of whose windows are made by `engine`. Embeddings, most of an answer, are asked
+        of it only once it is shared: until then `Passes` has none."""
         made = copy.copy(self)
-        made._session, made._shared = engine, None
+        made._session, made._shared, made._embeds = engine, None, False
         return made
 
     def run(self, ids: Ids, context: Ids = NOTHING) -> _Row:
@@ -263,7 +265,7 @@ class Encoder:
     def _rows(self, made: Sequence[Floats]) -> list[_Row]:
         """What one pass made, window by window."""
         logits, *layers = made
-        pooled = np.concatenate(layers, axis=1)
+        pooled = np.concatenate(layers, axis=1) if layers else np.zeros((len(logits), 0), np.float32)
         if not (np.isfinite(logits).all() and np.isfinite(pooled).all()):
             raise ArithmeticError(f"model {self.card.name} answered with a number that is not finite")
         return list(zip(logits, pooled, strict=True))
@@ -280,7 +282,8 @@ class Encoder:
             shared += [places[at : at + most] for at in range(0, len(places), most)]
         passes = [np.array([self._row(*parts[place]) for place in places], dtype=np.int64) for places in shared]
         rows: dict[int, _Row] = {}
-        for places, made in zip(shared, self._session.run_many(passes, ["logits", *self.layers]), strict=True):
+        outputs = ["logits", *(self.layers if self._embeds else ())]
+        for places, made in zip(shared, self._session.run_many(passes, outputs), strict=True):
             rows.update(zip(places, self._rows(made), strict=True))
         return [rows[place] for place in range(len(parts))]
 
@@ -292,6 +295,7 @@ class Encoder:
     def share(self) -> None:
         """From now on classifiers that read the same windows at about the same time share their passes."""
         if self._shared is None:
+            self._embeds = True  # first: what is shared has embeddings
             self._shared = _Shared()
 
     def read(self, text: str, before: str = "") -> Passes:
@@ -319,7 +323,8 @@ class Encoder:
             found.append((windows, offsets, which))
         rows = self._run_all(parts) if self._shared is None else self._shared.get(self._run_all, parts)
         logits = np.array([row[0] for row in rows]).reshape(len(rows), len(self.card.heads))
-        embeddings = np.array([row[1] for row in rows]).reshape(len(rows), WIDTH * len(self.layers))
+        width = len(rows[0][1]) if rows else WIDTH * len(self.layers)
+        embeddings = np.array([row[1] for row in rows]).reshape(len(rows), width)
         return [Passes(logits[which], embeddings[which], windows, offsets) for windows, offsets, which in found]
 
 

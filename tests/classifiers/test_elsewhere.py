@@ -92,8 +92,24 @@ async def test_what_is_found_is_the_same_to_the_bit() -> None:
         assert s.elsewhere.fell_back == 0
 
 
-async def test_others_stay_where_they_are() -> None:
+async def test_embeddings_go_over_where_heads_want_them() -> None:
     async with site() as s:
+        sizes: list[int] = []
+        s.service.change = lambda answer: sizes.append(len(answer["outputs"]))
+        await ask(s.guard, "A red stone.")
+        placed = s.elsewhere.placed({"guard": GUARD, "mine": _taught()})
+        await ask(placed["guard"], "A blue stone.")
+        assert sizes == [1, 1 + len(GUARD.engine.layers)]
+
+
+def test_a_policy_without_an_encoder_needs_no_server() -> None:
+    elsewhere = Elsewhere(Service("http://127.0.0.1:9", 1), 0.02, fallback=False)
+    elsewhere.prepare([])
+    assert (elsewhere.verify().state, elsewhere.standing.ready) == (State.READY, True)
+
+
+async def test_others_stay_where_they_are() -> None:
+    async with site(verified=False) as s:
         other = cast(Classifier, object())
         assert s.elsewhere.placed({"x": other}) == {"x": other}
 
