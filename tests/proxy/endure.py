@@ -257,17 +257,34 @@ def resident(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+WORDS = """
+id: words
+version: 1
+owner: tests
+description: Blocks a word. Nothing of the tests is in it that would keep what it has read.
+classifiers:
+  words: {kind: patterns, patterns: {mark: {words: [MARK]}}}
+rules:
+  - id: no-mark
+    description: The word is blocked.
+    stages: [input, output]
+    when: {finding: words.mark, at_least: 0.5}
+    action: block
+    stream: {hold_back: 64}
+"""
+
+
 async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers: int = 1) -> Figures:
     """P8, T56: clients that read nothing of answers that do not end; one more than may be is refused. `mib` is what
-    Penstock held before, and then until it did not grow for so many seconds, while there was ever more to read."""
+    Penstock held before, and at the first and the last look of so many seconds in which it did not grow any more."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
     go = asyncio.Event()  # once all are there: else those that came first keep the others from coming
-    pause = max(0.002, readers / 100_000)
+    pause = max(0.02, readers / 5_000)
     flood = replies.Forever([*replies.sse([event])[:-1], go], [replies.chunk(event), pause])
     settings = {"max_in_flight": readers // workers, "send_timeout": 600, "connect_timeout": 60}
     async with (
         Upstream(flood, keep=False) as upstream,
-        served(folder, upstream.url, workers=workers, settings=settings) as s,
+        served(folder, upstream.url, workers=workers, settings=settings, policy=WORDS) as s,
     ):
         pids = s.children() if workers > 1 else [s.process.pid]
         before = sum(map(resident, pids))
@@ -285,16 +302,20 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
                 writer.transport.abort()
         await asyncio.sleep(0.5)
         served_again = (await one_more(s))[0]
-        mib = [round(each / 2**20, 1) for each in held]
+        mib = [round(each / 2**20, 1) for each in (held[0], held[-9], held[-1])]
         await end(s)
         each = round((held[-1] - held[0]) / readers / 1024)
-        return figures(s, set(), mib=mib, kib_each=each, refused=refused, served_again=served_again)
+        rows, _ = audited(s)
+        known = Counter((each.outcome or {}).get("status") for each in rows.values())
+        return figures(
+            s, set(), mib=mib, kib_each=each, refused=refused, served_again=served_again, outcomes=dict(known)
+        )
 
 
 async def at_rest(pids: list[int], seconds: float) -> list[int]:
     """What some processes hold, a few times a second, until it has not grown by a hundredth for so many seconds."""
     held = [sum(map(resident, pids))]
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(600):
         while len(held) < 9 or held[-1] - held[-9] > held[-1] / 100:
             await asyncio.sleep(seconds / 8)
             held.append(sum(map(resident, pids)))

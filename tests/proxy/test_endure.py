@@ -31,7 +31,7 @@ async def test_the_end_with_two_hundred_streams(tmp_path: Path, workers: int) ->
 async def test_readers_that_do_not_read_cost_little(tmp_path: Path) -> None:
     """P8, T56: what waits for them does not grow, and who is too many is told when to come again."""
     found = await endure.slow_readers(tmp_path, 200)  # and comes to rest, or this ends with a timeout
-    assert found.more["kib_each"] < 1200, found
+    assert found.more["kib_each"] < 2500, found
     assert found.more["refused"] == [(503, True)] * 3
     assert found.more["served_again"] == 200
     assert found.broken == ""
