@@ -278,9 +278,7 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
     """P8, T56: clients that read nothing of answers that do not end; one more than may be is refused. `mib` is what
     Penstock held before, and at the first and the last look of so many seconds in which it did not grow any more."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % (b"word " * 400)
-    go = asyncio.Event()  # once all are there: else those that came first keep the others from coming
-    pause = max(0.02, readers / 5_000)
-    flood = replies.Forever([*replies.sse([event])[:-1], go], [replies.chunk(event), pause])
+    flood = replies.Forever(replies.sse([event])[:-1], [replies.chunk(event), max(0.02, readers / 20_000)])
     settings = {"max_in_flight": readers // workers, "send_timeout": 600, "connect_timeout": 60}
     async with (
         Upstream(flood, keep=False) as upstream,
@@ -294,7 +292,6 @@ async def slow_readers(folder: Path, readers: int, seconds: float = 2.0, workers
                 pairs.append(await narrow(address(s)))
                 pairs[-1][1].write(post("chat"))
             await s.until(lambda: len(upstream.open) == readers, 300)
-            go.set()
             held = [before, *await at_rest(pids, seconds)]
             refused = [await one_more(s) for _ in range(3)]
         finally:
@@ -336,7 +333,7 @@ async def one_more(s: Served) -> tuple[int, bool]:
     reader, writer = await asyncio.open_connection(*address(s))
     try:
         writer.write(post("chat"))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     finally:
         writer.transport.abort()
     found = _STATUS.match(head)
