@@ -244,4 +244,5 @@ def _close_all_but(*kept: int) -> None:
     for file in sorted(kept):
         os.closerange(at, file)
         at = file + 1
-    os.closerange(at, os.sysconf("SC_OPEN_MAX"))
+    most = os.sysconf("SC_OPEN_MAX")
+    os.closerange(at, most if most > 0 else 1 << 20)  # below nought: no limit
