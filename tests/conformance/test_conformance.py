@@ -171,5 +171,6 @@ def whatever(
     assert "Traceback" not in printed
     for secret in secrets:  # T45
         assert secret not in response.text + str(response.headers.raw) + repr(rows) + printed
-    assert not [entry for entry in logs if entry["level"] == "error"]
+    # What an upstream does wrong is told to the operator; of ours nothing is.
+    assert not [each for each in logs if each["level"] == "error" and each["event"] != "part is not well"]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

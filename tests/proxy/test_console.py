@@ -17,9 +17,11 @@ from fastapi import FastAPI
 from proxy.audit_cli import parse_since
 from proxy.console.guard import HEADERS, LOCAL, Doorman
 from proxy.console.site import Sources, Unanswered, site
+from proxy.console_cli import asking
 from tests.bench.candidates import BenchError, tool
 from tests.proxy.conftest import Make, Stand
 from tests.proxy.contents import keeps, written
+from tests.proxy.test_reviews import policy, waiting
 
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & MARK \u202eabc"
 
@@ -98,6 +100,24 @@ async def test_who_reviews_and_from_where(stand: Make) -> None:
             late = await browser.post("/reviews/pn_1/deny", headers=own)
             assert (late.status_code, "not any more" in late.text) == (502, True)
             assert "Nothing waits" in (await browser.get("/reviews")).text
+
+
+@pytest.mark.parametrize(("word", "status"), [("approve", 200), ("deny", 400)])
+async def test_a_held_exchange_gets_its_word(stand: Make, word: str, status: int) -> None:
+    async with stand(policy()) as s:
+        admin = asking(s.admin_url.removeprefix("http://"), None)
+        sources = Sources(s.data / "audit.db", "", None, admin, "alice", parse_since)
+        asked = asyncio.create_task(s.chat("An ODD one."))
+        (held,) = await waiting(s)
+        async with browsing(site(sources, Doorman(LOCAL, None))) as browser:
+            page = await browser.get("/reviews")
+            assert (page.status_code, held["id"] in page.text, "odd" in page.text) == (200, True, True)
+            own = {"origin": "http://127.0.0.1:9"}
+            assert (await browser.post(f"/reviews/{held['id']}/{word}", headers=own)).status_code == 303
+            assert (await asked).status_code == status
+            assert (await browser.post(f"/reviews/{held['id']}/{word}", headers=own)).status_code == 502
+            await s.rows()
+            assert "alice" in (await browser.get(f"/decisions/{held['id']}")).text
 
 
 async def test_names_and_passwords(stand: Make) -> None:
