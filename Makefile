@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL := sh -c '$(UV) --no-deps "$$@" 2>$(VENV)/uv.log || $(PIP) --no-deps "$$@"' install
 
+# Each process that a test starts would compile all packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test clients vendors lint fuzz soak bench figures train lock clean
 

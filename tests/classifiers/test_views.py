@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifiers import confusables, folding
@@ -105,6 +105,7 @@ def test_long_floods_end(text: str) -> None:
     assert sum(len(view.text) for view in views(text)) <= GROWTH * len(text) + GROWTH_BASE
 
 
+@settings(max_examples=40)
 @given(ANY_TEXT | ODD_TEXT)
 def test_bounded_distinct_and_traceable(text: str) -> None:
     readings = views(text)

@@ -67,7 +67,7 @@ def judged(raw: bytes) -> Document:
     return document
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(damaged())
 def test_a_damaged_file(text: str) -> None:
     lines = text.encode().count(b"\n") + 2
@@ -78,7 +78,7 @@ def test_a_damaged_file(text: str) -> None:
         assert problem.column >= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))))
 @example(b"\xff\xfe\x00a")
 @example(b"? ? ? a")

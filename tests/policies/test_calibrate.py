@@ -91,7 +91,7 @@ WHENS: tuple[dict[str, Any], ...] = (
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(pairs, st.sampled_from(WHENS), st.sampled_from([0.02, 0.05, 0.2]), st.booleans())
 def test_the_engine_with_these_thresholds_keeps_the_budget(
     said: list[tuple[float, float]], when: dict[str, Any], share: float, lower: bool
@@ -113,7 +113,7 @@ def test_the_engine_with_these_thresholds_keeps_the_budget(
         assert all(part.then == part.now for part in outcome.parts)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(scores, min_size=60, max_size=200), st.sampled_from([0.05, 0.1]))
 def test_no_lower_threshold_would_do(said: list[float], share: float) -> None:
     honest = texts(*(f"a={one}" for one in said))

@@ -94,7 +94,7 @@ def policies_of(groups: list[list[dict[str, Any]]]) -> list[Policy]:
     ]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(rules, min_size=1, max_size=4), min_size=1, max_size=2).map(policies_of),
     st.sampled_from(Stage),

@@ -52,7 +52,7 @@ def changed(draw: st.DrawFn, when: dict[str, Any]) -> dict[str, Any]:
     return {draw(st.sampled_from(["any", "all"])): parts}
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(pairs(), st.sampled_from(Stage), messages, reports, LOTS)
 def test_what_is_no_looser_decides_nothing_milder(
     pair: tuple[Policy, Policy], stage: Stage, texts: list[Message], report: Report, facts: Facts

@@ -154,7 +154,7 @@ def test_the_rules_that_fired() -> None:
     assert texts.rules == {"note", "quiet"}
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.text(max_size=30), st.data())
 def test_a_stream_in_windows_is_one_text(text: str, data: st.DataObject) -> None:
     """Whatever the windows: each begins at or before the end of what was judged."""
@@ -170,7 +170,7 @@ def test_a_stream_in_windows_is_one_text(text: str, data: st.DataObject) -> None
     assert told(texts) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.data())
 def test_masks_of_a_stream_stand_where_they_were_found(data: st.DataObject) -> None:
     """Each window masks what it sees of the secret, half of it too."""

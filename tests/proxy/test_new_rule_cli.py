@@ -125,7 +125,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(st.text("abc", min_size=1, max_size=3), values, min_size=1, max_size=3), min_size=1))
 def test_any_entry_is_read_back_or_refused(entries: list[dict[str, object]]) -> None:
     base = begun("x", "o", "d")

@@ -89,7 +89,7 @@ async def driven(folder: Path, url: str, tag: str) -> str:
     written = folder / "openapi.json"
     written.write_text(json.dumps(document()))
     options = [
-        "--url", url, "--include-tag", tag, "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "8",
+        "--url", url, "--include-tag", tag, "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "4",
         "--seed", "20261128", "--generation-database", "none", "--no-shrink", "--warnings", "off",
         "--continue-on-failure", "--suppress-health-check", "all",
     ]  # fmt: skip

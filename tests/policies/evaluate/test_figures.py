@@ -70,7 +70,7 @@ def outcomes(draw: st.DrawFn) -> list[Outcome]:
     return made
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(outcomes())
 def test_any_run_has_figures_and_a_page(made: list[Outcome]) -> None:
     """One side, one row, nothing but failures: it is told as what it is, and JSON without NaN."""
