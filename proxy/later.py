@@ -33,9 +33,9 @@ class Later:
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         waiting, now = self._waiting, loop.time()
         while waiting and (waiting[0].call is None or waiting[0].due <= now):
-            call = waiting.popleft().call
-            if call is not None:
-                loop.call_soon(call)
+            pending = waiting.popleft()
+            if pending.call is not None:
+                loop.call_soon(pending.ring)
         # A little late for the first brings its successors along.
         wait = max(waiting[0].due - now, 0) + self._delay / 10 if waiting else 0
         self._timer = loop.call_later(wait, self._ring, loop) if waiting else None
@@ -49,6 +49,11 @@ class Pending:
     def __init__(self, due: float, call: Callable[[], None]) -> None:
         self.due = due
         self.call: Callable[[], None] | None = call
+
+    def ring(self) -> None:
+        """It is time. Whoever ran between the clock and this may have cancelled it."""
+        if self.call is not None:
+            self.call()
 
     def cancel(self) -> None:
         """Never call it; it holds nothing from now on."""

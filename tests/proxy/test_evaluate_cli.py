@@ -251,8 +251,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     """Where classifiers are slow, and where they are so quick that nothing ever waits."""
     quick = write(tmp_path / "quick.jsonl", *[{"text": f"x {at}", "label": "benign"} for at in range(60_000)])
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "proxy.cli", "eval", str(quick), "--policy", POLICY, "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "dumb"}) as process:
+    # A shell starts what is in the background deaf to it.
+    hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run = hears + "from proxy.__main__ import main; sys.argv[0] = 'penstock'; main()"
+    command = [sys.executable, "-c", run, "eval", str(quick), "--policy", POLICY, "--out", str(out)]
+    environment = {**os.environ, "TERM": "dumb"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         assert "60,000 texts" in process.stderr.readline()
         time.sleep(0.5)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy import upstream as module
-from proxy.later import Later
+from proxy.later import Later, Pending
 from proxy.upstream import WAKE, Upstream
 from tests.upstream import Upstream as Simulator
 from tests.upstream import replies
@@ -24,6 +24,20 @@ async def test_calls_come_in_order_and_cancelled_ones_never() -> None:
     later.add(lambda: seen.append(9))  # the timer begins again
     await asyncio.sleep(0.1)
     assert seen == [1, 2, 4, 9]
+
+
+async def test_what_is_cancelled_when_the_clock_has_struck_does_not_come() -> None:
+    """An intent would be written behind its outcome, and look as if it were open."""
+    later, seen = Later(0.01), list[int]()
+    pending: list[Pending] = []
+
+    def first() -> None:
+        seen.append(0)
+        pending[1].cancel()
+
+    pending += [later.add(first), later.add(lambda: seen.append(1))]
+    await asyncio.sleep(0.1)
+    assert seen == [0]
 
 
 async def test_nothing_comes_after_the_end() -> None:
