@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import socket
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from pydantic import SecretStr
 
+from . import admin_client
 from .audit_cli import clean, parse_since
 from .config import ConfigError, Settings, load
 from .content_cli import content_of
@@ -16,9 +16,6 @@ from .keys_cli import ConfigFile, user
 
 if TYPE_CHECKING:
     from .console.site import Ask
-
-PATIENCE = 10.0
-"""Seconds that the admin listener may take."""
 
 
 def console(
@@ -39,24 +36,22 @@ def console(
         settings = load(config)
     except ConfigError as error:
         _end(str(error))
-    token = settings.admin_token
-    if host not in LOCAL and token is None:
+    if host not in LOCAL and settings.admin_token is None:
         _end("set admin_token before the console leaves this machine: it is the password")
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         _end(f"cannot listen on {host}:{port}: {error.strerror or error}")
-    _serve(listening, host, settings, None if token is None else token.get_secret_value(), admin, content)
+    _serve(listening, host, settings, admin, content)
 
 
-def _serve(
-    listening: socket.socket, host: str, settings: Settings, token: str | None, admin: str | None, content: bool
-) -> None:
+def _serve(listening: socket.socket, host: str, settings: Settings, admin: str | None, content: bool) -> None:
     import uvicorn
 
     from .console.guard import LOCAL, Doorman
     from .console.site import Sources, site
 
+    token = settings.admin_token
     sources = Sources(
         log=settings.audit_where,
         head=settings.audit_head,
@@ -65,34 +60,25 @@ def _serve(
         user=user(),
         since=parse_since,
     )
-    app = site(sources, Doorman(LOCAL | {host}, None if host in LOCAL else token))
+    app = site(sources, Doorman(LOCAL | {host}, None if token is None or host in LOCAL else token.get_secret_value()))
     where = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{where}:{listening.getsockname()[1]}/", err=True)
     serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, access_log=False))
     serving.run([listening])
 
 
-def asking(where: str, token: str | None) -> Ask:
+def asking(where: str, token: SecretStr | None) -> Ask:
     """Speaks to the admin listener at HOST:PORT."""
 
     def ask(method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
         from .console.site import Unanswered
 
-        headers = {"content-type": "application/json"} if body is not None else {}
-        if token is not None:
-            headers["authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(where, timeout=PATIENCE)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            told = json.loads(answer.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            found: dict[str, Any] = admin_client.ask(where, token, method, path, body)
+        except admin_client.Silent as error:
             raise Unanswered(f"The admin listener at {where} does not answer: {error}.") from None
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise Unanswered(f"The admin listener at {where} said: {clean(told['error']['message'])}")
-        found: dict[str, Any] = told
+        except admin_client.Refused as error:
+            raise Unanswered(f"The admin listener at {where} said: {clean(error)}") from None
         return found
 
     return ask

@@ -7,7 +7,6 @@ usage.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import admin_client
 from .audit_cli import clean
 from .config import ConfigError, Settings, load
 from .keys_cli import AsJson, ConfigFile, user
@@ -27,7 +27,6 @@ By = Annotated[str | None, typer.Option("--by", help="Who says so, for the audit
 Admin = Annotated[
     str | None, typer.Option("--admin", help="HOST:PORT of the admin listener; else as the settings say.")
 ]
-PATIENCE = 10.0
 
 
 class _Failed(Exception):
@@ -81,27 +80,18 @@ def _settings(config: Path | None) -> Settings:
 
 
 def _ask(settings: Settings, admin: str | None, method: str, path: str, told: Any = None) -> Any:
-    host, port = settings.admin_host, settings.admin_port
+    where = f"{settings.admin_host}:{settings.admin_port}"
     if admin is not None:
-        host, colon, number = admin.rpartition(":")
+        _, colon, number = admin.rpartition(":")
         if not colon or not number.isdigit():
             raise typer.BadParameter("write HOST:PORT", param_hint="--admin")
-        port = int(number)
-    headers = {"content-type": "application/json"}
-    if settings.admin_token is not None:
-        headers["authorization"] = f"Bearer {settings.admin_token.get_secret_value()}"
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=PATIENCE)
+        where = admin
     try:
-        connection.request(method, path, json.dumps(told) if told is not None else None, headers)
-        answer = connection.getresponse()
-        tree = json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Failed(f"the admin listener at {host}:{port} gave no answer: {error}") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise _Failed(str(tree["error"]["message"]))
-    return tree
+        return admin_client.ask(where, settings.admin_token, method, path, told)
+    except admin_client.Silent as error:
+        raise _Failed(f"the admin listener at {where} gave no answer: {error}") from None
+    except admin_client.Refused as error:
+        raise _Failed(str(error)) from None
 
 
 @contextlib.contextmanager
