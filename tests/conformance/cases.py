@@ -41,7 +41,6 @@ class Answer(_Strict):
     raw: str | None = None
     type: str = "application/json"
     status: int = 200
-    gap: float = 0
     twist: Literal["none", "no-done", "reset", "close", "endless-line", "keepalive", "drip", "gzip", "crlf", "cr",
                    "cut-bytes", "one-byte", "refuse", "hang"] = "none"  # fmt: skip
 

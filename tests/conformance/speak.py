@@ -57,7 +57,7 @@ def reply(dialect: str, answer: Answer, stream: bool) -> Reply:  # noqa: PLR0911
             raw, status=answer.status, content_type=answer.type, gzip=answer.twist == "gzip"
         )  # fmt: skip
     elif stream:
-        whole = replies.sse(_twisted(_STREAMS[dialect](answer), answer.twist), gap=answer.gap, status=answer.status)
+        whole = replies.sse(_twisted(_STREAMS[dialect](answer), answer.twist), status=answer.status)
     else:
         whole = replies.json(_WHOLES[dialect](answer), status=answer.status, gzip=answer.twist == "gzip")
     match answer.twist:

@@ -185,7 +185,9 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 async def _until_scraped(made: Scene) -> None:
     async with asyncio.timeout(60):
         while True:
-            with contextlib.suppress(httpx2.HTTPError, AssertionError, KeyError):
+            with contextlib.suppress(
+                httpx2.HTTPError, ValueError, AssertionError, KeyError
+            ):  # it says so in words at first
                 if await made.numbers('up{job="penstock"} == 1'):
                     return
             await asyncio.sleep(0.2)

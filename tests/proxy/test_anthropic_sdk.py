@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,13 +38,16 @@ async def client(url: str, **more: Any) -> AsyncIterator[Any]:
         yield made
 
 
-async def streamed(made: Any, **more: Any) -> tuple[Any, list[str], str | None]:
-    """What the client's own accumulator makes of a stream, its events, and the error that it ended in."""
+async def streamed(made: Any, begun: asyncio.Event | None = None, **more: Any) -> tuple[Any, list[str], str | None]:
+    """What the client's own accumulator makes of a stream, its events, and the error that it ended in. `begun` is set
+    once half a line was read."""
     failure, names, whole = None, [], None
     async with made.messages.stream(**{**ASK, **more}) as events:
         try:
             async for event in events:
-                names.append(event.type)  # noqa: PERF401 - what came before an error counts
+                names.append(event.type)
+                if begun and event.type == "text" and len(event.snapshot) >= 40:
+                    begun.set()
         except anthropic.APIError as error:
             failure = str(error)
         if "message_start" in names:
@@ -162,9 +166,11 @@ async def test_counting_tokens(stand: Make) -> None:
 
 @pytest.mark.parametrize("mode", ["{hold_back: 8}", "whole"])
 async def test_a_blocked_stream_ends_well(stand: Make, mode: str) -> None:
+    begun = asyncio.Event()
     async with stand(stream=mode) as s, client(s.url) as made:
-        s.upstream.reply = replies.sse(messages.stream(text(LONG + "MARK" + LONG), pad=True), gap=0.002)
-        whole, names, failure = await streamed(made)
+        events = messages.stream(text(LONG + "MARK" + LONG), pad=True)
+        s.upstream.reply = replies.sse(events if mode == "whole" else replies.halted(events, begun))
+        whole, names, failure = await streamed(made, begun)
         assert failure is None
         assert names[-1] == "message_stop"
         assert whole["stop_reason"] == "refusal"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -336,9 +337,17 @@ async def test_results_that_break_off(stand: Make) -> None:  # noqa: F811
     async with stand(settings=ON) as s:
         raw = b"\n".join([result(RESULTS["chat"]("well"))] * 50)
         whole = replies.content(raw, content_type="application/jsonl")
-        s.upstream.reply = replies.cut(whole, len(raw) // 2, End.CLOSE)
+        left = asyncio.Event()
+        *begun, end = replies.cut(whole, len(raw) // 2, End.CLOSE)
+        s.upstream.reply = [*begun, left, end]
+
+        async def fetch() -> None:
+            async with s.client.stream("GET", "/v1/files/file-1/content") as answer:
+                async for _ in answer.aiter_raw():
+                    left.set()
+
         with pytest.raises(httpx2.RemoteProtocolError):
-            await s.client.get("/v1/files/file-1/content")
+            await fetch()
         while s.running.plane.in_flight:
             await s.running.audit.probe()
         (item,) = await s.rows()

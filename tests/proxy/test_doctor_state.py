@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,24 +28,24 @@ Made = Callable[[], contextlib.AbstractContextManager[str]]
 @contextlib.contextmanager
 def answering(reply: bytes) -> Iterator[str]:
     """Something that answers so to whatever it is told."""
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        port, stopped = made.getsockname()[1], threading.Event()
 
-        def serve() -> None:
-            while not stopped.is_set():
-                with contextlib.suppress(OSError):
-                    peer, _ = made.accept()
-                    with peer:
-                        peer.settimeout(1)
-                        while peer.recv(65536):
-                            peer.sendall(reply)
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while self.request.recv(65536):
+                    self.request.sendall(reply)
 
-        made.settimeout(0.1)
-        thread = threading.Thread(target=serve, daemon=True)
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, block_on_close = True, False
+
+    with Server(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
-        yield f"redis://127.0.0.1:{port}/0"
-        stopped.set()
-        thread.join(10)
+        try:
+            yield f"redis://127.0.0.1:{made.server_address[1]}/0"
+        finally:
+            made.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager

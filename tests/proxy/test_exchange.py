@@ -513,8 +513,9 @@ async def test_the_audit_holds_no_text(stand: Make) -> None:
         s.upstream.reply = replies.json(shapes.completion("the answer says CONFIDENTIAL and SECRET"))
         await s.chat("the question says CONFIDENTIAL", user="CONFIDENTIAL")
         await settled(s)
-        kept = [path for path in s.data.rglob("*") if path.is_file() and s.data / "policies" not in path.parents]
-        raw = b"".join(path.read_bytes() for path in kept)
-        assert b"no-mark" in raw or b"veil-secret" in raw  # rules are named in it, and the policy itself is kept apart
-        assert b"CONFIDENTIAL" not in raw
-        assert b"SECRET" not in raw
+    # Only now that all has ended do its files stay as they are.
+    kept = [path for path in s.data.rglob("*") if path.is_file() and s.data / "policies" not in path.parents]
+    raw = b"".join(path.read_bytes() for path in kept)
+    assert b"no-mark" in raw or b"veil-secret" in raw  # rules are named in it, and the policy itself is kept apart
+    assert b"CONFIDENTIAL" not in raw
+    assert b"SECRET" not in raw

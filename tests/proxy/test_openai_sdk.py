@@ -28,8 +28,9 @@ async def client(url: str) -> AsyncIterator[Any]:
         yield made
 
 
-async def streamed(made: Any, **more: Any) -> tuple[list[Any], Any, str | None]:
-    """The choices that a stream adds up to, its usage, and the error that it ended in."""
+async def streamed(made: Any, begun: asyncio.Event | None = None, **more: Any) -> tuple[list[Any], Any, str | None]:
+    """The choices that a stream adds up to, its usage, and the error that it ended in. `begun` is set once half a line
+    was read."""
     choices: list[Any] = []
     usage = failure = None
     try:
@@ -37,6 +38,8 @@ async def streamed(made: Any, **more: Any) -> tuple[list[Any], Any, str | None]:
             for choice in chunk.choices:
                 add(choices, choice)
             usage = chunk.usage or usage
+            if begun and choices and len(choices[0].get("content") or "") >= 40:
+                begun.set()
     except openai.APIError as error:
         failure = str(error)
     return [plain(choice) for choice in choices], usage, failure
@@ -129,11 +132,11 @@ async def test_a_blocked_answer_says_so_in_words(stand: Make) -> None:
 
 @pytest.mark.parametrize("mode", ["{hold_back: 8}", "whole"])
 async def test_a_blocked_stream_ends_well(stand: Make, mode: str) -> None:
+    begun = asyncio.Event()
     async with stand(stream=mode) as s, client(s.url) as made:
-        s.upstream.reply = replies.sse(
-            shapes.stream(LONG + "MARK" + LONG, include_usage=True, obfuscation=True), gap=0.002
-        )
-        (choice,), usage, failure = await streamed(made, stream_options={"include_usage": True})
+        events = shapes.stream(LONG + "MARK" + LONG, include_usage=True, obfuscation=True)
+        s.upstream.reply = replies.sse(events if mode == "whole" else replies.halted(events, begun))
+        (choice,), usage, failure = await streamed(made, begun, stream_options={"include_usage": True})
         assert failure is None
         assert choice["finish_reason"] == "content_filter"
         assert WORDS in choice["content"]

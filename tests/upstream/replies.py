@@ -178,6 +178,12 @@ def sse(
     return steps
 
 
+def halted(pieces: Sequence[bytes], until: asyncio.Event, part: float = 0.4) -> list[Step]:
+    """`pieces` for `sse`, with a wait for `until` behind that part of them: for what must have left before the rest."""
+    at = int(len(pieces) * part)
+    return [*pieces[:at], until, *pieces[at:]]
+
+
 def chunk(data: bytes) -> bytes:
     """One HTTP/1.1 chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
