@@ -49,19 +49,53 @@ class UpstreamError(Exception):
         self.fault = fault
 
 
+class Starred:
+    """Puts stars where `hidden` stands in a body, however it is cut: what may be the beginning of it waits for the next
+    piece. `hidden` holds no line end, so a piece that ends with one never waits."""
+
+    __slots__ = ("_hidden", "_kept", "_stars")
+
+    def __init__(self, hidden: bytes) -> None:
+        self._hidden, self._stars, self._kept = hidden, b"*" * len(hidden), b""
+
+    def shown(self, piece: bytes) -> bytes:
+        """What may be seen of what waited and of `piece`; nothing yet where all of it must wait."""
+        hidden = self._hidden
+        piece = (self._kept + piece).replace(hidden, self._stars)
+        self._kept = b""
+        if not piece.endswith(b"\n"):
+            for size in range(min(len(hidden) - 1, len(piece)), 0, -1):
+                if piece.endswith(hidden[:size]):
+                    self._kept = piece[-size:]
+                    return piece[:-size]
+        return piece
+
+    def rest(self) -> bytes:
+        """What still waits when the body has ended."""
+        kept, self._kept = self._kept, b""
+        return kept
+
+
 class Response:
     """An answer whose head has arrived. `headers` are in the order they came, names in lower case.
 
-    `hidden` is what `read` leaves out of a body, if it stands there: some servers repeat the key that they were sent.
     Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
     connection may already serve another exchange, so both are then without effect.
     """
 
-    __slots__ = ("_connection", "headers", "hidden", "status")
+    __slots__ = ("_connection", "_starred", "headers", "status")
 
     def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
         self._connection: Connection | None = connection
-        self.status, self.headers, self.hidden = status, headers, b""
+        self._starred: Starred | None = None
+        self.status, self.headers = status, headers
+
+    def hide(self, secret: bytes) -> None:
+        """Put stars where `secret` stands in headers or body: some servers repeat the key that they were sent."""
+        self._starred = Starred(secret)
+        if any(secret in value for _, value in self.headers):
+            stars = b"*" * len(secret)
+            self.headers = [(name, value.replace(secret, stars)) for name, value in self.headers]
 
     def header(self, name: bytes) -> bytes | None:
         """The first header called `name`, or None."""
@@ -72,12 +106,16 @@ class Response:
 
     async def next(self) -> bytes | None:
         """The bytes that have arrived since the last call, at least one; None at the end. Raises UpstreamError."""
-        if self._connection is None:
-            return None
-        data = await self._connection.next()
-        if data is None:
-            self._connection = None
-        return data
+        while self._connection is not None:
+            data = await self._connection.next()
+            if data is None:
+                self._connection = None
+                return (self._starred.rest() if self._starred is not None else b"") or None
+            if self._starred is not None:
+                data = self._starred.shown(data)
+            if data:
+                return data
+        return None
 
     async def pump(self, taste: Taste) -> bool:
         """Give what arrives to `taste`, where it arrives, until it says WAKE; False at the end. Raises UpstreamError.
@@ -87,16 +125,19 @@ class Response:
         what there is after the pool's patience."""
         if self._connection is None:
             return False
-        if await self._connection.pump(taste):
+        starred = self._starred
+        if await self._connection.pump(taste if starred is None else lambda piece: taste(starred.shown(piece))):
             return True
         self._connection = None
+        if starred is not None and (rest := starred.rest()):
+            taste(rest)
         return False
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamError, also where it is larger than `limit` bytes."""
         if self._connection is not None and (body := self._connection.rest(limit)) is not None:
             self._connection = None
-            return self._shown(body)
+            return body if self._starred is None else self._starred.shown(body) + self._starred.rest()
         pieces: list[bytes] = []
         size = 0
         while (piece := await self.next()) is not None:
@@ -105,10 +146,7 @@ class Response:
                 self.abort()
                 raise UpstreamError(Fault.PROTOCOL, f"the upstream's answer is larger than {limit} bytes")
             pieces.append(piece)
-        return self._shown(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    def _shown(self, body: bytes) -> bytes:
-        return body.replace(self.hidden, b"*" * len(self.hidden)) if self.hidden else body
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def abort(self) -> None:
         """Stop reading and close the connection: the model stops writing."""

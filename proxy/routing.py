@@ -21,6 +21,9 @@ from .upstream_settings import UpstreamSettings
 
 LONGEST = 256
 """Letters of a model's name beyond which no pattern matches it."""
+SECRET = 12
+"""Letters from which on a key is one. What is shorter stands in for a key that a server does not want ("EMPTY", "none")
+and is a word like any other."""
 REMEMBERED = 1024
 """Names of models whose way is remembered."""
 ANTHROPIC = frozenset({"messages", "count_tokens"})
@@ -58,7 +61,7 @@ class Backend:
         self.serves = frozenset[str](settings.serves)
         self.state = "not asked yet"
         secret = settings.secret
-        self._hidden = (secret or "").encode()
+        self._hidden = secret.encode() if secret and len(secret) >= SECRET else b""
         self._credentials: dict[str, Headers | None] = {}
         for family in ("openai", "anthropic"):
             if secret is None:
@@ -84,10 +87,7 @@ class Backend:
             raise
         self.state = "answers"
         if self._hidden:
-            response.hidden = self._hidden
-            if response.status >= 400:
-                stars = b"*" * len(self._hidden)
-                response.headers = [(name, value.replace(self._hidden, stars)) for name, value in response.headers]
+            response.hide(self._hidden)
         return response
 
 

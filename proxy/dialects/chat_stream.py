@@ -284,6 +284,8 @@ class ChatReader:
         if text and known != text:
             self._seen[place] = text
             self._news = self._news or known is None
+            if place == "/id" and known is None and self._request.own is not None:
+                self._request.own({"id": text})  # what is stored under it is this account's
             channel = place if "#" in place else place + "#"
             pieces.append(Piece(channel, role, text if known is None else "\n" + text, Kind.ATOM, -1, path))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 
 from proxy.accounts.holder import Holder
@@ -17,7 +18,7 @@ from proxy.accounts.stored import first_id, minted, referred
 from proxy.audit import Key
 from proxy.dialects.base import NotFound
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
-from tests.upstream import Request, messages, replies, responses
+from tests.upstream import Reply, Request, messages, replies, responses, shapes
 
 HASHED = Key(b"k" * 32).keyed_hash
 
@@ -183,6 +184,19 @@ FIELDS = ["background", "conversation", "item_reference", "previous_response_id"
 OPEN: dict[str, Any] = {"open_fields": FIELDS}
 
 
+def chat(asked: Any) -> Reply:
+    """A chat, with the id that its metadata asks for."""
+    told = {"id": "chatcmpl-" + asked["metadata"]["n"]}
+    if asked.get("stream"):
+        # Azure's first chunk has no id yet.
+        events = [
+            event.replace(b'"chatcmpl-x"', orjson.dumps(told["id"]))
+            for event in shapes.stream("Hello there.", id="chatcmpl-x")
+        ]
+        return replies.sse([shapes.event({"id": "", "choices": []}), *events])
+    return replies.json({**shapes.completion("Hello there."), **told})
+
+
 def provider(request: Request) -> Any:
     """Answers with ids that come from what was asked."""
     if request.path == "/v1/responses" and request.method == "POST":
@@ -314,6 +328,25 @@ async def test_open_routes_show_each_account_its_own(stand: Make) -> None:
             assert other.status_code == 404, body
         assert len(s.upstream.requests) == before + len(own_calls) + 1
         assert (await call(s, "b", "POST", "/v1/conversations", json={"file": "file-2"})).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stored_chat_is_its_accounts(stand: Make, stream: bool) -> None:
+    """What `store: true` keeps is found again by whoever had it stored, and by nobody else."""
+    settings = {"open_routes": ["/v1/chat/completions"]}
+    scopes = ["open", "chat"]
+    async with stand(policy=POLICY, settings=settings, keys={"a": {"scopes": scopes}, "b": {"scopes": scopes}}) as s:
+        asks = ("POST", "/v1/chat/completions")
+        s.upstream.reply = lambda given: chat(given.json()) if (given.method, given.path) == asks else provider(given)
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+        for more in ({"metadata": {"n": "k1"}, "store": True}, {"metadata": {"n": "k2"}}):
+            asked = await call(s, "a", "POST", "/v1/chat/completions", json={**body, **more})
+            assert asked.status_code == 200
+        wanted = {("a", "k1"): 200, ("b", "k1"): 404, ("a", "k2"): 404, ("a", "k3"): 404}
+        for method, below in (("GET", ""), ("GET", "/messages"), ("POST", ""), ("DELETE", "")):
+            for (who, name), status in wanted.items():
+                found = await call(s, who, method, f"/v1/chat/completions/chatcmpl-{name}{below}", json={})
+                assert found.status_code == status, (method, below, who, name)
 
 
 async def test_files_in_judged_requests_are_ones_own(stand: Make) -> None:

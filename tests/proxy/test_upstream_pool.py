@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy.connection import HIGH_WATER, MAX_HEAD, Connection
+from proxy.connection import HIGH_WATER, MAX_HEAD, Connection, Starred
 from proxy.upstream import Fault, Response, Upstream, UpstreamError
 from tests.upstream import End, Reply, replies, shapes
 from tests.upstream import Upstream as Simulator
@@ -517,3 +517,13 @@ def test_urls(url: str, expected: tuple[bytes, bytes] | None) -> None:
 
 def test_shapes_of_the_simulator_are_what_the_pool_reads() -> None:
     assert shapes.DONE in shapes.stream("x")  # the fixtures above stand for real streams
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_a_secret_is_starred_however_it_is_cut(size: int) -> None:
+    secret = b"sk-sk-secret"
+    body = b"a sk-sk-sk-secret\nsk-sk-secretsk-sk-secret sk-sk-secre\nt sk-sk-secr"
+    starred = Starred(secret)
+    shown = [starred.shown(body[at : at + size]) for at in range(0, len(body), size)]
+    assert b"".join(shown) + starred.rest() == body.replace(secret, b"*" * len(secret))
+    assert starred.rest() == b""
