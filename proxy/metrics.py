@@ -41,6 +41,8 @@ FIRST_BUCKETS = (
     45,
     60,
 )
+VERDICTS = ("approved", "denied", "expired", "full", "shutdown")
+"""What becomes of an exchange that waits for a person (`reviews`)."""
 HEARTBEAT = ("policy", "dialect", "stage", "classifier", "probe")
 
 
@@ -121,12 +123,17 @@ class Metrics:
         self.heartbeat_success = Gauge(
             "penstock_guard_heartbeat_success_timestamp_seconds", "When such a probe last was.", HEARTBEAT, across=min
         )
-        # Shown from the start: of a series that begins with 1, nobody sees the increase.
+        self._outside()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Show what alerts look at from the start: of a series that begins with 1, nobody sees the increase."""
         for stage in Stage:
             self.fail_open.reach(0, stage)
+            for verdict in VERDICTS:
+                self.reviews.reach(0, stage, verdict)
         for result in ("loaded", "refused"):
             self.reloads.reach(0, result)
-        self._outside()
 
     def _outside(self) -> None:
         """Of the audit, and of what lies outside of this process."""
@@ -141,6 +148,11 @@ class Metrics:
             ("reason",),
         )
         does = "1 where a part outside of this process does what it is for; see /readyz."
+        self.content_queue = Gauge(
+            "penstock_content_queue_used_ratio",
+            "How much of the room of what waits to be kept is taken: 1 where more is lost.",
+            across=max,
+        )
         self.part_up = Gauge("penstock_part_up", does, ("part",), across=min)
         self.encoder_fallbacks = Counter(
             "penstock_encoder_fallbacks", "Passes that the weights here made, since the encoder's server did not."

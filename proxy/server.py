@@ -470,6 +470,7 @@ def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel, els
     metrics.audit_lost.reach(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)
     if plane.keeping is not None:
+        metrics.content_queue.set(plane.keeping.used)
         metrics.content_kept.reach(plane.keeping.kept)
         for reason, count in plane.keeping.lost.items():
             metrics.content_lost.reach(count, reason)

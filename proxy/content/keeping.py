@@ -143,6 +143,11 @@ class Keeping:
             self._wake.set()
         return True
 
+    @property
+    def used(self) -> float:
+        """How much of the queue's room is taken, 0 to 1."""
+        return max(len(self._queue) / MOST, (self._taken - self._left) / MOST_CHARACTERS)
+
     def close(self, within: float = 5.0) -> None:
         """Write what waits, for at most so many seconds. Blocks."""
         self._end.set()
@@ -158,9 +163,7 @@ class Keeping:
         tidied, pause = 0.0, BACKOFF[0]
         while True:
             self._wake.wait(TIDY)
-            ending = self._end.is_set()
-            if not ending:
-                self._end.wait(GATHER)
+            ending = self._end.wait(GATHER)
             self._wake.clear()
             try:
                 while self._queue:

@@ -24,13 +24,18 @@ from proxy.config import Settings, load
 from proxy.reloading import reload
 from proxy.server import Running, serving
 from tests.bench.candidates import free_port, tool
+from tests.encoder_service import EncoderService
+from tests.proxy.keyring import give
 from tests.proxy.kinds import Canary
+from tests.servers import redis as redis_server
+from tests.servers.redis import Redis
 from tests.upstream import End, Reply, Request, Upstream, api, replies, shapes
 
 ROOT = Path(__file__).parent.parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 KEY = "Put aws_access_key_id = AKIAQ3EGWTBX7LSHPN4Y into the file of credentials."
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+PAYMENT = [{"role": "user", "content": "Pay EUR 50000 to the usual account."}]
 WINDOW = "10s"
 """What stands for $__rate_interval: ten scrapes."""
 
@@ -54,6 +59,8 @@ class Scene:
     settings: Settings
     client: httpx2.AsyncClient
     prometheus: httpx2.AsyncClient
+    redis: Redis
+    encoder: EncoderService
     began: float
 
     async def ask(self, path: str, **parameters: Any) -> Any:
@@ -119,8 +126,14 @@ def _traffic() -> Iterator[tuple[str, dict[str, Any]]]:
 
 async def _drive(client: httpx2.AsyncClient) -> None:
     for path, body in _traffic():
-        await client.post(path, json=body, headers={"authorization": "Bearer sk-shown"})
+        await client.post(path, json=body)
         await asyncio.sleep(0.02)
+
+
+async def _ask_a_person(client: httpx2.AsyncClient) -> None:
+    """Nobody answers: each waits for the whole second."""
+    while True:
+        await client.post("/v1/chat/completions", json={"model": "gpt-4o-mini", "messages": PAYMENT})
 
 
 @contextlib.contextmanager
@@ -155,25 +168,32 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
     try:
         async with contextlib.AsyncExitStack() as stack:
             upstream = await stack.enter_async_context(Upstream(_reply, keep=False))
+            encoder = EncoderService()
+            there = await stack.enter_async_context(Upstream(encoder, keep=False))
+            redis = stack.enter_context(redis_server.server())
+            secret = give(folder / "penstock")
             settings = load(
                 None, upstream=upstream.url, policy=str(folder / "policy.yaml"), port=0, admin_port=0,
                 data_dir=folder / "penstock", heartbeat_interval=1, metrics_models=["gpt-4o-mini", "claude"],
-                log_level="error",
+                log_level="error", credentials="keys", upstream_key="sk-shown", state=redis.url(), encoder=there.url,
+                encoder_fallback="embedded", keep_content="fired", content_key="5a" * 32,
             )  # fmt: skip
             running = await stack.enter_async_context(serving(settings))
             prometheus = stack.enter_context(watched(folder, running.admin_address))
-            base = "http://{}:{}".format(*running.address)
-            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base, timeout=30, trust_env=False))
+            base, headers = "http://{}:{}".format(*running.address), {"authorization": f"Bearer {secret}"}
+            client = await stack.enter_async_context(
+                httpx2.AsyncClient(base_url=base, timeout=30, trust_env=False, headers=headers)
+            )
             asked = await stack.enter_async_context(httpx2.AsyncClient(base_url=prometheus, timeout=30))
-            made = Scene(running, settings, client, asked, time.time())
+            made = Scene(running, settings, client, asked, redis, encoder, time.time())
             await _until_scraped(made)
-            driver = asyncio.create_task(_drive(client))
+            drivers = [asyncio.create_task(drive(client)) for drive in (_drive, _ask_a_person)]
             try:
                 yield made
             finally:
-                driver.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await driver
+                for driver in drivers:
+                    driver.cancel()
+                await asyncio.gather(*drivers, return_exceptions=True)
     finally:
         Helper.ill = False
         if known is None:
@@ -194,7 +214,8 @@ async def _until_scraped(made: Scene) -> None:
 
 
 async def play(made: Scene, seconds: float) -> None:
-    """Good times, then a reload, a policy that is refused, and a classifier that falls ill."""
+    """Good times, then a reload, a policy that is refused, and a classifier, Redis and the encoder's server that fall
+    ill."""
     await asyncio.sleep(seconds / 2)
     policy = Path(made.settings.policy)
     text = policy.read_text()
@@ -203,4 +224,6 @@ async def play(made: Scene, seconds: float) -> None:
     policy.write_text(text + "rool: 1\n")
     assert not await reload(made.running)
     Helper.ill = True
+    made.redis.stop()
+    made.encoder.reply = [End.RESET]
     await asyncio.sleep(seconds / 2)

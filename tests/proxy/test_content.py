@@ -313,7 +313,9 @@ async def test_what_the_queue_does_not_take_is_counted(
     assert [row["content"] for row in rows] == ["lost", "kept", "kept", "lost", "lost"]
     assert 'penstock_content_lost_total{reason="large"} 1.0' in page
     assert 'penstock_content_lost_total{reason="full"} 2.0' in page
+    assert "penstock_content_queue_used_ratio 1.0" in page
     assert made.kept == 2  # written at the end
+    assert not made._thread.is_alive()  # and waited for no longer than that takes
     assert [shown(data, row) is not None for row in rows] == [False, True, True, False, False]
 
 

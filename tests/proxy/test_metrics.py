@@ -85,6 +85,7 @@ async def test_both_pages_say_the_same(stand: Make) -> None:
 def test_what_alerts_is_there_before_it_happens(stage: str) -> None:
     page = Metrics().page()[1].decode()
     assert f'penstock_fail_open_total{{stage="{stage}"}} 0.0' in page
+    assert f'penstock_reviews_total{{stage="{stage}",verdict="expired"}} 0.0' in page
     assert 'penstock_policy_reloads_total{result="refused"} 0.0' in page
     assert "penstock_audit_lost_records_total 0.0" in page
 
