@@ -56,7 +56,7 @@ async def test_bytes_with_two_readings(stand: Make, dialect: str) -> None:  # no
         s.upstream.reply = reply(dialect, Answer(), False)
         for name, (data, wanted) in framings(dialect).items():
             s.upstream.requests.clear()
-            answer = await talk(s, data, wait=0.25)
+            answer = await talk(s, data)
             assert statuses(answer) == wanted, name
             assert b"MARK" not in answer, name
             assert not [r for r in s.upstream.requests if b"MARK" in r.body], name
@@ -69,13 +69,13 @@ async def test_hosts_lead_nowhere(stand: Make, dialect: str) -> None:  # noqa: F
     async with stand() as s:
         s.upstream.reply = reply(dialect, Answer(), False)
         for host in (b"evil.example", b"127.0.0.1:1", b"x@evil.example", b"", b"localhost:99999", b"[::1]"):
-            assert statuses(await talk(s, post(dialect, "Hi", host=host), wait=0.25)) == [200], host
+            assert statuses(await talk(s, post(dialect, "Hi", host=host))) == [200], host
         more = b"x-forwarded-host: evil.example\r\nforwarded: host=evil.example\r\nx-original-host: evil.example\r\n"
-        assert statuses(await talk(s, post(dialect, "Hi", more=more), wait=0.25)) == [200]
+        assert statuses(await talk(s, post(dialect, "Hi", more=more))) == [200]
         absolute = post(dialect, "Hi").replace(b"POST /", b"POST http://evil.example/")
-        assert statuses(await talk(s, absolute, wait=0.25)) == [200]
+        assert statuses(await talk(s, absolute)) == [200]
         twice = post(dialect, "Hi", more=b"host: evil.example\r\n")
-        assert statuses(await talk(s, twice, wait=0.25)) == [400]
+        assert statuses(await talk(s, twice)) == [400]
         names = {seen.header("host") for seen in s.upstream.requests}
         assert names == {f"127.0.0.1:{s.upstream.port}"}
         assert len(s.upstream.requests) == 8
@@ -95,9 +95,9 @@ async def test_no_protocol_is_changed(stand: Make) -> None:  # noqa: F811
             for kind in (b"websocket", b"h2c", b"TLS/1.2"):
                 for path in (b"/v1/realtime?model=m", b"/v1/responses", b"/v1/live"):
                     start = b"GET %b HTTP/1.1\r\nhost: x\r\n" % path + UPGRADE % kind + b"\r\n"
-                    assert statuses(await talk(s, start, wait=0.2)) == [400], (kind, path)
+                    assert statuses(await talk(s, start)) == [400], (kind, path)
                 for dialect in DIALECTS:
-                    said = await talk(s, post(dialect, "MARK", more=UPGRADE % kind), wait=0.2)
+                    said = await talk(s, post(dialect, "MARK", more=UPGRADE % kind))
                     assert statuses(said) == [400], (kind, dialect)
                     assert b"upgrade_refused" in said or dialect == "messages"
             assert s.upstream.requests == []
@@ -193,7 +193,7 @@ async def test_floods_of_letters(stand: Make, name: str) -> None:  # noqa: F811
 @dialects
 async def test_slow_requests_hold_nobody_up(stand: Make, dialect: str) -> None:  # noqa: F811
     """T42: heads and bodies that come byte by byte are let go in time, and others are served meanwhile."""
-    async with stand(settings={"receive_timeout": 1.0}) as s:
+    async with stand(settings={"receive_timeout": 0.5}) as s:
         s.upstream.reply = reply(dialect, Answer(), False)
         whole = post(dialect, "MARK")
         pairs = [await asyncio.open_connection(*s.running.address) for _ in range(100)]
@@ -203,7 +203,7 @@ async def test_slow_requests_hold_nobody_up(stand: Make, dialect: str) -> None: 
             _, target, body, headers = request(dialect, Send(), False)
             assert (await s.client.post(target, content=body, headers=headers)).status_code == 200
             for step in range(4):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
                 for number, (_, writer) in enumerate(pairs):
                     writer.write(whole[20 + step : 21 + step] if number % 2 else whole[-10 + step : -9 + step])
             said = await asyncio.gather(*(asyncio.wait_for(reader.read(), 20) for reader, _ in pairs))

@@ -21,8 +21,12 @@ def post(body: bytes, *, target: bytes = b"/v1/chat/completions", head: bytes = 
     return start + head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
-async def talk(s: Stand, *data: bytes, wait: float = 0.3) -> bytes:
-    """What the server says to these bytes, sent one after another, until it closes or is silent for `wait` seconds."""
+SILENT = 0.02
+
+
+async def talk(s: Stand, *data: bytes) -> bytes:
+    """What the server says to these bytes, sent one after another, until it closes, or has said something and has
+    nothing more to do; it may also say nothing at all. (It runs in this loop: what it has not read by now is none.)"""
     reader, writer = await asyncio.open_connection(*s.running.address)
     out = b""
     try:
@@ -30,9 +34,14 @@ async def talk(s: Stand, *data: bytes, wait: float = 0.3) -> bytes:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0)
-        while piece := await asyncio.wait_for(reader.read(65_536), wait):
-            out += piece
-    except (TimeoutError, ConnectionError):
+        silent = 0
+        while not reader.at_eof() and (s.running.plane.in_flight or silent < (1 if out else 15)):
+            try:
+                out += await asyncio.wait_for(reader.read(65_536), SILENT)
+                silent = 0
+            except TimeoutError:
+                silent += 1
+    except ConnectionError:
         pass
     finally:
         writer.transport.abort()
