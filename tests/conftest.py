@@ -1,11 +1,14 @@
-"""What all tests share: property tests are not timed one by one, for a busy machine would fail them."""
+"""What all tests share: property tests are not timed one by one, for a busy machine would fail them; and clients share
+the certificates of the system, for reading them anew takes each longer than most tests."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import httpcore2
 import pytest
 from hypothesis import settings
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 settings.register_profile("penstock", deadline=None)
 settings.load_profile("penstock")
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 
 @pytest.fixture(scope="session")

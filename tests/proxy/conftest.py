@@ -133,8 +133,7 @@ async def standing(
         made = {name: give(data, name, **more) for name, more in (keys or {}).items()}
         async with serving(load_settings(None, **chosen)) as running:
             base = "http://{}:{}".format(*running.address)
-            # Reading the certificates of the system takes longer than all the rest here.
-            async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False, verify=False) as client:
+            async with httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as client:
                 yield Stand(running, upstream, client, data, made)
 
 
