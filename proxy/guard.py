@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from classifiers.base import SAID_BY_MODEL, Finding, Message, Report
+from classifiers.base import SAID_BY_MODEL, Classifier, Finding, Message, Report
 from classifiers.cache import Cache
 from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
@@ -91,6 +91,14 @@ class Guard:
             return None
         made = self._wide.stating(replace(self._facts, model=model, memo={}))
         made._recall = self._recall
+        return made
+
+    def asking(self, wanted: Callable[[Classifier], bool]) -> Guard:
+        """The guard that asks of its classifiers only some."""
+        made = copy(self)
+        made._asked = {
+            stage: [each for each in asked if wanted(each.classifier)] for stage, asked in self._asked.items()
+        }
         return made
 
     def answering(self, tree: Any) -> Guard:

@@ -6,16 +6,22 @@ counters are thrown away and nothing of them is remembered: what they show is `p
 
 Decision: the cases of the policy are the probes. Why: they are what its author says must hold, and they follow each
 change of it. Cost: a classifier that no case catches is not probed; it is named at the start, and by `penstock doctor`.
+
+Decision: of several workers the first asks all of it; each other asks only the classifiers that work in its own
+process, in the words of one API each. Why: the reading of the APIs is the same code in all of them, and a judge is paid
+by the question; weights, patterns and threads are each worker's own. Cost: where the first worker cannot start, judges
+are not probed until it does (PenstockWorkersMissing). A series is 1 where it is so in every worker that asks it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
+from classifiers.base import Classifier
 from classifiers.panel import Panel
 from policies.cases import Outcome, run_case
 from policies.engine import Decision, PolicySet
@@ -32,6 +38,8 @@ from .strict import parse
 log = get_logger("penstock.heartbeat")
 
 Kind = Literal["bad", "good"]
+Caught = Iterable[tuple[Case, frozenset[str]]]
+"""Cases, each with the classifiers that find what makes a rule fire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Probe:
 
 class Heartbeat:
     """Of one policy: `run` beats every `interval` seconds until it is cancelled. `guard` tells the one in force;
-    `policy` is the name under which keys have it, empty for the default."""
+    `policy` is the name under which keys have it, empty for the default. Without `whole` it is that of a worker beside
+    another that asks all."""
 
     def __init__(
         self,
@@ -62,8 +71,10 @@ class Heartbeat:
         dialects: Iterable[Dialect | Moderations],
         interval: float,
         policy: str = "",
+        whole: bool = True,
     ) -> None:
         self._guard, self._metrics, self._interval, self._policy = guard, metrics, interval, policy
+        self._whole = whole
         self._panel = panel.apart()
         self._dialects = tuple(dialects)
         self._revision = ""
@@ -86,7 +97,7 @@ class Heartbeat:
         guard = self._mine
         assert guard is not None
         for probe in self._probes:
-            decision = await _asked(guard, probe)
+            decision = await _asked(guard, probe, self._whole)
             self._show(probe, _trouble(probe, decision))
             await asyncio.sleep(0)
 
@@ -95,19 +106,22 @@ class Heartbeat:
         if policies.digest == self._revision:
             return
         caught = await asyncio.to_thread(caught_by, policies)
+        # Counters of its own, which nobody reads.
+        self._mine = Guard(policies, self._panel, Metrics())
         for probe in self._probes:
             self._metrics.heartbeat.remove(self._policy, *probe.labels)
             self._metrics.heartbeat_success.remove(self._policy, *probe.labels)
-        self._probes = tuple(chosen(policies, caught, self._dialects))
-        # Counters of its own, which nobody reads.
-        self._mine = Guard(policies, self._panel, Metrics())
+        outside = {name for name, each in self._mine.classifiers.items() if not here(each)}
+        asked = caught if self._whole else by_themselves(policies, caught, outside)
+        probes = chosen(policies, asked, self._dialects)
+        self._probes = tuple(probes if self._whole else once(probes))
         self._revision = policies.digest
         kept = {probe.labels for probe in self._probes} & self._success.keys()
         self._success = {labels: self._success[labels] for labels in kept}
         for labels, when in self._success.items():
             self._metrics.heartbeat_success.set(when, self._policy, *labels)
         self._well.clear()
-        if missing := uncovered(policies, caught):
+        if self._whole and (missing := uncovered(policies, caught)):
             log.warning(
                 "no case of the policy shows that these classifiers work: the heartbeat cannot probe them",
                 classifiers=missing,
@@ -131,10 +145,12 @@ class Heartbeat:
         self._well[labels] = well
 
 
-async def _asked(guard: Guard, probe: Probe) -> Decision:
+async def _asked(guard: Guard, probe: Probe, whole: bool) -> Decision:
     """The decision on a probe, on the way of a caller's body."""
     if guard.asks:
         guard = guard.stating(probe.case.facts)
+    if not whole:
+        guard = guard.asking(here)
     return await guard.check(probe.case.stage, probe.dialect.name, _read(probe).messages)
 
 
@@ -183,14 +199,34 @@ def caught_by(policies: PolicySet) -> list[tuple[Case, frozenset[str]]]:
     return found
 
 
+def here(classifier: Classifier) -> bool:
+    """Whether it does its work in this process."""
+    return not getattr(classifier, "waits", False)
+
+
+def by_themselves(policies: PolicySet, caught: Caught, outside: Set[str]) -> Iterator[tuple[Case, frozenset[str]]]:
+    """The cases that are decided as they say where those `outside` are not asked."""
+    for case, finders in caught:
+        rules = [_needed(policy, case.expect.rule) for policy in policies.policies]
+        if not outside & finders.union(*rules):
+            yield case, finders
+
+
+def once(probes: Iterable[Probe]) -> Iterator[Probe]:
+    """Each classifier, stage and kind in the words of one API."""
+    seen: set[tuple[str, ...]] = set()
+    for probe in probes:
+        if probe.labels[1:] not in seen:
+            seen.add(probe.labels[1:])
+            yield probe
+
+
 def _needed(policy: Policy, rule: str | None) -> set[str]:
     parts = [part for each in policy.rules if each.id == rule for part in each.conditions[0]]
     return {name.partition(".")[0] for part in parts for name in part.finding}
 
 
-def chosen(
-    policies: PolicySet, caught: Iterable[tuple[Case, frozenset[str]]], dialects: Iterable[Dialect | Moderations]
-) -> Iterator[Probe]:
+def chosen(policies: PolicySet, caught: Caught, dialects: Iterable[Dialect | Moderations]) -> Iterator[Probe]:
     """For each dialect and stage: the first case that it can say for each classifier, and the first in which none may
     find anything."""
     cases = [
@@ -218,7 +254,7 @@ def _roles(case: Case, finders: Iterable[str]) -> Iterator[tuple[Kind, str]]:
         yield "good", ""
 
 
-def uncovered(policies: PolicySet, caught: Iterable[tuple[Case, frozenset[str]]]) -> list[str]:
+def uncovered(policies: PolicySet, caught: Caught) -> list[str]:
     """The classifiers that rules ask, and that find something in no case."""
     asked = {name for table in policies.tables.values() for name in table.dependents if name in policies.classifiers}
     return sorted(asked.difference(*(finders for _, finders in caught)))

@@ -142,7 +142,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         listener = Listener(plane, max_body=settings.max_request_bytes, **_times(settings))
         admin = None if admin_socket is None else await _administered(settings, running, admin_socket)
         await listener.start(data_socket, seat.accepting if seat is not None else None)
-        beating = _beating(settings, plane, panel, metrics)
+        beating = _beating(settings, plane, panel, metrics, whole=seat is None or seat.number == 0)
         try:
             yield running
         finally:
@@ -289,7 +289,9 @@ async def _guards(sets: dict[str, PolicySet], panel: Panel, metrics: Metrics) ->
     return {name: Guard(policy_set, panel, metrics) for name, policy_set in sets.items()}
 
 
-def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics) -> asyncio.Future[list[None]] | None:
+def _beating(
+    settings: Settings, plane: DataPlane, panel: Panel, metrics: Metrics, *, whole: bool
+) -> asyncio.Future[list[None]] | None:
     """The heartbeat of each policy, where it is wanted."""
     if not settings.heartbeat_interval:
         return None
@@ -298,7 +300,8 @@ def _beating(settings: Settings, plane: DataPlane, panel: Panel, metrics: Metric
     dialects: list[Dialect | Moderations] = [*dict(DIALECTS).values(), *dict(SERVED).values()]
 
     def heart(name: str) -> Heartbeat:
-        return Heartbeat(lambda: plane.guards[name], panel, metrics, dialects, settings.heartbeat_interval, name)
+        every = settings.heartbeat_interval
+        return Heartbeat(lambda: plane.guards[name], panel, metrics, dialects, every, name, whole)
 
     beating = asyncio.gather(*(heart(name).run() for name in plane.guards))
     # That it was cancelled is no news: unasked, it would be told as a fault when the process ends.

@@ -42,13 +42,13 @@ POLICY = RULES.format(**DEFAULTS) + CASES
 class Beating:
     """A heartbeat over one policy, beaten by hand."""
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, whole: bool = True) -> None:
         found = check(policy, live=False)
         assert found.policy is not None
         self.panel, self.metrics = Panel(1), Metrics()
         self.traffic = Metrics()
         self.guard = Guard(found.policy, self.panel, self.traffic)
-        self.heart = Heartbeat(lambda: self.guard, self.panel, self.metrics, SPOKEN, 60)
+        self.heart = Heartbeat(lambda: self.guard, self.panel, self.metrics, SPOKEN, 60, whole=whole)
 
     async def beat(self) -> dict[tuple[str, str, str, str], float]:
         """(dialect, stage, classifier, probe) -> 1 or 0."""
@@ -95,6 +95,29 @@ async def test_a_classifier_that_goes_wrong_is_seen(
             assert seen[dialect.name, "input", "canary", "bad"] == bad
             assert seen[dialect.name, "input", "", "good"] == good
     assert set((await beating.beat()).values()) == {1}
+
+
+async def test_beside_another_worker_only_what_works_here_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    beating = Beating(str(tmp_path / "policy.yaml"), whole=False)
+    canary, veil = (beating.guard.classifiers[name] for name in ("canary", "veil"))
+    assert isinstance(canary, Canary)
+    assert isinstance(veil, Canary)
+    monkeypatch.setattr(veil, "waits", True, raising=False)
+    seen = await beating.beat()
+    assert sorted(labels[1:] for labels in seen) == [
+        ("input", "", "good"), ("input", "canary", "bad"), ("output", "", "good"), ("output", "canary", "bad"),
+    ]  # fmt: skip
+    veil.read.clear()  # the cases themselves were looked at once
+    canary.read.clear()
+    assert set((await beating.beat()).values()) == {1}
+    assert not veil.read
+    assert canary.read
+    monkeypatch.setattr("tests.proxy.kinds.Canary.classify", lambda self, messages: [])
+    assert {labels[2] for labels, value in (await beating.beat()).items() if not value} == {"canary"}
+    beating.panel.close()
 
 
 async def test_the_time_of_the_last_success_stays(beating: Beating, monkeypatch: pytest.MonkeyPatch) -> None:
