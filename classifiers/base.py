@@ -62,7 +62,8 @@ class Finding:
     """Something seen, not judged: policies decide what it means.
 
     `score` is in [0, 1]. `message` is the index in the list that was judged. `span` is [start, end) in code
-    points of that message's text, or None where the whole text is meant.
+    points of that message's text, or None where the whole text is meant. `view` is the reading of the text in which
+    it was seen (`readings`): "raw", or the way to it like "plain.decoded"; empty where the classifier does not tell.
     """
 
     classifier: str
@@ -70,6 +71,7 @@ class Finding:
     score: float
     message: int
     span: tuple[int, int] | None = None
+    view: str = ""
 
 
 class Silence(StrEnum):

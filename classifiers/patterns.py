@@ -18,7 +18,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import re2
 
@@ -35,6 +35,7 @@ from .matcher import (
     encode,
     is_anchored,
 )
+from .readings import JOINT, RAW, READINGS
 from .views import APART, Readings, gates_of, rotated, views
 
 RULES = "patterns-2"
@@ -72,6 +73,15 @@ class Pattern:
     word: str = ""
 
 
+class _Hit(NamedTuple):
+    """Pattern number `pattern` at [start, end) of a text, seen in the reading `view`."""
+
+    pattern: int
+    start: int
+    end: int
+    view: str
+
+
 class Patterns:
     """The classifier `patterns`. Thread-safe. Raises Exhausted or ViewsTruncated rather than miss anything."""
 
@@ -82,6 +92,7 @@ class Patterns:
         self.labels = frozenset(pattern.label for pattern in patterns)
         self._patterns = tuple(patterns)
         self._use_views = use_views
+        self.readings = frozenset(READINGS if use_views else {JOINT})
         # Short texts return with every request (models, names, keys). What is kept of them is a keyed hash: no text
         # that could be a secret. Such a text is still judged itself each time; its other readings are not.
         self._known: set[int] = set()
@@ -116,18 +127,19 @@ class Patterns:
             return []
         findings: list[Finding] = []
         for index, message in enumerate(messages):
-            for hit, start, end in self._seen(message.text):
+            for hit, start, end, view in self._seen(message.text):
                 pattern = self._patterns[hit]
-                findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end)))
+                findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end), view))
         if joints:
             findings += self._crossing(joints, findings)
             findings.sort(key=lambda finding: finding.message)
         return findings
 
-    def _seen(self, text: str) -> list[tuple[int, int, int]]:
-        """(pattern, start, end) of all that a text holds, on its face or disguised."""
+    def _seen(self, text: str) -> list[_Hit]:
+        """All that a text holds, on its face or disguised."""
         data = encode(text)
-        seen = [(hit, start, end) for hit in sorted(self._matcher.hits(data)) for start, end in self._spans(hit, data)]
+        hits = sorted(self._matcher.hits(data))
+        seen = [_Hit(hit, start, end, RAW) for hit in hits for start, end in self._spans(hit, data)]
         return seen + self._disguised(text, _whole(text), seen) if self._use_views else seen
 
     def _crossing(self, joints: Sequence[Chain], known: Sequence[Finding]) -> list[Finding]:
@@ -139,7 +151,7 @@ class Patterns:
                 places.setdefault((finding.message, finding.label), []).append(finding.span)
         found: list[Finding] = []
         for chain in joints:
-            for hit, start, end in self._seen(chain.text):
+            for hit, start, end, view in self._seen(chain.text):
                 parts, pattern = chain.parts(start, end), self._patterns[hit]
                 if len(parts) < 2 or hit in self._anchored:
                     continue
@@ -148,7 +160,8 @@ class Patterns:
                     continue
                 index, span = parts[-1]
                 places.setdefault((index, pattern.label), []).append(span)
-                found.append(Finding(self.name, pattern.label, pattern.score, index, span))
+                via = JOINT if view == RAW else f"{JOINT}.{view}"
+                found.append(Finding(self.name, pattern.label, pattern.score, index, span, via))
         return found
 
     def _all_clear(self, texts: Sequence[str], joints: Sequence[str] = ()) -> bool:
@@ -190,24 +203,22 @@ class Patterns:
             self._known.clear()
         self._known.update(marks)
 
-    def _disguised(
-        self, text: str, readings: Readings, seen: Sequence[tuple[int, int, int]]
-    ) -> list[tuple[int, int, int]]:
+    def _disguised(self, text: str, readings: Readings, seen: Sequence[_Hit]) -> list[_Hit]:
         """What only the readings show: the same label may not already be known at an overlapping place."""
-        found: list[tuple[int, int, int]] = []
+        found: list[_Hit] = []
         known: dict[str, bytearray] = {}  # by label: 1 at every code point that some finding covers
         for view in readings:
             data = view.text.encode()
             hits = sorted(self._matcher.hits(data))
             if hits and not known:
-                for hit, start, end in seen:
+                for hit, start, end, _ in seen:
                     _cover(known, self._patterns[hit].label, text)[start:end] = b"\1" * (end - start)
             for hit in hits:
                 covered = _cover(known, self._patterns[hit].label, text)
                 for start, end in view.trace_all(self._spans(hit, data)):
                     if covered.find(1, start, end) < 0:
                         covered[start:end] = b"\1" * (end - start)
-                        found.append((hit, start, end))
+                        found.append(_Hit(hit, start, end, view.name))
         return found
 
     def _spans(self, hit: int, data: bytes) -> list[tuple[int, int]]:

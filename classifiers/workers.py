@@ -92,7 +92,7 @@ def take(
     if indices is None:
         findings.extend(found)
     else:
-        findings.extend(Finding(f.classifier, f.label, f.score, indices[f.message], f.span) for f in found)
+        findings.extend(Finding(f.classifier, f.label, f.score, indices[f.message], f.span, f.view) for f in found)
 
 
 def _believable(finding: Finding, name: str, count: int) -> bool:

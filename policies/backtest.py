@@ -31,8 +31,9 @@ from .ready import BUILT_IN, PolicySet
 
 Sparse = tuple[list[int], list[float]]
 """Rows, and the value of each."""
-Column = tuple[str, str, bool]
-"""The highest score of "classifier.label" in messages of a role; True for findings without a place in the text."""
+Column = tuple[str, str, bool, str]
+"""The highest score of "classifier.label" in messages of a role; True for findings without a place in the text. Then
+the reading in which they were seen, empty for all of them."""
 Silences = tuple[frozenset[str], frozenset[str]]
 """Classifiers that failed, and the roles that were there."""
 NOTHING: Silences = (frozenset(), frozenset())
@@ -44,12 +45,13 @@ _WIDEST = 1 << 60
 @dataclass(slots=True)
 class Part:
     """What was recorded of one stage of some exchanges. `judged` are the rows that came to this stage, `unclear` those
-    whose record does not say whose texts the scores are of."""
+    whose record does not say whose texts the scores are of, `untold` those with scores of which it says no reading."""
 
     judged: list[int] = field(default_factory=list)
     columns: dict[Column, Sparse] = field(default_factory=dict)
     silent: dict[int, Silences] = field(default_factory=dict)
     unclear: list[int] = field(default_factory=list)
+    untold: list[int] = field(default_factory=list)
 
 
 class Scope(NamedTuple):
@@ -81,7 +83,7 @@ class Rows:
 class Verdict(NamedTuple):
     """The mildest and the most severe that a decision could have been, and what decided the milder one. `ends`: a rule
     answers in the model's place, `may_end`: one could.
-    `routes` is another model that answers, or could."""
+    `routes` is another model that answers, or could. `blind`: a rule asks for readings that were not recorded."""
 
     low: Action
     high: Action
@@ -92,17 +94,21 @@ class Verdict(NamedTuple):
     ends: bool = False
     may_end: bool = False
     routes: str = ""
+    blind: bool = False
 
 
 class Context(NamedTuple):
     """What beside the scores decides: whether the stage was reached, what was not asked, the policies that apply for
-    sure and those that may, and what failed."""
+    sure and those that may, what failed, the model that was asked where a rule routes to it, and whether it was not
+    recorded in which readings something was seen."""
 
     reached: bool
     missing: frozenset[Gap]
     sure: PolicySet
     maybe: PolicySet
     silent: Silences = NOTHING
+    asked: str = ""
+    blind: bool = False
 
 
 PASSED = Verdict(Action.PASS, Action.PASS)
@@ -133,6 +139,8 @@ class Backtest:
         self._verdicts: dict[object, Verdict] = {}
         self._parts: dict[tuple[PolicySet, frozenset[str]], PolicySet] = {}
         self._steps: dict[tuple[Stage, str], NDArray[np.float64] | None] = {}
+        self._readings = {stage: _read(policies, stage) for stage in Stage}
+        self._targets = {rule.route_to for rule in policies.rules if rule.action is Action.ROUTE}
 
     def decide(self, rows: Rows) -> list[Again]:
         """Each row decided again, in order."""
@@ -162,15 +170,17 @@ class Backtest:
             worse = first if stopped or first.low.severity >= second.low.severity else second
             return Again(Action(action), worse)
         one = _together(first, second, stopped)
-        return one if one.action is not None else replace(one, why=self._why(revision))
+        return one if one.action is not None else replace(one, why=self._why(revision, first.blind or second.blind))
 
-    def _why(self, revision: str) -> str:
+    def _why(self, revision: str, blind: bool) -> str:
         """Why something is unknown of a decision by `revision`."""
         if self._heard(revision) is None:
             return f"revision {revision or '(none)'} is not kept: nobody knows what it asked"
         names = sorted({name for stage in Stage for name, _ in self._missing(stage, revision)})
         if names:
             return f"revision {revision} did not ask {', '.join(names)} about the same texts"
+        if blind:
+            return "in which reading of a text something was seen was not recorded then"
         if any(self._open(stage, frozenset())[0] for stage in Stage):
             return "a rule's expression asks more than is recorded (facts, counts, sequences)"
         if self._policies.selective:
@@ -206,7 +216,7 @@ class Backtest:
         codes, base = np.zeros(count, np.int64), 1
         for column, (at, values) in part.columns.items():
             steps = self._thresholds(stage, column[1])
-            if steps is None:
+            if steps is None or (column[3] and not self._readings[stage]):
                 continue
             dense = np.zeros(count, np.int64)
             dense[np.asarray(at, np.int64)] = np.searchsorted(steps, np.asarray(values, np.float64), side="right")
@@ -234,16 +244,19 @@ class Backtest:
     def _contexts(self, stage: Stage, rows: Rows) -> tuple[NDArray[np.int64], list[Context]]:
         """(rows,) the number of each row's context, and the contexts."""
         part, count = rows.stages[stage], len(rows.ids)
-        names: dict[tuple[str, Scope], int] = {}
+        names: dict[tuple[str, Scope, str], int] = {}
         scopes = rows.scopes if self._policies.selective else [_ANYWHERE] * count
+        asked = [scope.model if scope.model in self._targets else "" for scope in rows.scopes]
         codes = np.asarray(
-            [names.setdefault(key, len(names)) for key in zip(rows.revisions, scopes, strict=True)], np.int64
+            [names.setdefault(key, len(names)) for key in zip(rows.revisions, scopes, asked, strict=True)], np.int64
         )
-        codes *= 2
+        codes *= 4
         codes[np.asarray(part.judged, np.int64)] += 1
+        codes[self._blind(stage, part)] += 2
         contexts = [
-            Context(reached, self._missing(stage, revision), *self._applying(scope))
-            for revision, scope in names
+            Context(reached, self._missing(stage, revision), *self._applying(scope), NOTHING, model, blind)
+            for revision, scope, model in names
+            for blind in (False, True)
             for reached in (False, True)
         ]
         more: dict[tuple[int, Silences], int] = {}
@@ -253,6 +266,14 @@ class Backtest:
                 contexts.append(contexts[int(codes[row])]._replace(silent=silent))
             codes[row] = place
         return codes.reshape(count), contexts
+
+    def _blind(self, stage: Stage, part: Part) -> NDArray[np.int64]:
+        """The rows in which something was seen that a rule asks for in some reading, and no reading was recorded."""
+        named = self._readings[stage]
+        if not named or not part.untold:
+            return np.zeros(0, np.int64)
+        seen = [at for (_, name, _, _), (at, _) in part.columns.items() if _among(name, named)]
+        return np.intersect1d(np.concatenate([np.zeros(0, np.int64), *seen]).astype(np.int64), part.untold)
 
     def _applying(self, scope: Scope) -> tuple[PolicySet, PolicySet]:
         """The policies that are for such a request for sure, and with them those that may be."""
@@ -267,24 +288,27 @@ class Backtest:
             return PASSED
         key = stage, context, frozenset(bins)
         if key not in self._verdicts:
-            left_out, could = self._open(stage, context.missing)
+            left_out, could = self._open(stage, context.missing, context.blind)
             sure, maybe = (self._without(each, left_out) for each in (context.sure, context.maybe))
             low = self._decided(sure, stage, context.silent, bins, frozenset())
             high = self._decided(maybe, stage, context.silent, bins, context.missing, unplaced=True)
             most = max({high.action, *could}, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
-            may_end = not could.isdisjoint(ENDS) or high.stopped() is not None
-            routes = {each.way.told for each in (low, high) if each.way is not None and each.way.action is Action.ROUTE}
+            # A route to the model that was asked for asks for nothing; what it outranked is then done.
+            ways = [each.arrived({context.asked}) for each in (low, high)]
+            ends, high_ends = (each.stopped() is not None for each in ways)
+            may_end = not could.isdisjoint(ENDS) or high_ends
+            routes = {each.way.told for each in ways if each.way is not None and each.way.action is Action.ROUTE}
             to = "?" if len(routes) > 1 or Action.ROUTE in could else "".join(routes)
             said = ("", "", "", ()) if first is None else (first.rule, first.policy, first.reason, first.tags)
-            self._verdicts[key] = Verdict(low.action, most, *said, low.stopped() is not None, may_end, to)
+            self._verdicts[key] = Verdict(low.action, most, *said, ends, may_end, to, context.blind)
         return self._verdicts[key]
 
-    def _open(self, stage: Stage, missing: frozenset[Gap]) -> tuple[frozenset[str], set[Action]]:
+    def _open(self, stage: Stage, missing: frozenset[Gap], blind: bool = False) -> tuple[frozenset[str], set[Action]]:
         """The rules of a stage whose expressions ask what is not recorded, and what they could do."""
         unasked = {name for name, _ in missing}
         rules = [rule for rule in self._policies.rules if rule.acts and stage in rule.stages]
-        found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked)]
+        found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked, blind)]
         could = {Action(rule.silence.value) for rule in found}
         # A mask that finds no place in the text becomes a block.
         could |= {Action.BLOCK if rule.action is Action.MASK else rule.action for rule in found}
@@ -314,19 +338,19 @@ class Backtest:
         """What the engine says of such findings. `missing` classifiers find all they can; with `unplaced`, what may
         have had no place in the text has none."""
         failed, present = silent
-        roles = sorted({*present, *(role for (role, _, _), _ in bins), *(str(role) for _, role in missing)})
+        roles = sorted({*present, *(column[0] for column, _ in bins), *(str(role) for _, role in missing)})
         place = {role: at for at, role in enumerate(roles)}
         found: list[Finding] = []
-        for (role, name, placeless), step in bins:
+        for (role, name, placeless, view), step in bins:
             steps = self._thresholds(stage, name)
             assert steps is not None  # columns that no rule asks for are left out
             classifier, _, label = name.partition(".")
             score, at = float(steps[step - 1]), place[role]
             nowhere = placeless or classifier in BUILT_IN
             if not nowhere:
-                found.append(Finding(classifier, label, score, at, (0, 1)))
+                found.append(Finding(classifier, label, score, at, (0, 1), view))
             if nowhere or (unplaced and not self._exact(classifier)):
-                found.append(Finding(classifier, label, score, at))
+                found.append(Finding(classifier, label, score, at, None, view))
         tests = policies.tables[stage].tests
         for classifier, role in missing:
             for label in tests.get(classifier, ()):
@@ -342,16 +366,16 @@ class Backtest:
         return spec is not None and spec.kind in EXACT
 
 
-def decided(first: Decision | None, second: Decision | None, stopped: bool) -> Again:
-    """What the decisions on a request and on its answer come to, where both are known; None where there was nothing to
-    decide. `stopped`: the model was not asked then."""
-    return _together(_known(first), _known(second), stopped)
+def decided(first: Decision | None, second: Decision | None, stopped: bool, asked: str = "") -> Again:
+    """What the decisions on a request to the model `asked` and on its answer come to, where both are known; None where
+    there was nothing to decide. `stopped`: the model was not asked then."""
+    return _together(_known(first, asked), _known(second, asked), stopped)
 
 
-def _known(decision: Decision | None) -> Verdict:
+def _known(decision: Decision | None, asked: str) -> Verdict:
     if decision is None:
         return PASSED
-    ends = decision.stopped() is not None
+    ends = decision.arrived({asked}).stopped() is not None
     if not decision.fired:
         return Verdict(decision.action, decision.action, ends=ends, may_end=ends)
     one = decision.fired[0]
@@ -389,13 +413,31 @@ def _covers(applies: AppliesTo | None, scope: Scope) -> bool | None:
     return None if unsaid else True
 
 
-def _answered(rule: Rule, stage: Stage, unasked: set[str]) -> bool:
-    """Whether a rule's expression asks only for scores, and for those that are known."""
+def _read(policies: PolicySet, stage: Stage) -> frozenset[str]:
+    """The findings that a stage's rules ask for in some reading of a text."""
+    tests = policies.tables[stage].tests
+    return frozenset(
+        f"{classifier}.{label}"
+        for classifier, labels in tests.items()
+        for label, (_, row) in labels.items()
+        if any(test.reading for test in row)
+    )
+
+
+def _among(name: str, named: frozenset[str]) -> bool:
+    """Whether a finding is one of these, of which some end with ".*"."""
+    return name in named or f"{name.partition('.')[0]}.*" in named
+
+
+def _answered(rule: Rule, stage: Stage, unasked: set[str], blind: bool) -> bool:
+    """Whether a rule's expression asks only for scores, and for those that are known; `blind`: no readings are."""
     from .cel.condition import compiled
 
     assert isinstance(rule.when, str)
     condition = compiled(rule.when, stage, frozenset(rule.roles))
-    named = {name.partition(".")[0] for _, name in condition.spoken}
+    named = {each.finding.partition(".")[0] for each in condition.spoken}
+    if blind and any(each.reading for each in condition.spoken):
+        return False
     return not named & unasked and _scores_only(condition.root)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
@@ -132,7 +132,7 @@ def _ask(policy: PolicySet, case: Case, messages: Sequence[Message], slow: set[s
             failures.append(Failure(name, Silence.CRASH, type(error).__name__))
             seen[name] = frozenset(), [], True
             continue
-        own = [Finding(name, item.label, item.score, read[item.message], item.span) for item in found]
+        own = [replace(item, classifier=name, message=read[item.message]) for item in found]
         seen[name] = frozenset(read), own, False
         findings += own
     return Report(tuple(findings), tuple(failures))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from classifiers.base import Failure, Finding, Message, Report
+from classifiers.readings import seen_in
 
 from .decision import Decision, Fired, Mask
 from .facts import Facts
@@ -76,6 +77,8 @@ def _meet(met: dict[int, _Met], tests: tuple[Test, ...], finding: Finding, messa
             continue
         ready = test.ready
         if 0 <= finding.message < len(messages) and messages[finding.message].role not in test.roles:
+            continue
+        if test.reading and not seen_in(finding.view, test.reading):
             continue
         known = met.get(ready.order)
         if known is None:

@@ -5,15 +5,17 @@ Nothing is decided here: what fired is read off the decision, and the scores bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from classifiers.base import Finding, Message
+from classifiers.base import Finding, Message, Role
+from classifiers.readings import seen_in
 
 from .decision import Decision, Fired
 from .forms import Mode
-from .model import Policy, Rule, Seen
+from .model import Policy, Rule, Stage
 from .ready import BUILT_IN, PolicySet
 
 
@@ -29,7 +31,8 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PartView:
     """One part of a condition. `score` is the highest that counts for it (0 where nothing was found), `distance` how
-    far that is above the threshold (below, where negative), `finding` where it was found."""
+    far that is above the threshold (below, where negative), `finding` where it was found. `reading` is the one
+    in which it must be seen, empty for all."""
 
     names: tuple[str, ...]
     at_least: float
@@ -37,6 +40,7 @@ class PartView:
     score: float
     distance: float
     finding: Finding | None
+    reading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Dec
     own = [each for each in (*decision.fired, *decision.shadow) if each.policy == policy.id and each.rule == rule.id]
     # A rule can fire twice: on what was seen, and on what could not be. The first is the more severe.
     fired = own[0] if own else None
-    seen, every = rule.conditions
-    parts = tuple(_part(part, rule, messages, decision) for part in seen)
+    asked, every = _asked(rule, decision.stage)
+    parts = tuple(_part(each, messages, decision) for each in asked)
     if rule.mode is Mode.OFF:
         state = State.OFF
     elif any(not each.not_evaluated for each in own):
@@ -85,17 +89,41 @@ def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Dec
     return RuleView(policy.id, rule, state, parts, every, fired, decided, said)
 
 
-def _part(part: Seen, rule: Rule, messages: Sequence[Message], decision: Decision) -> PartView:
-    names = frozenset(part.finding)
+class _Asked(NamedTuple):
+    """One part of a condition, whatever its form."""
+
+    names: tuple[str, ...]
+    at_least: float
+    roles: Collection[Role]
+    reading: str = ""
+
+
+def _asked(rule: Rule, stage: Stage) -> tuple[list[_Asked], bool]:
+    """The parts of a rule's condition at a stage, and whether all of them must be met."""
+    if not isinstance(rule.when, str):
+        seen, every = rule.conditions
+        return [_Asked(tuple(part.finding), part.at_least, rule.roles) for part in seen], every
+    from .cel.condition import compiled
+
+    condition = compiled(rule.when, stage, frozenset(rule.roles))
+    atoms = [condition.atoms[bit] for bit in sorted(condition.shown)]
+    # What is more than a number is told as that number.
+    parts = [_Asked((each.finding,), min(each.at_least, 1.0), each.roles, each.reading) for each in atoms]
+    return parts, condition.every()
+
+
+def _part(part: _Asked, messages: Sequence[Message], decision: Decision) -> PartView:
+    names = part.names
     counted = [
         found
         for found in decision.findings
         if (f"{found.classifier}.{found.label}" in names or f"{found.classifier}.*" in names)
-        and messages[found.message].role in rule.roles
+        and messages[found.message].role in part.roles
+        and (not part.reading or seen_in(found.view, part.reading))
     ]
     best = max(counted, key=lambda found: found.score, default=None)
     score = best.score if best is not None else 0.0
-    asked = {name.partition(".")[0] for name in part.finding} - BUILT_IN.keys()
+    asked = {name.partition(".")[0] for name in names} - BUILT_IN.keys()
     silent = asked & {failure.classifier for failure in decision.failures}
     met = State.MET if score >= part.at_least else State.NOT_EVALUATED if silent else State.NOT_MET
-    return PartView(tuple(part.finding), part.at_least, met, score, score - part.at_least, best)
+    return PartView(names, part.at_least, met, score, score - part.at_least, best, part.reading)

@@ -6,13 +6,14 @@ what it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Classifier
 from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, create
+from classifiers.readings import DISGUISED, readings_of
 
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
@@ -21,6 +22,9 @@ from .mends import did_you_mean, parse
 from .model import ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
 from .variants import Family
+
+if TYPE_CHECKING:
+    from .cel.condition import Spoken
 
 __all__ = ["PolicyError", "Problem", "heavy", "load", "packs", "sources"]
 
@@ -224,7 +228,7 @@ def _names(
         named: list[tuple[Place, str]] = []
         for path, rule in _own(policy, written[policy.id]):
             if isinstance(rule.when, str):
-                _expression(document, path, rule, specs, labels)
+                _expression(document, path, rule, lambda each: _unseen(each, specs, labels, classifiers))
             else:
                 named += _finding_paths(document, path)
         for place, case in enumerate(policy.cases):
@@ -268,17 +272,39 @@ def _no_finding(
     return None
 
 
+def _unseen(
+    named: Spoken,
+    specs: Mapping[str, Any],
+    labels: Mapping[str, frozenset[str]],
+    classifiers: Mapping[str, Classifier],
+) -> tuple[str, str] | None:
+    """What is wrong with a finding that an expression names, and with the reading in which it is to be seen."""
+    if wrong := _no_finding(named.finding, specs, labels):
+        return wrong
+    name = named.finding.partition(".")[0]
+    if not named.reading or (name in specs and name not in classifiers):
+        return None
+    told = readings_of(classifiers.get(name))
+    if not told:
+        return (
+            f"'{name}' does not say in which reading of a text it saw something",
+            "ask classifiers of the kind patterns",
+        )
+    if named.reading in told or named.reading == DISGUISED:
+        return None
+    return f"'{name}' reads no text as '{named.reading}'", did_you_mean(named.reading, sorted(told))
+
+
 def _expression(
     document: Document,
     path: Place,
     rule: Rule,
-    specs: Mapping[str, Any],
-    labels: Mapping[str, frozenset[str]],
+    unknown: Callable[[Spoken], tuple[str, str] | None],
 ) -> None:
     """A condition in CEL, read for each stage of its rule."""
     from .cel.check import flaws
 
-    for flaw in flaws(rule, lambda finding: _no_finding(finding, specs, labels)):
+    for flaw in flaws(rule, unknown):
         line, column = document.within(path, flaw.at)
         document.problems.append(Problem(document.file, line, column, flaw.what, flaw.mend))
 

@@ -70,13 +70,14 @@ class Ready:
 @dataclass(frozen=True, slots=True)
 class Test:
     """One part of a rule's condition, met by a finding of the right label, score and role. `shown`: what meets it
-    speaks for the rule and is what it masks."""
+    speaks for the rule and is what it masks. `reading`: only where it was seen in that reading of the text."""
 
     ready: Ready
     bit: int
     at_least: float
     roles: frozenset[Role]
     shown: bool = True
+    reading: str = ""
 
 
 # classifier -> label -> (lowest threshold, tests); the label "*" holds the tests for labels not listed.
@@ -206,7 +207,7 @@ def _table(policies: Sequence[Policy], specs: Mapping[str, ClassifierSpec], stag
             for name in part.findings:
                 classifier, _, label = name.partition(".")
                 row = tests.setdefault(classifier, {}).setdefault(label, [])
-                row.append(Test(ready, 1 << place, part.at_least, part.roles, part.shown))
+                row.append(Test(ready, 1 << place, part.at_least, part.roles, part.shown, part.reading))
         for classifier in frozenset[str]().union(*ready.needs):
             dependents.setdefault(classifier, []).append(ready)
         if ready.condition is not None and not ready.condition.needed:
@@ -227,6 +228,7 @@ class _Part(NamedTuple):
     at_least: float
     roles: frozenset[Role]
     shown: bool
+    reading: str = ""
 
 
 def _ready(order: int, policy: Policy, rule: Rule, stage: Stage) -> tuple[list[_Part], Ready]:
@@ -236,8 +238,10 @@ def _ready(order: int, policy: Policy, rule: Rule, stage: Stage) -> tuple[list[_
         from .cel.condition import compiled
 
         condition = compiled(rule.when, stage, roles)
-        atoms = enumerate(condition.atoms)
-        parts = [_Part([atom.finding], atom.at_least, atom.roles, at in condition.shown) for at, atom in atoms]
+        parts = [
+            _Part([atom.finding], atom.at_least, atom.roles, at in condition.shown, atom.reading)
+            for at, atom in enumerate(condition.atoms)
+        ]
     else:
         seen, every = rule.conditions
         parts = [_Part(part.finding, part.at_least, roles, True) for part in seen]

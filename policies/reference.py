@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from classifiers.readings import DISGUISED, READINGS
+
 from .cel.variables import FUNCTIONS, VARIABLES
 from .schema import schema
 
@@ -142,9 +144,12 @@ def _names() -> Iterator[str]:
     yield "| function | gives | |"
     yield "|---|---|---|"
     for function in FUNCTIONS:
-        for takes in function.takes:
-            gives = "number" if function.gives == "dyn" else function.gives
-            yield f"| `{function.name}({', '.join(takes)})` | {gives} | {_cell(function.meaning)} |"
+        gives = "number" if function.gives == "dyn" else function.gives
+        forms = "<br>".join(f"`{form}`" for form in function.written)
+        yield f"| {forms} | {gives} | {_cell(function.meaning)} |"
+    yield "\nThe reading of a text that `score` may ask for, of what a classifier of the kind `patterns` found:\n"
+    yield from (f"- `{name}`: {meaning}" for name, meaning in READINGS.items())
+    yield f"- `{DISGUISED}`: any of these"
     yield "\nBeside these, CEL's own: `size`, `in`, `has`, `exists`, `all`, `exists_one`, `filter`, `map`,"
     yield "`startsWith`, `endsWith`, `contains`, `matches` (RE2), `int`, `double`, `string`, and the operators."
 

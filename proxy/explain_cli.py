@@ -285,6 +285,7 @@ def _found(found: Finding, stage: _Stage, show_text: bool) -> str:
     where = "the whole text" if found.span is None else f"characters {found.span[0]} to {found.span[1]}"
     text = f"  '{_text(found, stage)}'" if show_text else ""
     name = f"{found.classifier}.{found.label}"
+    where += f", read as {found.view}" if found.view not in ("", "raw") else ""
     return f"{name} {found.score:.4f} in text {found.message} ({message.role}), {where}{text}"
 
 
@@ -307,7 +308,7 @@ def _rule(view: RuleView) -> Iterator[str]:
 
 
 def _part(part: PartView) -> str:
-    names = " or ".join(part.names)
+    names = " or ".join(part.names) + (f" read as {part.reading}" if part.reading else "")
     if part.state == "not evaluated":
         return f"{names} >= {part.at_least:g}: nobody answered"
     sign = ">=" if part.score >= part.at_least else "<"
@@ -327,6 +328,7 @@ def _plain(stage: _Stage, show_text: bool) -> dict[str, Any]:
             "role": str(message.role),
             "origin": message.origin,
             "span": found.span,
+            "view": found.view or None,
         }
         findings.append({**one, "text": _text(found, stage)} if show_text else one)
     return {
@@ -358,6 +360,7 @@ def _plain_rule(view: RuleView) -> dict[str, Any]:
         "parts": [
             {
                 "findings": list(part.names),
+                "reading": part.reading or None,
                 "at_least": part.at_least,
                 "score": part.score,
                 "distance": round(part.distance, 6),

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from classifiers.base import Message, Role
+from classifiers.base import Finding, Message, Role
+from classifiers.readings import RAW
 from policies.engine import Decision, Fired
 from policies.forms import Mode
 from policies.model import Action, Stage
@@ -235,9 +236,11 @@ class Seen:
 
     It is enough to decide again by other rules (`policies.backtest`): `unplaced` has the highest scores of findings in
     derived texts, which a mask rule blocks instead, and `present` the roles that a failed classifier left unread.
+    `views` has the highest scores of what was seen in other readings of a text, by reading (with a '#' behind it in a
+    derived text); it is None where no finding tells.
     """
 
-    __slots__ = ("failures", "fired", "present", "scores", "shadow", "unplaced")
+    __slots__ = ("failures", "fired", "present", "scores", "shadow", "unplaced", "views")
 
     def __init__(self) -> None:
         self.fired: dict[str, Fired] = {}
@@ -246,6 +249,7 @@ class Seen:
         self.unplaced: dict[Role, dict[str, float]] = {}
         self.failures: dict[str, str] = {}
         self.present: set[Role] = set()
+        self.views: dict[Role, dict[str, dict[str, float]]] | None = None
 
     def add(self, decision: Decision, messages: Sequence[Message]) -> None:
         for item in decision.fired:
@@ -269,10 +273,20 @@ class Seen:
             if finding.span is None and "#" in message.origin:
                 unplaced = self.unplaced.setdefault(message.role, {})
                 unplaced[name] = max(score, unplaced.get(name, 0.0))
+            if finding.view:
+                self._viewed(finding, message, name, score)
         if decision.failures:
             self.present.update([message.role for message in messages])
             for failure in decision.failures:
                 self.failures[failure.classifier] = str(failure.reason)
+
+    def _viewed(self, finding: Finding, message: Message, name: str, score: float) -> None:
+        if self.views is None:
+            self.views = {}
+        if finding.view != RAW:
+            view = finding.view + "#" if finding.span is None and "#" in message.origin else finding.view
+            seen = self.views.setdefault(message.role, {}).setdefault(view, {})
+            seen[name] = max(score, seen.get(name, 0.0))
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -294,6 +308,8 @@ class Seen:
             facts.update(scores=highest, by_role={str(role): scores for role, scores in self.scores.items()})
         if self.unplaced:
             facts["unplaced"] = {str(role): scores for role, scores in self.unplaced.items()}
+        if self.views is not None:
+            facts["views"] = {str(role): views for role, views in self.views.items()}
         if self.failures:
             facts["failures"] = self.failures
             facts["present"] = sorted(map(str, self.present))

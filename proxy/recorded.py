@@ -6,7 +6,7 @@ and DuckDB's JSON reader 30, with a hundred megabytes to install. Cost: one core
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ import orjson
 from classifiers.base import Role
 from policies.backtest import Part, Rows, Scope
 from policies.decision import ENDS
-from policies.model import Stage
+from policies.model import Action, Stage
 
 from .audit import Reader
 
@@ -66,8 +66,16 @@ def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> N
         part.judged.append(row)
         if seen:
             _stage(part, row, seen)
-            if stage is Stage.INPUT and not _ENDING.isdisjoint(seen.get("rules", {}).values()):
+            if stage is Stage.INPUT and _ends(seen.get("rules", {}).values(), body):
                 rows.ended.add(row)
+
+
+def _ends(actions: Collection[str], body: dict[str, Any]) -> bool:
+    """Whether one of the rules that fired on a request answered it."""
+    if _ENDING.isdisjoint(actions):
+        return False
+    # Words that a route outranked answered nobody, where a model was asked.
+    return "routed" not in body or "upstream" not in body or str(Action.BLOCK) in actions
 
 
 _ENDING = frozenset(map(str, ENDS))
@@ -83,6 +91,13 @@ def _stage(part: Part, row: int, seen: dict[str, Any]) -> None:
             part.unclear.append(row)
         else:
             _columns(part, row, by_role, False)
+    views = seen.get("views")
+    if views:
+        for role, of_role in views.items():
+            for view, found in of_role.items():
+                _columns(part, row, {role: found}, view.endswith("#"), view.removesuffix("#"))
+    elif views is None and scores:
+        part.untold.append(row)
     unplaced = seen.get("unplaced")
     if unplaced:
         _columns(part, row, unplaced, True)
@@ -91,14 +106,14 @@ def _stage(part: Part, row: int, seen: dict[str, Any]) -> None:
         part.silent[row] = frozenset(failures), frozenset(seen.get("present", ())) & _ROLES
 
 
-def _columns(part: Part, row: int, by_role: dict[str, dict[str, float]], placeless: bool) -> None:
+def _columns(part: Part, row: int, by_role: dict[str, dict[str, float]], placeless: bool, view: str = "") -> None:
     columns = part.columns
     for role, scores in by_role.items():
         if role not in _ROLES:
             part.unclear.append(row)
             continue
         for name, score in scores.items():
-            key = role, name, placeless
+            key = role, name, placeless, view
             column = columns.get(key)
             if column is None:
                 column = columns[key] = ([], [])

@@ -128,7 +128,7 @@ class Rejudge:
                 out.append((row, Again(None, PASSED, why=why)))
             elif self._knows(content, looks):
                 first, second = (looks[stage].decision if stage in looks else None for stage in Stage)
-                out.append((row, decided(first, second, row in rows.ended)))
+                out.append((row, decided(first, second, row in rows.ended, rows.scopes[row].model)))
             else:
                 take(fresh, rows.ids[row], rows.actions[row], rows.rules[row], self._record(rows, row, looks))
                 open_.append(row)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..model import Action, Rule
-from .condition import Condition, Flaw, NoCondition, compiled
+from .condition import Condition, Flaw, NoCondition, Spoken, compiled
 from .constant import constants
 
-Unknown = Callable[[str], tuple[str, str] | None]
+Unknown = Callable[[Spoken], tuple[str, str] | None]
 
 
 def flaws(rule: Rule, unknown: Unknown) -> list[Flaw]:
     """The mistakes in `rule.when`, sorted by place; the same at two stages is told once. `unknown` says what is wrong
-    with a classifier.label, and the mend."""
+    with a finding that is named, and the mend."""
     assert isinstance(rule.when, str)
     found: set[Flaw] = set()
     for stage in rule.stages:
@@ -27,7 +27,7 @@ def flaws(rule: Rule, unknown: Unknown) -> list[Flaw]:
 
 
 def _flaws(rule: Rule, condition: Condition, unknown: Unknown) -> Iterator[Flaw]:
-    wrong = [(at, problem) for at, finding in condition.spoken if (problem := unknown(finding))]
+    wrong = [(each.at, problem) for each in condition.spoken if (problem := unknown(each))]
     for at, (what, mend) in wrong:
         yield Flaw(at, what, mend)
     yield from constants(condition)

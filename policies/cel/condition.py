@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from classifiers.base import Finding, Message, Role
+from classifiers.readings import DISGUISED, READINGS
 
 from ..facts import Facts
 from ..model import Stage
@@ -58,6 +59,14 @@ class NoCondition(ValueError):
         super().__init__("; ".join(flaw.what for flaw in self.flaws))
 
 
+class Spoken(NamedTuple):
+    """A `classifier.label` that is named at `at`, and the reading in which it must be seen, or nothing."""
+
+    at: int
+    finding: str
+    reading: str = ""
+
+
 class Reads(NamedTuple):
     """The variables that a condition reads, and the names that it looks up in `account.history`."""
 
@@ -69,13 +78,13 @@ class Reads(NamedTuple):
 class Condition:
     """A condition of a rule at one stage.
 
-    `atoms` are numbered by their place; `spoken` holds the place in the text of each `classifier.label` that is named.
+    `atoms` are numbered by their place; `spoken` are the findings that are named.
     `shown` are the atoms whose findings speak for it. `needed` says that it is false wherever none of its atoms is met.
     """
 
     root: Part
     atoms: tuple[Atom, ...]
-    spoken: tuple[tuple[int, str], ...]
+    spoken: tuple[Spoken, ...]
     shown: frozenset[int]
     needed: bool
     reads: Reads
@@ -130,7 +139,7 @@ class _Reader:
     def __init__(self, text: str, stage: Stage, roles: frozenset[Role], tree: Tree) -> None:
         self.text, self.stage, self.roles, self.tree = text, stage, roles, tree
         self.atoms: list[Atom] = []
-        self.spoken: list[tuple[int, str]] = []
+        self.spoken: list[Spoken] = []
         self.flaws: list[Flaw] = []
 
     def flaw(self, at: int, what: str, mend: str = "") -> Part:
@@ -162,14 +171,15 @@ class _Reader:
 
     def _score(self, call: Node, sign: str, number: float) -> Part:
         label, *more = call.of
-        roles = self._role(more[0]) if more else self.roles
-        if not self._finding(label):
+        roles, reading = self._where(more)
+        if not self._finding(label, reading):
             return Constant(call.at, None)
         if not 0 <= number <= 1:
             return self.flaw(call.at, f"a score is never {number:g}: all lie from 0 to 1", _EXAMPLE)
-        at_least = self._atom(label, roles, number)
+        at_least = self._atom(label, roles, number, reading)
         # A separate bit for "more than": the next number that there is.
-        above = self._atom(label, roles, math.nextafter(number, 2)) if sign in {">", "<=", "==", "!="} else at_least
+        over = math.nextafter(number, 2)
+        above = self._atom(label, roles, over, reading) if sign in {">", "<=", "==", "!="} else at_least
         return Score(call.at, sign, at_least, above)
 
     def _count(self, call: Node, sign: str, number: float) -> Part:
@@ -180,22 +190,35 @@ class _Reader:
             return self.flaw(least.at, "the lowest score that counts is a number above 0 and up to 1", _COUNTED)
         return Count(call.at, sign, self._atom(label, self.roles, least.value), int(number))
 
-    def _finding(self, node: Node) -> bool:
+    def _finding(self, node: Node, reading: str = "") -> bool:
         if node.kind is not Kind.CONSTANT or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}\.\S{1,128}", str(node.value)):
             self.flaw(node.at, "a finding is named in quotes: classifier.label, or classifier.*", _EXAMPLE)
             return False
-        self.spoken.append((node.at, str(node.value)))
+        self.spoken.append(Spoken(node.at, str(node.value), reading))
         return True
 
-    def _atom(self, label: Node, roles: frozenset[Role], at_least: float) -> int:
-        atom = Atom(str(label.value), roles, at_least)
+    def _atom(self, label: Node, roles: frozenset[Role], at_least: float, reading: str = "") -> int:
+        atom = Atom(str(label.value), roles, at_least, reading)
         if atom not in self.atoms:
             self.atoms.append(atom)
         return self.atoms.index(atom)
 
-    def _role(self, node: Node) -> frozenset[Role]:
+    def _where(self, named: Sequence[Node]) -> tuple[frozenset[Role], str]:
+        """The roles of the texts, and the reading of them, that a score is asked of: a role, a reading, or both."""
+        if not named:
+            return self.roles, ""
+        *first, last = named
+        if last.kind is Kind.CONSTANT and last.value in _READINGS:
+            return self._role(first[0], _ROLES) if first else self.roles, str(last.value)
+        if first:
+            self.flaw(last.at, "a reading is named in quotes", _near(str(last.value), _READINGS))
+            return self.roles, ""
+        return self._role(last, [*_ROLES, *_READINGS]), ""
+
+    def _role(self, node: Node, known: Sequence[str]) -> frozenset[Role]:
         if node.kind is not Kind.CONSTANT or node.value not in list(Role):
-            self.flaw(node.at, "a role is named in quotes", _near(str(node.value), [str(role) for role in Role]))
+            what = "a role is named in quotes" if known is _ROLES else "a role or a reading is named in quotes"
+            self.flaw(node.at, what, _near(str(node.value), known))
         elif node.value not in self.roles:
             self.flaw(node.at, f"the rule does not look at texts of the role {node.value}", "add it to 'roles'")
         else:
@@ -258,6 +281,8 @@ def _counts(node: Node) -> frozenset[str]:
 
 
 _ROLES = [str(role) for role in Role]
+_READINGS = [*READINGS, DISGUISED]
+_CODES = frozenset({"base64", "base32", "hex", "hexadecimal", "percent", "url", "encoded"})
 _EXAMPLE = 'write score("classifier.label") >= 0.8'
 _COUNTED = 'write count("classifier.label", 0.8) >= 2'
 
@@ -345,10 +370,11 @@ def _unknown(at: int, name: str, stage: Stage) -> Flaw:
 
 def _forms(name: str) -> str:
     """How a function of ours is called."""
-    forms = [f"{each.name}({', '.join(takes)})" for each in FUNCTIONS if each.name == name for takes in each.takes]
-    return "write " + " or ".join(forms)
+    return "write " + " or ".join(form for each in FUNCTIONS if each.name == name for form in each.written)
 
 
 def _near(word: str, known: Sequence[str]) -> str:
+    if word.lower() in _CODES and "decoded" in known:
+        return 'write "decoded": base64, hexadecimal and percent signs are one reading'
     near = difflib.get_close_matches(word, known, 1, 0.6)
     return f"did you mean '{near[0]}'?" if near else "one of " + ", ".join(known)

@@ -22,7 +22,7 @@ MOST_CASES = 4096
 _OTHER = "\x00another"
 """A text that nobody compares with."""
 _LEAST = {each.name: each.least for each in VARIABLES}
-_Key = str | tuple[str, frozenset[Role]]
+_Key = str | tuple[str, frozenset[Role], str]
 _Value = bool | float | str
 
 
@@ -66,7 +66,7 @@ class _Case:
         atom = self._atoms[bit]
         if not 0 < atom.at_least <= 1:
             return atom.at_least <= 0
-        value = self._values.get((atom.finding, atom.roles))
+        value = self._values.get((atom.finding, atom.roles, atom.reading))
         return None if value is None else float(value) >= atom.at_least
 
     def counted(self, bit: int) -> tuple[int, float]:
@@ -93,7 +93,7 @@ def _cases(part: Part, condition: Condition) -> Iterator[_Case]:
             case Score() | Count():
                 for bit in {leaf.not_below, leaf.above} if isinstance(leaf, Score) else {leaf.bit}:
                     atom = condition.atoms[bit]
-                    known = choices.setdefault((atom.finding, atom.roles), {0.0})
+                    known = choices.setdefault((atom.finding, atom.roles, atom.reading), {0.0})
                     known.update({atom.at_least} if 0 < atom.at_least <= 1 else ())
             case Fact() if leaf.variable and leaf.value is not None:
                 choices.setdefault(leaf.variable, set()).update(_around(leaf.variable, leaf.value))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from classifiers.base import Finding, Message, Role
+from classifiers.readings import seen_in
 
 from ..facts import Facts, Turn
 from ..model import Stage
@@ -42,6 +43,8 @@ class Known:
         wanted = atom.finding in (f"{finding.classifier}.{finding.label}", f"{finding.classifier}.*")
         # Not `score >= at_least`: NaN must not pass for a low score.
         if not wanted or finding.score < atom.at_least:
+            return False
+        if atom.reading and not seen_in(finding.view, atom.reading):
             return False
         here = 0 <= finding.message < len(self.messages)
         return not here or self.messages[finding.message].role in atom.roles

@@ -20,11 +20,13 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A finding (classifier.label or classifier.*) with at least this score, in a text of one of these roles."""
+    """A finding (classifier.label or classifier.*) with at least this score, in a text of one of these roles; where
+    `reading` is not empty only one that was seen in that reading of the text."""
 
     finding: str
     roles: frozenset[Role]
     at_least: float
+    reading: str = ""
 
     @property
     def classifier(self) -> str:

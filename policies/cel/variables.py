@@ -28,10 +28,11 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`takes` are the types of its arguments, for each of its forms."""
+    """`takes` are the types of its arguments, for each of its forms; `written` is each form as an author writes it."""
 
     name: str
     takes: tuple[tuple[str, ...], ...]
+    written: tuple[str, ...]
     gives: str
     meaning: str
 
@@ -63,20 +64,23 @@ VARIABLES: tuple[Variable, ...] = (
 FUNCTIONS: tuple[Function, ...] = (
     Function(
         "score",
-        (("string",), ("string", "string")),
+        (("string",), ("string", "string"), ("string", "string", "string")),
+        ('score("finding")', 'score("finding", "role or reading")', 'score("finding", "role", "reading")'),
         "dyn",
-        "the highest score of a finding, classifier.label or classifier.*, in the texts that the rule looks at, or in "
-        "those of one role; 0 where nothing was found; compared with a number",
+        "the highest score of a finding, classifier.label or classifier.*, in the texts that the rule looks at, in "
+        "those of one role, in one reading of them, or both; 0 where nothing was found; compared with a number",
     ),
     Function(
         "count",
         (("string", "double"),),
+        ('count("finding", 0.8)',),
         "int",
         "how many findings have at least this score; compared with a whole number",
     ),
     Function(
         "follows",
         (("string", "string"),),
+        ('follows("later step", "earlier step")',),
         "bool",
         "whether a step of the conversation comes after another one: each a role, or a role and the name of the tool, "
         'like follows("tool_call:send_mail", "tool_result:read_page")',

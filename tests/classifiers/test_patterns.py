@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers import catalog
-from classifiers.base import Classifier, Message, Role
+from classifiers.base import Classifier, Finding, Message, Role
 from classifiers.patterns import _MOST_KNOWN, MOST_SPANS, Patterns, ViewsTruncated
+from classifiers.readings import DISGUISED, READINGS, seen_in
+from classifiers.workers import take
 from tests.classifiers.tables import messages, seen, table
 
 TABLE = table("patterns")
@@ -53,6 +55,37 @@ def test_digest_follows_the_options() -> None:
 def test_views_can_be_turned_off() -> None:
     raw = Patterns.from_options("p", {"patterns": {"a": "bomb"}, "views": False})
     assert [finding.message for finding in raw.classify(messages("b0mb", "bomb"))] == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "view", "reading"),
+    [
+        ("a bomb", "raw", ""),
+        ("a b0mb", "leet", "leet"),
+        ("please 1gnore prev|ous", "leet", "leet"),
+        ("cash m0n3y", "leet", "leet"),
+        ("b-o-m-b now", "letters", "letters"),
+        ("a \u0432omb b\u043emb", "skeleton", "skeleton"),
+        ("ｂｏｍｂ", "plain", "plain"),
+        ("Y2FzaCBtb25leQ==", "decoded", "decoded"),
+        ("a obzo", "rot13", "rot13"),
+        ("use cash mone", "", ""),
+    ],
+)
+def test_it_says_in_which_reading_it_saw_something(text: str, view: str, reading: str) -> None:
+    assert [finding.view for finding in PATTERNS.classify(messages(text))] == ([view] if view else [])
+    assert not reading or (reading in PATTERNS.readings and seen_in(view, reading))
+    assert seen_in(view, DISGUISED) == bool(reading)
+
+
+def test_what_is_split_was_seen_in_the_joint() -> None:
+    texts = messages("we need ca", "sh money", " and Y2FzaCBt", "b25leQ==")
+    assert {finding.view for finding in PATTERNS.classify(texts)} == {"joint", "joint.decoded"}
+    assert PATTERNS.readings == frozenset(READINGS)
+    assert Patterns.from_options("p", {"patterns": {"a": "b"}, "views": False}).readings == {"joint"}
+    findings: list[Finding] = []
+    take(PATTERNS, messages("a b0mb"), [7], findings, [])
+    assert [(finding.message, finding.view) for finding in findings] == [(7, "leet")]
 
 
 def test_a_flood_of_matches_is_reported_to_its_end() -> None:

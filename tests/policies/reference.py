@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from classifiers.base import Finding, Message, Report
+from classifiers.base import Finding, Message, Report, Role
 from policies.facts import Facts
 from policies.forms import Canary
 from policies.model import AllOf, AnyOf, Policy, Rule
@@ -109,9 +109,10 @@ def evaluate(
 
 # Expressions: each score is written into the text as a number, and CEL's library has the rest -----------------------
 
-SCORE = re.compile(r'score\("([^"]+)"(?:, "([^"]+)")?\) (>=|>|<=|<|==|!=) ([0-9.]+)')
+SCORE = re.compile(r'score\("([^"]+)"((?:, "[^"]+")*)\) (>=|>|<=|<|==|!=) ([0-9.]+)')
 COUNT = re.compile(r'count\("([^"]+)", ([0-9.]+)\)')
 FOLLOWS = re.compile(r'follows\("([^"]+)", "([^"]+)"\)')
+ROLES = {str(role) for role in Role}
 HIGHEST = 2.0
 """What counts for a score that is no number."""
 
@@ -155,6 +156,18 @@ def came_after(later: str, earlier: str, facts: Facts | None) -> str:
     return str(any(earlier in a and later in b for a, b in pairs)).lower()
 
 
+def asked_of(where: str) -> tuple[str | None, str | None]:
+    """The role and the reading that a score names behind its finding."""
+    named = re.findall(r'"([^"]+)"', where)
+    return next((each for each in named if each in ROLES), None), next((n for n in named if n not in ROLES), None)
+
+
+def read_as(finding: Finding, reading: str) -> bool:
+    """Whether it was seen in this reading."""
+    way = {"leet" if each == "leet_l" else each for each in finding.view.split(".")} - {"", "raw"}
+    return bool(way) if reading == "disguised" else reading in way
+
+
 def by_expression(
     rule: Rule,
     when: str,
@@ -167,7 +180,8 @@ def by_expression(
     failed = {failure.classifier for failure in report.failures}
     present = {message.role for message in messages}
 
-    def matching(name: str, role: str | None) -> list[Finding]:
+    def matching(name: str, where: str) -> list[Finding]:
+        role, reading = asked_of(where)
         return [
             f
             for f in report.findings
@@ -176,26 +190,28 @@ def by_expression(
                 f.message not in range(len(messages))
                 or messages[f.message].role in ({role} if role else set(rule.roles))
             )
+            and (reading is None or read_as(f, reading))
         ]
 
-    def open_to(name: str, role: str | None) -> bool:
+    def open_to(name: str, where: str) -> bool:
+        role, _ = asked_of(where)
         roles = {role} if role else set(rule.roles)
         return name.split(".", maxsplit=1)[0] in failed and bool(roles & present) and bool(set(rule.roles) & present)
 
     slots: list[tuple[str, list[str]]] = []
     meets = False
     for found in SCORE.finditer(when):
-        name, role, sign, number = found[1], found[2], found[3], float(found[4])
-        scores = [HIGHEST if f.score != f.score else f.score for f in matching(name, role)]
+        name, where, sign, number = found[1], found[2], found[3], float(found[4])
+        scores = [HIGHEST if f.score != f.score else f.score for f in matching(name, where)]
         seen = max(scores, default=0.0)
-        values = {seen} | ({number, number + 1e-9, 1.0} if open_to(name, role) else set())
+        values = {seen} | ({number, number + 1e-9, 1.0} if open_to(name, where) else set())
         slots.append((found[0], [f"(dyn({v:.12f}) {sign} {number})" for v in sorted(values) if v >= seen]))
         # A step above the number where it must be passed.
         meets = meets or seen >= number
     for found in COUNT.finditer(when):
         name, least = found[1], float(found[2])
-        number = len([f for f in matching(name, None) if f.score != f.score or f.score >= least])
-        counts_of = [number, *(number + more for more in (1, 2, 3, 9) if open_to(name, None))]
+        number = len([f for f in matching(name, "") if f.score != f.score or f.score >= least])
+        counts_of = [number, *(number + more for more in (1, 2, 3, 9) if open_to(name, ""))]
         slots.append((found[0], [str(each) for each in counts_of]))
         meets = meets or number > 0
     slots += [(found[0], [came_after(found[1], found[2], facts)]) for found in FOLLOWS.finditer(when)]
@@ -214,8 +230,8 @@ def by_expression(
         results.append((rule, acted(rule, when, messages, matching, masked, facts), False))
     # What follows from silence: it would be true, or nobody can say, for some value of what is not known.
     asked = [(found[1], found[2]) for found in SCORE.finditer(when)]
-    asked += [(found[1], None) for found in COUNT.finditer(when)]
-    unsure = any(open_to(name, role) for name, role in asked)
+    asked += [(found[1], "") for found in COUNT.finditer(when)]
+    unsure = any(open_to(name, where) for name, where in asked)
     options = itertools.product(*(values for _, values in slots))
     if now is None or (unsure and any(truth(filled(values), facts) is not False for values in options)):
         results.append((rule, str(rule.on_error or ("block" if rule.action in PROTECTING else "log")), True))
@@ -226,7 +242,7 @@ def acted(
     rule: Rule,
     when: str,
     messages: Sequence[Message],
-    matching: Callable[[str, str | None], list[Finding]],
+    matching: Callable[[str, str], list[Finding]],
     masked: set[tuple[int, int]],
     facts: Facts | None,
 ) -> str:

@@ -21,9 +21,9 @@ TUTORIAL = (PAGES / "TUTORIAL.md").read_text("utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
 
 
-def test_there_are_thirteen() -> None:
-    assert [title.partition(".")[0] for title, _ in RECIPES] == [str(number) for number in range(1, 14)]
-    assert COOKBOOK.count("```yaml") == 13
+def test_there_are_fourteen() -> None:
+    assert [title.partition(".")[0] for title, _ in RECIPES] == [str(number) for number in range(1, 15)]
+    assert COOKBOOK.count("```yaml") == 14
 
 
 @pytest.mark.parametrize(("title", "text"), RECIPES + EXAMPLES, ids=[title for title, _ in RECIPES + EXAMPLES])

@@ -58,8 +58,8 @@ def expressions(draw: st.DrawFn, mask: bool = False) -> str:
         kind = draw(st.integers(0, 9)) if not mask else 0
         if kind < 6 and labels:
             sign = draw(st.sampled_from([">=", ">=", ">", "<", "<=", "==", "!="])) if not mask else ">="
-            role = draw(st.sampled_from(["", "", "", ', "user"'])) if not mask else ""
-            return f'score("{labels.pop()}"{role}) {sign} {draw(st.sampled_from(NUMBERS))}'
+            where = draw(st.sampled_from(["", "", ', "user"', ', "disguised"', ', "user", "leet"'])) if not mask else ""
+            return f'score("{labels.pop()}"{where}) {sign} {draw(st.sampled_from(NUMBERS))}'
         if kind == 6 and labels:
             sign = draw(st.sampled_from([">=", ">", "<", "<=", "==", "!="]))
             return f'count("{labels.pop()}", {draw(st.sampled_from(NUMBERS))}) {sign} {draw(st.integers(0, 3))}'
@@ -116,8 +116,11 @@ facts = st.builds(
     ).map(tuple),
     lot=st.sampled_from([b"", b"one", b"two"]),
 )
+viewed = st.builds(
+    lambda finding, view: replace(finding, view=view), findings, st.sampled_from(["", "raw", "decoded", "plain.leet_l"])
+)
 reports = st.builds(
-    Report, st.lists(findings, max_size=5).map(tuple), st.one_of(st.just(()), st.lists(failures, max_size=2).map(tuple))
+    Report, st.lists(viewed, max_size=5).map(tuple), st.one_of(st.just(()), st.lists(failures, max_size=2).map(tuple))
 )
 policies = st.lists(rules(), min_size=1, max_size=3).map(
     lambda made: make([given | {"id": f"r{at}", "description": "d"} for at, given in enumerate(made)])
@@ -148,7 +151,7 @@ def test_a_failure_more_never_makes_it_milder(
 
 
 @settings(max_examples=150, deadline=None)
-@given(expressions(), messages, st.lists(findings, max_size=5).map(tuple), facts)
+@given(expressions(), messages, st.lists(viewed, max_size=5).map(tuple), facts)
 def test_what_is_called_constant_is(text: str, texts: list[Message], found: tuple[Finding, ...], known: Facts) -> None:
     condition = compiled(text, Stage.INPUT, EVERY)
     told = {flaw.at: flaw.what == "this is always true" for flaw in constants(condition)}

@@ -16,18 +16,19 @@ KIND = "tests.policies.words:Words"
 
 @dataclass
 class Words:
-    """Options: `words` (label -> word), `inline`, `crash`, `score`."""
+    """Options: `words` (label -> word), `inline`, `crash`, `score`, `readings` that it claims to know."""
 
     name: str
     words: dict[str, str] = field(default_factory=lambda: {"mark": "MARK", "other": "OTHER"})
     inline: bool = True
     crash: bool = False
     score: float = 1.0
+    readings: list[str] = field(default_factory=list)
 
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Words:
         for option in options:
-            if option not in {"words", "inline", "crash", "score"}:
+            if option not in {"words", "inline", "crash", "score", "readings"}:
                 raise OptionError(option, "no such option", "one of crash, inline, score, words")
         for label, word in options.get("words", {}).items():
             if not isinstance(word, str):

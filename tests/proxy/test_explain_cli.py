@@ -109,6 +109,18 @@ def test_an_expression_is_shown_with_its_scores(files: Path) -> None:
     assert lines[at + 2].startswith("      words.codename: 1.0000 >= 0.9")
 
 
+def test_a_reading_is_named(files: Path) -> None:
+    text = (files / "p.yaml").read_text()
+    old = "{any: [{finding: words.codename, at_least: 0.9}, {finding: words.hint, at_least: 0.5}]}"
+    (files / "p.yaml").write_text(text.replace(old, '\'score("words.codename", "leet") >= 0.9\''))
+    told = run(files / "request.json", "--policy", files / "p.yaml").output
+    assert "      words.codename read as leet: 0.0000 < 0.9 (-0.9000): not met" in told.splitlines()
+    (files / "request.json").write_text(json.dumps(CHAT).replace("bluebird", "b1uebird"))
+    told = run(files / "request.json", "--policy", files / "p.yaml").output
+    assert "characters 4 to 12, read as leet_l" in told
+    assert "      words.codename read as leet: 1.0000 >= 0.9 (+0.1000): met" in told.splitlines()
+
+
 def test_a_policy_for_other_requests_is_named(files: Path) -> None:
     (files / "set").mkdir()
     (files / "set" / "a.yaml").write_text((files / "p.yaml").read_text())
@@ -146,9 +158,10 @@ def test_json_has_all_of_it(files: Path) -> None:
         "score": 0.4,
         "distance": -0.1,
         "state": "not met",
+        "reading": None,
     }
     assert {"classifier": "words", "label": "hint", "score": 0.4, "message": 2, "role": "user",
-            "origin": "/messages/1/content", "span": [22, 26]} in plain["input"]["findings"]  # fmt: skip
+            "origin": "/messages/1/content", "span": [22, 26], "view": "raw"} in plain["input"]["findings"]  # fmt: skip
     assert "output" not in plain
 
 

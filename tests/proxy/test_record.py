@@ -48,6 +48,16 @@ def test_what_has_no_place_and_what_was_not_read_is_told() -> None:
     assert told["present"] == ["tool_call", "tool_result", "user"]
 
 
+def test_readings_are_told_where_a_classifier_tells_them() -> None:
+    raw = Finding("p", "y", 1.0, 0, (0, 1), "raw")
+    hidden = Finding("p", "y", 0.5, 0, (0, 1), "plain.decoded")
+    derived = Finding("p", "y", 0.75, 2, None, "leet")
+    assert facts(((raw,), ())) == {"scores": {"p.y": 1.0}, "role": "user", "views": {}}
+    told = facts(((raw, hidden, derived), ()))["views"]
+    assert told == {"user": {"plain.decoded": {"p.y": 0.5}}, "tool_call": {"leet#": {"p.y": 0.75}}}
+    assert "views" not in facts(((Finding("g", "x", 0.5, 0),), ()))
+
+
 def test_an_unreadable_part_has_the_role_of_its_place() -> None:
     places = [(Message(Role.ASSISTANT, "", "/image"), "image")]
     told = facts(((Finding("surface", "unscannable", 1.0, 3),), ()), places=places)

@@ -47,12 +47,25 @@ def seen(draw: st.DrawFn) -> Seen:
             max_size=6,
         )
     )
-    placed = tuple(replace(each, span=None if "#" in texts[each.message].origin else (0, 3)) for each in found)
+    views = draw(st.lists(st.sampled_from(["raw", "decoded", "plain.leet_l"]), min_size=6, max_size=6))
+    placed = tuple(
+        replace(each, span=None if "#" in texts[each.message].origin else (0, 3), view=view)
+        for each, view in zip(found, views, strict=False)
+    )
     silent = draw(st.lists(st.sampled_from([*CLASSIFIERS, "stranger"]), max_size=1))
     return texts, Report(placed, tuple(Failure(name, Silence.CRASH) for name in silent))
 
 
-sets = st.lists(st.lists(rules, min_size=1, max_size=4), min_size=1, max_size=2).map(policies_of)
+readings = st.sampled_from(
+    [
+        'score("a.x", "decoded") >= 0.5',
+        'score("a.*", "disguised") > 0.49',
+        'score("b.y") >= 0.5 && score("b.y", "leet") < 0.8',
+        'score("a.x", "user", "plain") >= 0.2 || score("b.z") >= 0.8',
+    ]
+)
+asking = st.builds(lambda given, when: given | {"when": when, "roles": list(map(str, ROLES))}, rules, readings)
+sets = st.lists(st.lists(st.one_of(rules, asking), min_size=1, max_size=4), min_size=1, max_size=2).map(policies_of)
 exchanges = st.lists(st.tuples(seen(), seen()), min_size=1, max_size=5)
 
 
@@ -184,6 +197,47 @@ def test_a_policy_for_some_requests(applies: dict[str, Any], action: Action | No
     one = again([rule(action="log")], [rule()], HIGH, applies_to=applies)
     assert one.action is action
     assert ("applies_to" in one.why) == (action is None)
+
+
+@pytest.mark.parametrize(
+    ("seen_as", "when", "action"),
+    [
+        ("plain.decoded", 'score("a.x", "decoded") >= 0.5', Action.BLOCK),
+        ("plain.decoded", 'score("a.x", "disguised") >= 0.8', Action.PASS),
+        ("plain.decoded", 'score("a.x", "leet") >= 0.5', Action.PASS),
+        ("raw", 'score("a.x", "disguised") >= 0.5', Action.PASS),
+        ("raw", 'score("a.x") >= 0.5 && score("a.x", "disguised") < 0.5', Action.BLOCK),
+        # As it was written before readings were told: known only where nothing was seen.
+        ("", 'score("a.x", "decoded") >= 0.5', None),
+        ("", 'score("a.x") >= 0.5 && score("a.x", "decoded") < 0.5', None),
+        ("", 'score("a.y", "decoded") >= 0.5', Action.PASS),
+        ("", 'score("a.x") >= 0.5', Action.BLOCK),
+    ],
+)
+def test_readings(seen_as: str, when: str, action: Action | None) -> None:
+    one = again([rule(action="log")], [rule(when=when)], replace(HIGH, view=seen_as))
+    assert one.action is action
+    assert ("in which reading" in one.why) == (action is None)
+
+
+@pytest.mark.parametrize(("to", "unasked"), [("m", False), ("other", True)])
+def test_words_answer_where_the_model_that_a_rule_routes_to_was_asked_for(to: str, unasked: bool) -> None:
+    """The route then asks for nothing, and what it outranked is done: the answer of then is no answer any more."""
+    rules = [rule("way", action="route", route_to=to), rule("words", action="rewrite", rewrite_with="w")]
+    answered = rule("out", stages=["output"])
+    now, rows = built(make([*rules, answered])), Rows()
+    body = {"revision": "then", "model": "m", "output": {"scores": {"a.x": 0.9}, "role": "assistant"}}
+    take(rows, "pn_1", "block", "out", body | {"input": {"scores": {"a.x": 0.9}, "role": "user"}})
+    (one,) = Backtest(now, lambda _: describe(now)).decide(rows)
+    assert (one.action, one.unasked) == (Action.ROUTE, unasked)
+
+
+def test_words_that_a_route_outranked_ended_nothing() -> None:
+    rows, seen = Rows(), {"rules": {"way": "route", "words": "rewrite"}}
+    body = {"revision": "then", "model": "m", "input": seen, "output": {}}
+    take(rows, "pn_1", "route", "way", body | {"routed": {"to": "other"}, "upstream": "u"})
+    take(rows, "pn_2", "route", "way", body)
+    assert rows.ended == {1}
 
 
 def test_a_mask_of_what_may_have_no_place_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
