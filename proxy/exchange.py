@@ -14,7 +14,6 @@ it leaves.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +27,9 @@ from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
 from .answers import Answer, called, ids, problem, relayed
+from .changes import changed, masked
 from .detour import detour
-from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, replaced, written
+from .dialects.base import BadRequest, Body, Dialect, Refusal, Request
 from .flight import fate
 from .guard import Guard
 from .later import Later, Pending
@@ -133,8 +133,8 @@ class Exchange:
         except BadRequest as error:
             await self._refuse_early(error.status, error.code, str(error), error.param)
             return
-        if body is not None and (decision.fired or way.model is not None):
-            body = _changed(body, request, decision, way.model, self.dialect.name)
+        if body is not None:
+            body = self.forwarded(body, request, decision, way)
         if request.stream:
             self._declare()  # it needs one in any case: the disk works while the model begins
         else:
@@ -233,6 +233,12 @@ class Exchange:
         places = [(Message(Role.USER, "", origin), kind) for origin, kind in request.unscannable]
         return await self.decide(Stage.INPUT, request.messages, places)
 
+    def forwarded(self, body: bytes, request: Request, decision: Decision, way: Way) -> bytes:
+        """`body` as it goes upstream."""
+        if decision.fired or way.model is not None:
+            return changed(body, request, decision, way.model, self.dialect.name)
+        return body
+
     async def _forward(self, request: Request, way: Way, head: bytes, body: bytes | None) -> None:
         notes = self.notes
         head = notes.sent(way.backend.name, head)
@@ -293,8 +299,8 @@ class Exchange:
             request.own(tree)
         await self.release(response, raw, tree)
 
-    async def release(self, response: Response, raw: bytes, tree: Any, *, changed: bool = False) -> None:
-        """Judge `tree`, and send `raw`, which spells it. `changed`: it is not what the upstream wrote."""
+    async def release(self, response: Response, raw: bytes, tree: Any, *, altered: bool = False) -> None:
+        """Judge `tree`, and send `raw`, which spells it. `altered`: it is not what the upstream wrote."""
         body = self.dialect.read_response(tree)
         if response.status >= 400:
             body.messages = [Message(Role.ERROR, m.text, m.origin) for m in body.messages]
@@ -304,11 +310,11 @@ class Exchange:
         decision = await self._check_output(body)
         if self._tokens is not None and (restoring := self.restoring()) is not None:
             decision = replace(decision, masks=restoring.also(body.messages, decision.masks))
-        changed = changed or bool(decision.masks)
-        headers = relayed(response, keep_length=not changed)
+        altered = altered or bool(decision.masks)
+        headers = relayed(response, keep_length=not altered)
         if decision.masks:
             raw = masked(raw, body, decision)
-        if changed:
+        if altered:
             headers.append((b"content-length", b"%d" % len(raw)))
         self.notes.ended("released" if response.status < 400 else "upstream_error")
         await self.send(Answer(response.status, headers, raw))
@@ -445,35 +451,3 @@ class Exchange:
         if not self.caller.started:
             text = "Decisions cannot be recorded at the moment."
             self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
-
-
-def _changed(raw: bytes, request: Request, decision: Decision, model: str | None, dialect: str) -> bytes:
-    """`raw` with the decision's masks and notes, and with the name that the upstream knows the model by."""
-    if decision.masks:
-        raw = masked(raw, request, decision)
-    advice = decision.advice
-    if model is None and not advice:
-        return raw
-    tree = json.loads(raw)
-    if model is not None:
-        tree["model"] = model
-    if advice:
-        from .dialects.advice import advise
-
-        advise(tree, dialect, "\n\n".join(advice))
-    return written(tree).encode()
-
-
-def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
-    """`raw` with the decision's masks applied. Whole numbers of any size survive; the rest means the same."""
-    tree = json.loads(raw)
-    texts: dict[int, list[str]] = {}
-    position: dict[int, int] = {}
-    for mask in decision.masks:
-        text = body.messages[mask.message].text
-        texts.setdefault(mask.message, []).extend((text[position.get(mask.message, 0) : mask.start], mask.replacement))
-        position[mask.message] = mask.end
-    for index, pieces in texts.items():
-        message = body.messages[index]
-        replaced(tree, message.origin, "".join(pieces) + message.text[position[index] :])
-    return written(tree).encode()

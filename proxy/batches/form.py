@@ -24,11 +24,12 @@ _HEADERS = frozenset({"content-disposition", "content-type"})
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a form holds: its fields, and the one file with its name."""
+    """What a form holds: its fields, and the one file with its name, which begins at byte `start` of the form."""
 
     fields: dict[str, str]
     filename: str
     content: bytes
+    start: int
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
@@ -45,7 +46,7 @@ def read_form(body: bytes, boundary: bytes) -> Form:
         raise Malformed("the form does not begin and end with its boundary")
     fields: dict[str, str] = {}
     file: tuple[str, bytes] | None = None
-    parts = 0
+    parts = place = 0
     for segment, content in _segments(body, boundary):
         parts += 1
         name, filename = _named(segment)
@@ -56,14 +57,20 @@ def read_form(body: bytes, boundary: bytes) -> Form:
         elif name != "file":
             raise Malformed("the form's file is not the field 'file'")
         else:
-            file = (filename, content)
+            file, place = (filename, content), parts
     if file is None or "file" in fields:
         raise Malformed("the form holds no file: send one as the field 'file'")
     if body.count(delimiter) != parts + 1:
         raise Malformed("the form's boundary stands within a part")
-    if not all(_HEAD.match(part) for part in body.split(delimiter)[1:-1]):
+    pieces = body.split(delimiter)
+    heads = [_HEAD.match(piece) for piece in pieces[1:-1]]
+    head = heads[place - 1]
+    if head is None or not all(heads):
         raise Malformed("a part of the form has a header that can be read in two ways")
-    return Form(fields, *file)
+    start = sum(len(piece) + len(delimiter) for piece in pieces[:place]) + head.end()
+    if body[start : start + len(file[1])] != file[1]:
+        raise Malformed("the form's file does not stand where it was read")
+    return Form(fields, *file, start)
 
 
 def _segments(body: bytes, boundary: bytes) -> list[tuple[MultipartSegment, bytes]]:

@@ -98,7 +98,7 @@ class Recorded(Exchange):
         changed = at_home(tree)
         if request.own is not None and response.status < 400:
             changed = request.own(tree) or changed
-        await self.release(response, orjson.dumps(tree) if changed else raw, tree, changed=changed)
+        await self.release(response, orjson.dumps(tree) if changed else raw, tree, altered=changed)
 
 
 def at_home(tree: Any) -> bool:

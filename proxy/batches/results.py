@@ -16,8 +16,8 @@ from policies.engine import Decision
 from policies.model import Action, Stage
 
 from ..answers import problem, relayed
+from ..changes import masked
 from ..dialects.base import Body, Dialect, Refusal, Request
-from ..exchange import masked
 from ..problems import UNAVAILABLE
 from ..strict import Malformed, parse
 from ..upstream import Response, UpstreamError

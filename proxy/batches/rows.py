@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from classifiers.base import Message, Role
+from policies.engine import Decision
 
+from ..changes import noted, put
 from ..dialects.base import BadRequest, Body, Dialect, Request
 from ..strict import Malformed, parse
 
@@ -29,11 +31,25 @@ LONGEST_ROW = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class Row:
-    """A row, read: `said` is all of it, `request` what its dialect is asked. `number` counts from 1."""
+    """A row, read: `said` is all of it, `request` what its `dialect` is asked under `key`. `number` counts from 1.
+    `raw` is its line in a file."""
 
     number: int
     said: Body
     request: Request
+    key: str
+    dialect: str
+    raw: bytes = b""
+
+    def alterable(self, decision: Decision) -> bool:
+        """Whether all that the decision changes lies in what is asked: by the rest of a row its results are found."""
+        return all(self.said.messages[mask.message].origin.startswith(f"/{self.key}/") for mask in decision.masks)
+
+    def alter(self, tree: Any, decision: Decision) -> None:
+        """Do in `tree`, which is this row, what the decision changes of it."""
+        put(tree, self.said, decision)
+        if decision.advice:
+            noted(tree[self.key], decision, self.dialect)
 
 
 def lines(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -66,7 +82,7 @@ def uploaded(number: int, line: bytes, dialects: Mapping[str, Dialect]) -> Row:
         raise BadRequest(f"Row {number} was refused: 'url' must be one of {known}.", "file")
     if tree.get("method", "POST") != "POST":
         raise BadRequest(f"Row {number} was refused: 'method' must be POST.", "file")
-    return _asked(number, tree, "body", dialect, "file")
+    return replace(_asked(number, tree, "body", dialect, "file"), raw=line)
 
 
 def listed(number: int, item: Any, dialect: Dialect) -> Row:
@@ -87,7 +103,7 @@ def _asked(number: int, tree: dict[str, Any], key: str, dialect: Dialect, param:
     said = Body()
     _join(said, request, key)
     said.leaves({name: value for name, value in tree.items() if name != key}, Role.SETTING, "", VOCABULARY)
-    return Row(number, said, request)
+    return Row(number, said, request, key, dialect.name)
 
 
 def answered(tree: Any, dialects: Mapping[str, Dialect]) -> Body:

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.batches.form import boundary_of, read_form
 from proxy.strict import Malformed
-from tests.proxy.conftest import Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
+from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
 from tests.upstream import End, messages, replies, responses, shapes
 
 ON = {"judge_batches": True}
@@ -76,7 +76,7 @@ async def test_a_row_with_the_word_refuses_the_file(stand: Make, url: str) -> No
 @pytest.mark.parametrize(
     ("why", "content"),
     [
-        ("masked", row("my SECRET word")),
+        ("what its result is found by, masked", json.dumps({**json.loads(row("Hi")), "custom_id": "SECRET"}).encode()),
         ("unscannable", row("Hi", body={"model": "m", "messages": [
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]})),
         ("custom_id", json.dumps({**json.loads(row("Hi")), "custom_id": "MARK"}).encode()),
@@ -255,7 +255,7 @@ async def test_a_list_of_messages(stand: Make) -> None:  # noqa: F811
         for tree, words in (
             ({"requests": items("Hi", "MARK")}, "Row 2;"),
             ({"requests": items("Hi"), "x": "MARK"}, "blocked"),
-            ({"requests": items("Hi", "Hi", "SECRET")}, "Row 3;"),
+            ({"requests": [*items("Hi"), {**items("Hi")[0], "custom_id": "SECRET"}]}, "Row 2;"),
             ({"requests": [{"custom_id": "a", "params": {"model": "m"}}]}, "Row 1 was refused"),
             ({"requests": ["MARK"]}, "Row 1 was refused"),
             ({"requests": []}, "'requests' must be"),
@@ -270,6 +270,80 @@ async def test_a_list_of_messages(stand: Make) -> None:  # noqa: F811
         passed = await s.client.post("/v1/messages/batches", content=body, headers={"content-type": "application/json"})
         assert passed.status_code == 200
         assert s.upstream.requests[0].body == body
+        big = [*items("Hi", "my SECRET", "Ho"), {"custom_id": "r", "params": {**MESSAGE, "seed": 10**30}}]
+        assert (await s.client.post("/v1/messages/batches", json={"requests": big})).status_code == 200
+        wanted = json.loads(json.dumps({"requests": big}).replace("SECRET", "[VEILED]"))
+        assert json.loads(s.upstream.requests[1].body) == wanted
+
+
+@pytest.mark.parametrize("url", BODIES)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+async def test_a_masked_row_goes_as_the_rule_made_it(stand: Make, url: str, end: bytes) -> None:  # noqa: F811
+    """The others go byte for byte, and nothing of what was masked is in the record."""
+    odd = row("Ho", url, 2).replace(b'": ', b'"  : ').replace(b"Ho", b"H\\u006f")
+    rows = [row("Hi", url), odd, row("my SECRET, \u2028 1", url, 3), b"", row("Hi", url, 4), row("SECRET", url, 5)]
+    async with stand(settings=ON) as s:
+        s.upstream.reply = replies.json(FILE)
+        # A field that says what the file says is not taken for it.
+        body = field("expires_after[anchor]", row("Hi", url)) + form(end.join(rows))
+        passed = await upload(s, body)
+        assert (passed.status_code, passed.json()) == (200, FILE), passed.text
+        (sent,) = s.upstream.requests
+        assert len(sent.body) == int(sent.header("content-length") or 0)
+        read = read_form(sent.body, b"edge")
+        assert read.fields == read_form(body, b"edge").fields
+        got = read.content.split(end)
+        assert [got[0], got[1], got[3], got[4]] == [rows[0], odd, b"", rows[4]]
+        for at in (2, 5):
+            assert json.loads(got[at]) == json.loads(rows[at].replace(b"SECRET", b"[VEILED]"))
+        assert len(got[2].decode().splitlines()) == 1  # other readers end lines elsewhere
+        assert b"SECRET" not in sent.body
+        (item,) = await s.rows()
+        assert (item["status"], item["action"], item["rule"]) == ("released", "mask", "veil-secret")
+
+
+async def test_what_a_rule_makes_of_a_row_does_not_end_the_form(stand: Make) -> None:  # noqa: F811
+    policy = RULES.format(**DEFAULTS).replace("[VEILED]", "--edge")
+    async with stand(policy, settings=ON) as s:
+        refused = await upload(s, form(row("Hi") + b"\n" + row("SECRET")))
+        assert refused.status_code == 400
+        assert "Row 2 was refused: the form's boundary" in refused.json()["error"]["message"]
+        assert s.upstream.requests == []
+
+
+ACTS = {
+    "advise": "advice: Be kind.",
+    "rewrite": "rewrite_with: No.",
+    "review": "on_error: block",
+    "route": "route_to: small",
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_what_else_a_rule_may_ask_for(stand: Make, act: str) -> None:  # noqa: F811
+    """A note to the model goes with the row. A row waits for nobody, and goes nowhere else."""
+    policy = f"""{RULES.format(**DEFAULTS).partition("  - id: veil-secret")[0]}
+  - id: other
+    description: The word SECRET asks for more.
+    stages: [input]
+    when: {{finding: veil.mark, at_least: 0.5}}
+    action: {act}
+    {ACTS[act]}
+"""
+    async with stand(policy, settings=ON) as s:
+        s.upstream.reply = replies.json(FILE)
+        answer = await upload(s, form(row("Hi") + b"\n" + row("my SECRET")))
+        if act == "advise":
+            assert answer.status_code == 200, answer.text
+            first, second = (
+                json.loads(line) for line in read_form(s.upstream.requests[0].body, b"edge").content.split(b"\n")
+            )
+            assert first == json.loads(row("Hi"))
+            assert [turn["content"] for turn in second["body"]["messages"]] == ["Be kind.", "my SECRET"]
+        else:
+            assert answer.status_code == 400
+            assert "Row 2;" in answer.json()["error"]["message"]
+            assert s.upstream.requests == []
 
 
 def result(body: Any, number: int = 1, status: int = 200) -> bytes:

@@ -1,0 +1,54 @@
+"""A body with what a decision changes of it: masks, notes to the model, and the name that an upstream knows it by.
+
+What is not changed means what it meant; whole numbers of any size survive.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from policies.engine import Decision
+
+from .dialects.base import Body, replaced, written
+
+
+def changed(raw: bytes, body: Body, decision: Decision, model: str | None, dialect: str) -> bytes:
+    """The request `raw`, which `body` was read from, with the decision's masks and notes, and asked of `model`."""
+    advice = decision.advice
+    if not decision.masks and model is None and not advice:
+        return raw
+    tree = json.loads(raw)
+    put(tree, body, decision)
+    if model is not None:
+        tree["model"] = model
+    if advice:
+        noted(tree, decision, dialect)
+    return written(tree).encode()
+
+
+def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
+    """`raw`, which `body` was read from, with the decision's masks applied."""
+    tree = json.loads(raw)
+    put(tree, body, decision)
+    return written(tree).encode()
+
+
+def put(tree: Any, body: Body, decision: Decision) -> None:
+    """Apply the decision's masks in `tree`, which `body` was read from."""
+    texts: dict[int, list[str]] = {}
+    position: dict[int, int] = {}
+    for mask in decision.masks:
+        text = body.messages[mask.message].text
+        texts.setdefault(mask.message, []).extend((text[position.get(mask.message, 0) : mask.start], mask.replacement))
+        position[mask.message] = mask.end
+    for index, pieces in texts.items():
+        message = body.messages[index]
+        replaced(tree, message.origin, "".join(pieces) + message.text[position[index] :])
+
+
+def noted(tree: Any, decision: Decision, dialect: str) -> None:
+    """Add the decision's notes to the request `tree`."""
+    from .dialects.advice import advise
+
+    advise(tree, dialect, "\n\n".join(decision.advice))
