@@ -212,8 +212,9 @@ async def test_what_waits_for_others_does_not_keep_the_workers_from_work() -> No
         for fake in waiting:
             fake.waits = True  # type: ignore[attr-defined]
         far = [asyncio.ensure_future(ask(panel, fake)) for fake in waiting]
-        await asyncio.sleep(0.05)
-        assert all(fake.read for fake in waiting)
+        async with asyncio.timeout(20):
+            while not all(fake.read for fake in waiting):
+                await asyncio.sleep(0.01)
         assert (await ask(panel, Fake([found()]))).findings == (found(),)
         stop.set()
         assert all(not report.failures for report in await asyncio.gather(*far))
@@ -306,9 +307,10 @@ async def test_waiting_is_told_from_work() -> None:
 
 
 async def test_the_loop_goes_on_while_others_work(panel: Panel) -> None:
-    task = asyncio.ensure_future(ask(panel, Fake(after(lambda: time.sleep(0.3)))))
-    turns = 0
-    while not task.done():
+    turned = threading.Event()
+    task = asyncio.ensure_future(ask(panel, Fake(after(lambda: turned.wait(20)))))
+    for _ in range(5):
         await asyncio.sleep(0.005)
-        turns += 1
-    assert turns > 5
+    assert not task.done()
+    turned.set()
+    assert not (await task).failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -48,12 +49,16 @@ async def test_nothing_comes_after_the_end() -> None:
     assert seen == []
 
 
-async def lumps(reply: list[Any], *, appetite: int, wake_at: int = 1 << 30) -> list[int]:
-    """The sizes of what a taste gets that would like `appetite` bytes at once."""
+async def lumps(
+    reply: list[Any], *, appetite: int, wake_at: int = 1 << 30, tasted: Sequence[asyncio.Event] = ()
+) -> list[int]:
+    """The sizes of what a taste gets that would like `appetite` bytes at once. Of `tasted`, one is set each time."""
     sizes: list[int] = []
 
     def taste(data: bytes) -> int:
         sizes.append(len(data))
+        if len(sizes) <= len(tasted):
+            tasted[len(sizes) - 1].set()
         return WAKE if sum(sizes) >= wake_at else appetite
 
     async with Simulator(reply) as simulator:
@@ -68,21 +73,24 @@ async def lumps(reply: list[Any], *, appetite: int, wake_at: int = 1 << 30) -> l
 PIECE = b"data: " + b"x" * 92 + b"\n\n"
 
 
-def slow(count: int, gap: float = 0.01) -> list[Any]:
+def slow(count: int, gaps: Sequence[asyncio.Event] = ()) -> list[Any]:
+    """That many pieces; the next comes after a while, or when its event is set."""
     out: list[Any] = [replies.sse([])[0]]
-    for _ in range(count):
-        out += [replies.chunk(PIECE), gap]
+    for number in range(count):
+        out += [replies.chunk(PIECE), gaps[number] if gaps else 0.005]
     return [*out, b"0\r\n\r\n"]
 
 
-async def test_pieces_are_gathered() -> None:
+async def test_pieces_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 30.0)
     sizes = await lumps(slow(40), appetite=1000)
     assert sum(sizes) == 4000
     assert len(sizes) <= 12
 
 
 async def test_who_wants_every_piece_gets_it() -> None:
-    assert len(await lumps(slow(20), appetite=0)) >= 15
+    tasted = [asyncio.Event() for _ in range(20)]
+    assert await lumps(slow(20, tasted), appetite=0, tasted=tasted) == [len(PIECE)] * 20
 
 
 async def test_a_larger_piece_is_not_kept() -> None:
@@ -92,7 +100,8 @@ async def test_a_larger_piece_is_not_kept() -> None:
 
 async def test_nothing_is_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
-    assert len(await lumps(slow(4, gap=0.2), appetite=1 << 20)) == 4
+    tasted = [asyncio.Event() for _ in range(4)]
+    assert await lumps(slow(4, tasted), appetite=1 << 20, tasted=tasted) == [len(PIECE)] * 4
 
 
 async def test_the_end_brings_what_is_left() -> None:
