@@ -18,6 +18,9 @@ class _Strict(Strict, BaseModel):
     """The same; named here so that ruff sees a model."""
 
 
+CaseName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class CaseMessage(_Strict):
     """One message of a case."""
 
@@ -72,12 +75,26 @@ class Expectation(_Strict):
     rule: Annotated[Id | None, Field(description="A rule that must be among those that fired.")] = None
 
 
+class CasePatch(_Strict):
+    """What differs of a case that is inherited: what it must lead to here, or that it is not run here."""
+
+    because: Annotated[str, Field(min_length=1, max_length=1000, description="Why, for whoever reads this later.")]
+    expect: Expectation | None = None
+    drop: Annotated[bool, Field(description="true: the case is not run against this policy.")] = False
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> CasePatch:
+        if (self.expect is not None) == self.drop:
+            raise ValueError("write either 'expect' or 'drop: true'")
+        return self
+
+
 class Case(_Strict):
     """A test beside the rules. A set is fit for traffic only when all its cases pass."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]})
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: CaseName
     stage: Stage = Stage.INPUT
     text: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -26,7 +27,8 @@ class Outcome(StrEnum):
 class CaseResult:
     """One case. `place` is file:line:column where the set came from files; `why` explains a failed or skipped
     one.
-    `decision` is None for a skipped case."""
+    `decision` is None for a skipped case. `base` is the policy of which `policy` has inherited it, if it has, and
+    `origin` its place there."""
 
     policy: str
     name: str
@@ -34,26 +36,41 @@ class CaseResult:
     outcome: Outcome
     why: str = ""
     decision: Decision | None = None
+    base: str = ""
+    origin: str = ""
+
+    def __str__(self) -> str:
+        """What became of it, in a line without its place."""
+        of = f" of base '{self.base}' ({self.origin})" if self.base else ""
+        if self.base and self.outcome is Outcome.FAILED:
+            decided = self.decision.action if self.decision is not None else "pass"
+            meant = f"{{{json.dumps(self.name, ensure_ascii=False)}: {{expect: {{action: {decided}}}, because: ...}}}}"
+            mend = f"where that is meant, write it under override: {{cases: {meant}}}"
+            return f"case '{self.name}'{of} {self.outcome} for '{self.policy}': {self.why}; {mend}"
+        return f"case '{self.name}'{of} {self.outcome}" + (f": {self.why}" if self.why else "")
 
 
 def run_cases(policy: PolicySet, live: bool = False) -> list[CaseResult]:
-    """All cases of the set, in order.
+    """All cases of the set, in order; of each policy its own, then those that it inherits.
 
     A case with `scores` asks no classifier: those are the findings, on the whole of each message. Any other case asks
     the real ones: the inline ones always, the slower ones only when `live`. Without them a case is skipped, unless
     its outcome is certain whatever they would say. Blocks while classifiers work.
     """
-    return [
-        run_case(policy, case, each.id, policy.places.get((each.id, "cases", at), each.id), live)
-        for each in policy.policies
-        for at, case in enumerate(each.cases)
-    ]
+    results = []
+    for each in policy.policies:
+        for at, case in enumerate(each.cases):
+            results.append(run_case(policy, case, each.id, policy.places.get((each.id, "cases", at), each.id), live))
+        place = policy.places.get((each.id, "extends", 0), each.id)
+        for base, origin, case in each.inherited_cases:
+            results.append(replace(run_case(policy, case, each.id, place, live, base), origin=origin))
+    return results
 
 
-def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool) -> CaseResult:
-    """One case of the policy called `owner`."""
+def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool, base: str = "") -> CaseResult:
+    """One case of the policy called `owner`, its own or inherited of `base`."""
     facts = case.facts
-    policy = policy.for_case(owner, None if case.request is None else facts)
+    policy = policy.for_case(owner, None if case.request is None else facts, base)
     messages = _messages(case)
     slow: set[str] = set()
     if case.scores is None and not live:
@@ -64,8 +81,8 @@ def run_case(policy: PolicySet, case: Case, owner: str, place: str, live: bool) 
     why = _difference(case, decision)
     if not _certain(policy, case, decision, slow):
         skipped = f"needs {', '.join(sorted(slow))}: run with --live, or give 'scores'"
-        return CaseResult(owner, case.name, place, Outcome.SKIPPED, skipped)
-    return CaseResult(owner, case.name, place, Outcome.FAILED if why else Outcome.PASSED, why, decision)
+        return CaseResult(owner, case.name, place, Outcome.SKIPPED, skipped, base=base)
+    return CaseResult(owner, case.name, place, Outcome.FAILED if why else Outcome.PASSED, why, decision, base)
 
 
 def _certain(policy: PolicySet, case: Case, decision: Decision, slow: set[str]) -> bool:

@@ -11,6 +11,9 @@ from .engine import PolicySet
 from .lint import Grade, Notice, lint, placed
 from .load import load, sources
 
+_FEW = 3
+"""Cases that are told one by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
@@ -38,12 +41,25 @@ class CheckResult:
         """One line for each problem, notice and case that did not pass, then a summary."""
         lines = [str(problem) for problem in self.problems]
         lines += [f"{problem.place}: {each.grade}: {problem.said} [{each.id}]" for each, problem in self.notices]
-        lines += [
-            f"{case.place}: case '{case.name}' {case.outcome}: {case.why}"
-            for case in self.cases
-            if case.outcome is not Outcome.PASSED
-        ]
+        lines += [f"{place}: {said}" for place, _, said in self.told()]
         return [*lines, self.summary()]
+
+    def told(self) -> list[tuple[str, Outcome, str]]:
+        """(place, outcome, words) of the cases that did not pass: those that failed, then those that were skipped, of
+        which many in one file for one reason are told together."""
+        said: list[tuple[str, Outcome, str]] = [
+            (case.place, case.outcome, str(case)) for case in self.cases if case.outcome is Outcome.FAILED
+        ]
+        skipped: dict[tuple[str, str], list[CaseResult]] = {}
+        for case in self.cases:
+            if case.outcome is Outcome.SKIPPED:
+                skipped.setdefault((case.place.rsplit(":", 2)[0], case.why), []).append(case)
+        for (file, why), cases in skipped.items():
+            if len(cases) > _FEW:
+                said.append((file, Outcome.SKIPPED, f"{len(cases)} cases skipped: each {why}"))
+            else:
+                said += [(case.place, case.outcome, str(case)) for case in cases]
+        return said
 
     def summary(self) -> str:
         """The last line."""

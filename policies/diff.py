@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from .case_form import CasePatch
 from .forms import Canary, Mode
 from .lint import implies
 from .model import Action, AllOf, AnyOf, Case, OnError, Policy, Rule, Seen
@@ -67,7 +68,7 @@ def _policies(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iter
         if name not in before:
             yield Change("policy", name, "added")
             continue
-        for key, old, new in _fields(before[name], policy, {"rules", "cases", "classifiers"}):
+        for key, old, new in _fields(before[name], policy, {"rules", "cases", "classifiers", "override"}):
             yield Change("policy", name, key, old, new)
 
 
@@ -218,6 +219,7 @@ def _cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterato
         {f"{policy.id}/{case.name}": case for policy in policies.values() for case in policy.cases}
         for policies in (before, after)
     )
+    yield from _inherited_cases(before, after)
     for name in {**was, **is_}:
         if name not in is_:
             yield Change("case", name, "removed")
@@ -231,7 +233,31 @@ def _cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterato
                 yield Change("case", name, "its text or scores changed")
 
 
-def _expected(case: Case) -> str:
+def _inherited_cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:
+    """What is said otherwise of cases that are inherited."""
+    was, is_ = (
+        {
+            f"{policy.id}/{name}": patch
+            for policy in policies.values()
+            if policy.override is not None
+            for name, patch in policy.override.cases.items()
+        }
+        for policies in (before, after)
+    )
+    for name in {**was, **is_}:
+        old, new = (_patched(each.get(name)) for each in (was, is_))
+        if old != new:
+            yield Change("inherited case", name, "expects", old, new)
+
+
+def _patched(patch: CasePatch | None) -> str:
+    if patch is None:
+        return "what its base says"
+    return "nothing: it is dropped" if patch.expect is None else _expected(patch)
+
+
+def _expected(case: Case | CasePatch) -> str:
+    assert case.expect is not None  # what is dropped expects nothing
     return f"{case.expect.action} by {case.expect.rule}" if case.expect.rule else str(case.expect.action)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .case_form import Case, CasePatch
 from .forms import Canary, HoldBack, Mode
 from .lint import implies
 from .model import Action, OnError, Rule
@@ -56,6 +57,15 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
     for key, left, mine_too in (("strike", floor.strike, mine.strike), ("flag", floor.flag, mine.flag)):
         if left is not None and mine_too != left:
             yield key, f"the floor's is '{left}'", "leave it as it is"
+
+
+def looser_case(floor: Case, patch: CasePatch) -> Iterator[_Loose]:
+    """By what a change of a floor's case lets the policy do less."""
+    if patch.expect is None:
+        yield "drop", "its cases are to hold wherever it is extended", "remove this, or expect a more severe action"
+    elif not _no_milder(patch.expect.action, floor.expect.action):
+        what = f"'{patch.expect.action}' is milder than the floor's '{floor.expect.action}'"
+        yield "expect", what, f"expect {floor.expect.action}, or remove this"
 
 
 def _elsewhere(floor: Rule, mine: Rule) -> Iterator[_Loose]:

@@ -258,11 +258,12 @@ def no_cases(policies: PolicySet) -> Iterator[Notice]:
     """Policies without a case, and rules that say who answers without one that must be stopped and one that
     must not."""
     for policy in policies.policies:
-        if policy.rules and not policy.cases:
+        if policy.rules and not policy.cases and not policy.inherited_cases:
             what = f"policy '{policy.id}' has no cases: nothing shows that it does what it says"
             mend = "write one text that must be stopped and one that must pass under 'cases'"
             yield Notice("no-cases", Grade.WARNING, policy.id, ("id",), what, mend)
     cases = [case for policy in policies.policies for case in policy.cases]
+    cases += [case for policy in policies.policies for _, _, case in policy.inherited_cases]
     for policy, at, rule in _rules(policies):
         if not policy.cases or rule.action not in WAYS or rule.mode is not Mode.ENFORCE:
             continue

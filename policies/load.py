@@ -15,6 +15,7 @@ from classifiers.base import Classifier
 from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, create
 from classifiers.readings import DISGUISED, readings_of
 
+from .case_form import CasePatch
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
 from .marks import apart, spoken
@@ -61,6 +62,11 @@ def load(path_or_pack: str) -> PolicySet:
         for what, items in (("rules", policy.rules), ("cases", policy.cases))
         for at in range(len(items))
     }
+    places |= {
+        (policy.id, "extends", 0): document.problem(("extends",), "").place
+        for document, policy in known
+        if policy.extends is not None
+    }
     return PolicySet.build([policy for _, policy in known], classifiers, path_or_pack, places)
 
 
@@ -87,12 +93,15 @@ def _known(path_or_pack: str) -> tuple[list[Document], list[_Read], list[_Read]]
     return documents, written, known
 
 
-def _pack(name: str) -> Policy | None:
-    """The policy of a shipped pack."""
+def _pack(name: str) -> tuple[Document, Policy] | None:
+    """A shipped pack with all that it inherits, and its document."""
     if name not in packs():
         return None
     (file, raw), *_ = sources(f"pack:{name}")
-    return parse(read(raw, file))
+    document = read(raw, file)
+    policy = parse(document)
+    assert policy is not None, document.problems  # a test loads each
+    return document, Family({policy.id: (document, policy)}, _pack, packs()).whole(policy.id)
 
 
 def _raise(documents: list[Document]) -> None:
@@ -242,10 +251,19 @@ def _names(
                 document.problems.append(
                     document.problem((*where, "expect", "rule"), f"no rule '{case.expect.rule}'", mend)
                 )
+        for name, patch in _patches(written[policy.id]).items():
+            if patch.expect is not None and patch.expect.rule is not None and patch.expect.rule not in rules:
+                what, mend = f"no rule '{patch.expect.rule}'", did_you_mean(patch.expect.rule, sorted(rules))
+                where = ("override", "cases", name, "expect", "rule")
+                document.problems.append(document.problem(where, what, mend))
         for path, finding in named:
             in_scores = "scores" in path
             if wrong := _no_finding(finding, specs, labels, in_scores):
                 document.problems.append(document.problem(path, *wrong, in_scores))
+
+
+def _patches(written: Policy) -> Mapping[str, CasePatch]:
+    return written.override.cases if written.override is not None else {}
 
 
 def _own(policy: Policy, written: Policy) -> Iterator[tuple[Place, Rule]]:

@@ -86,6 +86,10 @@ _KNOWN_AS = {
     "ttl": "lasts",
     "for": "lasts",
     "until": "lasts",
+    "reason": "because",
+    "why": "because",
+    "skip": "drop",
+    "remove": "drop",
 }
 
 _TYPES = {
@@ -239,6 +243,10 @@ def _shown(value: Any) -> str:
     return str(value)[:60]
 
 
+_OVERRIDDEN: dict[Path, type[BaseModel]] = {
+    ("override", "rules"): model.RulePatch,
+    ("override", "cases"): case_form.CasePatch,
+}
 _PLACES = {
     "": "",
     "rules": " in a rule",
@@ -251,15 +259,15 @@ _PLACES = {
 
 
 def _in(path: Path) -> str:
-    if path[:2] == ("override", "rules") and len(path) == 3:
-        return " in an overridden rule"
+    if path[:2] in _OVERRIDDEN and len(path) == 3:
+        return f" in an overridden {str(path[1]).removesuffix('s')}"
     holder = _holder(path) if path else ""
     return _PLACES.get(holder, f" in '{holder}'")
 
 
 def _known_keys(path: Path) -> list[str]:
-    if path[:2] == ("override", "rules") and len(path) == 3:
-        return list(model.RulePatch.model_fields)
+    if path[:2] in _OVERRIDDEN and len(path) == 3:
+        return list(_OVERRIDDEN[path[:2]].model_fields)
     models = _MODELS.get(_holder(path) if path else "", ())
     return list(dict.fromkeys(key for each in models for key in each.model_fields))
 

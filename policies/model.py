@@ -8,7 +8,7 @@ union here, so files of today stay valid.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
 
-from .case_form import Case
+from .case_form import Case, CaseName, CasePatch
 from .forms import AppliesTo, Canary, HoldBack, Mode, Staging, Stream, Strict, no_doubles
 from .marks import Flagged, Struck, Time
 from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Otherwise, Score, Stage
@@ -360,7 +360,27 @@ class RulePatch(_Strict):
 class Override(_Strict):
     """What differs from the policy that is extended."""
 
-    rules: Annotated[dict[Id, RulePatch], Field(min_length=1, description="By the ids of its rules.")]
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    rules: Annotated[dict[Id, RulePatch], Field(min_length=1, description="By the ids of its rules.")] = {}
+    cases: Annotated[
+        dict[CaseName, CasePatch],
+        Field(min_length=1, description="By the names of cases, which are inherited too."),
+    ] = {}
+
+    @model_validator(mode="after")
+    def _some(self) -> Override:
+        if not self.model_fields_set:
+            raise ValueError("write what differs, or remove it")
+        return self
+
+
+class Inherited(NamedTuple):
+    """A case of the policy `base`, at `place` (file:line:column), that is run against one that extends it."""
+
+    base: str
+    place: str
+    case: Case
 
 
 class Policy(_Strict):
@@ -394,6 +414,12 @@ class Policy(_Strict):
     rules: list[Rule] = []
     cases: list[Case] = []
     _inherited: frozenset[str] = PrivateAttr(default=frozenset())
+    _cases: tuple[Inherited, ...] = PrivateAttr(default=())
+
+    @property
+    def inherited_cases(self) -> tuple[Inherited, ...]:
+        """Cases of what it extends, as they are to hold here."""
+        return self._cases
 
     @property
     def untouched(self) -> frozenset[str]:

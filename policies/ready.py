@@ -134,13 +134,29 @@ class PolicySet:
         chosen = [each.id for each in self.policies if each.applies_to is None or each.applies_to.covers(facts)]
         return self.only(self._standing(chosen))
 
-    def for_case(self, owner: str, facts: Facts | None) -> PolicySet:
+    def for_case(self, owner: str, facts: Facts | None, base: str = "") -> PolicySet:
         """The policies that decide a case of the policy `owner`: those that apply to its request, or without one the
-        owner beside those that are for everything."""
-        if facts is not None or not self.selective:
+        owner beside those that are for everything. A case that is inherited of `base` is always decided by the owner,
+        and by no other policy that extends the base."""
+        if (facts is not None and not base) or not self.selective:
             return self.facing(facts)
-        chosen = [each.id for each in self.policies if each.applies_to is None or each.id == owner]
+        chosen = [
+            each.id
+            for each in self.policies
+            if each.id == owner or (each.applies_to is None or (facts is not None and each.applies_to.covers(facts)))
+        ]
+        chosen = [name for name in chosen if not base or name == owner or base not in self._bases(name)]
         return self.only(self._standing(chosen))
+
+    def _bases(self, name: str) -> list[str]:
+        """What a policy extends, and what that extends in turn."""
+        extends = {each.id: each.extends for each in self.policies}
+        found = []
+        base = extends.get(name)
+        while base is not None and base not in found:
+            found.append(base)
+            base = extends.get(base)
+        return found
 
     def _standing(self, chosen: Sequence[str]) -> tuple[str, ...]:
         """These policies, less those in whose place another one of them stands."""

@@ -28,6 +28,7 @@ _TITLES = {
     "ClassifierSpec": "A classifier",
     "AfterSpec": "after",
     "Override": "override",
+    "CasePatch": "A case under override",
     "HoldBack": "stream",
     "Canary": "mode, as a mapping",
     "Strike": "strike",

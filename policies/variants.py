@@ -1,25 +1,25 @@
 """Policies that extend others: what is inherited, what is overridden, and what may not be.
 
-A variant has the rules, classifiers, message and on_block of its base, less what it says otherwise; cases and
-`applies_to` are its own. Where it applies it stands in place of its base. Its own rules come first, so that their
-places in the file stay those of the list.
+A variant has the rules, classifiers, message and on_block of its base, less what it says otherwise; `applies_to` is its
+own. Where it applies it stands in place of its base. Its own rules come first, so that their places in the file stay
+those of the list. The cases of its base are to hold for it, too, less those for which it says why not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic_core import PydanticCustomError
 
 from .document import Document
 from .document import Path as Place
-from .floors import looser
+from .floors import looser, looser_case
 from .mends import did_you_mean
-from .model import KEYS_OF, Policy, Rule, RulePatch, Stage
+from .model import KEYS_OF, Inherited, Policy, Rule, RulePatch, Stage
 
-Pack = Callable[[str], Policy | None]
-"""The policy of a shipped pack, None where there is no such pack."""
+Pack = Callable[[str], tuple[Document, Policy] | None]
+"""A shipped pack with all that it inherits, and its document; None where there is no such pack."""
 
 
 @dataclass(slots=True)
@@ -36,12 +36,12 @@ class Family:
         if name not in self._whole:
             document, policy = self.written[name]
             self._whole[name] = policy  # what comes round to itself finds it bare
-            base = self._base(document, policy)
-            if base is not None:
-                self._whole[name] = extended(base, policy, document)
+            found = self._base(document, policy)
+            if found is not None:
+                self._whole[name] = extended(*found, policy, document)
         return self._whole[name]
 
-    def _base(self, document: Document, policy: Policy) -> Policy | None:
+    def _base(self, document: Document, policy: Policy) -> tuple[Document, Policy] | None:
         name = policy.extends
         if name is None:
             if policy.override is not None:
@@ -58,19 +58,20 @@ class Family:
                 what = f"it would stand in place of '{name}' for every request"
                 mend = f"write 'applies_to', or change '{name}' itself"
                 document.problems.append(document.problem(("extends",), what, mend))
-            return self.whole(name)
-        base = self.pack(name)
-        if base is None:
+            return self.written[name][0], self.whole(name)
+        found = self.pack(name)
+        if found is None:
             known = sorted({*self.written, *self.names} - {policy.id})
             document.problems.append(
                 document.problem(("extends",), f"no policy or pack '{name}'", did_you_mean(name, known))
             )
             return None
+        base = found[1]
         for own, spec in policy.classifiers.items():
             if base.classifiers.get(own, spec) != spec:
                 what = f"classifier '{own}' is defined otherwise in '{base.id}'"
                 document.problems.append(document.problem(("classifiers", own), what, "rename it", True))
-        return base
+        return found
 
     def _round(self, name: str) -> list[str]:
         """The way from a policy by its bases back to itself, or nothing."""
@@ -85,8 +86,8 @@ class Family:
         return []
 
 
-def extended(base: Policy, policy: Policy, document: Document) -> Policy:
-    """`policy` with all that it inherits of `base`, which is whole."""
+def extended(source: Document, base: Policy, policy: Policy, document: Document) -> Policy:
+    """`policy`, written in `document`, with all that it inherits of `base`, which is whole and written in `source`."""
     patches = policy.override.rules if policy.override is not None else {}
     inherited = {rule.id: rule for rule in base.rules}
     for name in patches:
@@ -112,7 +113,37 @@ def extended(base: Policy, policy: Policy, document: Document) -> Policy:
         }
     )
     whole._inherited = frozenset(inherited)
+    whole._cases = tuple(_cases(source, base, policy, document))
     return whole
+
+
+def _cases(source: Document, base: Policy, policy: Policy, document: Document) -> Iterator[Inherited]:
+    """The cases of `base` and of what it extends, as `policy` has them."""
+    own = [
+        Inherited(base.id, source.problem(("cases", at), "").place, case)
+        for at, case in enumerate(base.cases)
+        # One about a request that its policy is not for says something of others.
+        if case.request is None or base.applies_to is None or base.applies_to.covers(case.facts)
+    ]
+    every = [*own, *base.inherited_cases]
+    patches = policy.override.cases if policy.override is not None else {}
+    names = sorted({each.case.name for each in every})
+    for name in patches:
+        if name not in names:
+            what = f"'{base.id}' has no case '{name}'"
+            mend = did_you_mean(name, names) if names else "remove it"
+            document.problems.append(document.problem(("override", "cases", name), what, mend, True))
+    for each in every:
+        patch = patches.get(each.case.name)
+        if patch is None:
+            yield each
+            continue
+        if base.floor:
+            for key, what, mend in looser_case(each.case, patch):
+                path: Place = ("override", "cases", each.case.name, key)
+                document.problems.append(document.problem(path, f"looser than the floor: {what}", mend))
+        if patch.expect is not None:
+            yield each._replace(case=each.case.model_copy(update={"expect": patch.expect}))
 
 
 def _patched(rule: Rule, patch: RulePatch, document: Document, floor: bool) -> Rule:

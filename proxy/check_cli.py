@@ -16,7 +16,6 @@ import typer
 from .audit_cli import clean
 
 if TYPE_CHECKING:
-    from policies.cases import CaseResult
     from policies.check import CheckResult
 
 
@@ -77,16 +76,14 @@ def _found(result: CheckResult) -> Iterator[_Found]:
     for notice, problem in result.notices:
         grade = notice.grade.value
         yield _Found(problem.file, problem.line, problem.column, grade, notice.id, problem.what, problem.mend)
-    for case in result.cases:
-        if case.outcome != "passed":
-            what = f"case '{case.name}' {case.outcome}: {case.why}"
-            grade = "error" if case.outcome == "failed" else "notice"
-            yield _Found(*_place(case), grade, f"case-{case.outcome}", what, "")
+    for place, outcome, said in result.told():
+        grade = "error" if outcome == "failed" else "notice"
+        yield _Found(*_place(place), grade, f"case-{outcome}", said, "")
 
 
-def _place(case: CaseResult) -> tuple[str, int, int]:
-    file, line, column = [*case.place.rsplit(":", 2), "", ""][:3]
-    return (file, int(line), int(column)) if line.isdecimal() and column.isdecimal() else (case.place, 0, 0)
+def _place(place: str) -> tuple[str, int, int]:
+    file, line, column = [*place.rsplit(":", 2), "", ""][:3]
+    return (file, int(line), int(column)) if line.isdecimal() and column.isdecimal() else (place, 0, 0)
 
 
 def _plain(result: CheckResult) -> dict[str, Any]:
@@ -98,7 +95,13 @@ def _plain(result: CheckResult) -> dict[str, Any]:
         "ok": result.ok,
         "findings": [asdict(found) for found in _found(result)],
         "cases": [
-            {"policy": case.policy, "name": case.name, "place": case.place, "outcome": case.outcome.value}
+            {
+                "policy": case.policy,
+                "name": case.name,
+                "place": case.place,
+                "outcome": case.outcome.value,
+                "base": case.base or None,
+            }
             for case in result.cases
         ],
     }
