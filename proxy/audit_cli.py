@@ -1,4 +1,5 @@
-"""`penstock audit`: find decisions, show one, take them elsewhere, and prove that the log is whole. It only ever reads.
+"""`penstock audit`: find decisions, show one, take them elsewhere, and prove that the log is whole. All but
+`upgrade` only ever read.
 
 Exit codes: 0 done, 1 the chain is broken or there is no such decision, 2 the log cannot be read.
 """
@@ -210,6 +211,19 @@ def verify(
         return
     typer.echo(f"broken at row {broken.seq} ({clean(broken.id)}): {broken.what}: {clean(broken.detail)}")
     raise typer.Exit(1)
+
+
+@app.command()
+def upgrade(path: LogPath = None) -> None:
+    """Bring a log that an older Penstock wrote to what this one reads: all of it or nothing, its chain as it is."""
+    from .audit.upgrade import upgrade as upgraded
+
+    with reading():
+        where = log_path(path)
+        if is_database(where):
+            raise AuditUnavailable("only a file can be of an older schema", "name it with --path")
+        rows = upgraded(where)
+    typer.echo(f"{rows:,} rows upgraded" if rows else "nothing to do: it has the schema of this Penstock")
 
 
 @contextlib.contextmanager

@@ -12,39 +12,23 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from .account_cli import app as account_app
-from .audit_cli import app as audit_app
 from .backtest_cli import backtest
 from .calibrate_cli import calibrate
 from .check_cli import check
 from .config import FILE_ONLY, ConfigError, Settings
 from .config import load as load_settings
 from .console_cli import console
-from .content_cli import examples, forget, rekey
 from .diff_cli import diff
 from .doctor_cli import doctor
 from .evaluate_cli import evaluate
 from .explain_cli import explain
-from .keys_cli import app as keys_app
+from .groups import GROUPS, group, root
 from .new_rule_cli import new_rule
-from .policy_cli import app as policy_app
-from .review_cli import app as review_app
 from .teach_cli import teach
 
-app = typer.Typer(
-    help="Penstock: a policy-enforcement proxy for model APIs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-audit_app.command()(forget)
-audit_app.command()(examples)
-audit_app.command()(rekey)
-app.add_typer(account_app, name="account")
-app.add_typer(audit_app, name="audit")
-app.add_typer(keys_app, name="keys")
-app.add_typer(policy_app, name="policy")
-app.add_typer(review_app, name="review")
+app = root()
+for name in GROUPS:
+    app.add_typer(group(name), name=name)
 app.command("eval")(evaluate)
 app.command()(check)
 app.command()(doctor)

@@ -70,7 +70,7 @@ class Reader:
         found: dict[str, Exchange] = {}
         where, values = search.where()
         newest = f"SELECT id FROM records WHERE {where} ORDER BY at DESC, seq DESC"  # noqa: S608 - our own words
-        with self._source.snapshot():
+        with self._source.snapshot(), self._source.searching(search.span):
             for (id,) in self._source.rows(newest, values):
                 if len(found) >= limit:
                     break

@@ -14,9 +14,10 @@ from .seal import Sealer
 FilePath = str | os.PathLike[str]
 
 APPLICATION = 0x50534155  # "PSAU" in the file's header: tells our file from anybody else's
-VERSION = 2
+VERSION, OLDER = 2, 1
+"""Of the schema: this one, and the one that `upgrade` knows."""
 
-_INDEX = f"CREATE INDEX records_found ON records (at, {', '.join(COLUMNS)})"
+INDEX = f"CREATE INDEX records_found ON records (at, {', '.join(COLUMNS)})"
 """One index that holds all that is asked for.
 
 Decision: a search reads it from the newest end, whatever it looks for, and not the rows. Why: it grows at one end,
@@ -37,7 +38,7 @@ CREATE TABLE records (
 );
 CREATE INDEX records_id ON records (id);
 """
-    + _INDEX
+    + INDEX
 )
 
 _CODES = {
@@ -154,8 +155,8 @@ def check_version(db: sqlite3.Connection, path: FilePath) -> None:
         mend = "upgrade Penstock or name another path"
         raise AuditUnavailable(f"{path} has schema {version}, this Penstock knows {VERSION}", mend, "version")
     if version < VERSION:
-        mend = "move it and its -head file away and begin a new log"
-        raise AuditUnavailable(f"{path} has schema {version}, which this Penstock no longer reads", mend, "version")
+        mend = f"stop Penstock, and run: penstock audit upgrade --path {os.fspath(path)}"
+        raise AuditUnavailable(f"{path} has schema {version}, that of an older Penstock", mend, "version")
 
 
 def create(path: FilePath, seal: Sealer, patience: float) -> sqlite3.Connection:

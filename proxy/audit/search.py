@@ -69,6 +69,11 @@ class Search:
             values.append(f"%{_like(self.error, star='*')}%")
         return " AND ".join(tests) or "TRUE", values
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """From when to when (unix seconds, the end not included) rows may lie that this asks for."""
+        return (-inf if self.since is None else self.since), (inf if self.until is None else self.until + LONGEST)
+
     def _times(self) -> tuple[list[str], list[object]]:
         tests, values = list[str](), list[object]()
         if self.since is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Source(ABC):
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[None]:
         """What is read inside the block is of one moment."""
+
+    def searching(self, span: tuple[float, float]) -> AbstractContextManager[object]:
+        """What makes a search of the rows whose `at` is within `span` sooner done, while the block lasts."""
+        return nullcontext()
 
     @abstractmethod
     def opened(self, seal: Sealer) -> tuple[str, str]:

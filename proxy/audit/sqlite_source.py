@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .ahead import Ahead
 from .entry import AuditUnavailable
 from .head import path_of, unpack
 from .schema import check_version, connect, explain, open_meta
@@ -41,6 +43,9 @@ class SqliteSource(Source):
             yield
         finally:
             self._db.execute("ROLLBACK")
+
+    def searching(self, span: tuple[float, float]) -> AbstractContextManager[object]:
+        return Ahead(partial(_connect, Path(self._path)), span)
 
     def opened(self, seal: Sealer) -> tuple[str, str]:
         with self._explained():

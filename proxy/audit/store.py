@@ -189,7 +189,7 @@ class SqliteStore(Store):
             "SELECT id, token, low FROM writers WHERE stopped IS NULL AND id <> ?", (self._writer,)
         ).fetchall():
             path = os.path.join(self._folder, token)
-            if not _gone(path):
+            if not gone(path):
                 continue
             dead.append(path)
             ended = db.execute(_ABORTED + _LEFT_OPEN, ("its process ended", low, writer)).fetchall()
@@ -359,7 +359,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _gone(path: str) -> bool:
+def gone(path: str) -> bool:
     """True where no living process holds the writer's lock."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -1,16 +1,19 @@
 """How dear the audit is to write, and how soon it answers: `python -m tests.bench.audit [--rows 1000000] [--postgres]`.
 
 It fills a log with exchanges as the proxy writes them (two records each, one in thirty blocked), and asks for what is
-common, rare and not there. CPU is that of this process: the writer's for writing, the reader's for the rest; that of
-PostgreSQL comes on top.
+common, rare and not there, from memory and (a file) from the disk. CPU is that of this process: the writer's for
+writing, the reader's for the rest; that of PostgreSQL comes on top.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +39,12 @@ SEARCHES = {
     "a rule that never fired": Search(rule="none"),
     "what was in shadow": Search(mode="shadow"),
     "one hour, one model": Search(since=BEGAN, until=BEGAN + 3600, model="gpt-*", action="block"),
+    "an account that never asked": Search(account="none"),
+    "a model that nobody asked for": Search(model="none-*"),
+    "a policy that never decided": Search(policy="none"),
+    "a status that never was": Search(status="none"),
+    "a stage where nothing fell": Search(stage="output", action="block"),
+    "any error": Search(error="any"),
 }
 
 
@@ -81,10 +90,38 @@ def timed(name: str, work: Callable[[], object]) -> None:
     print(f"  {name}: {said}, {wall:.2f} s ({cpu:.2f} s of CPU)", flush=True)
 
 
+def forgotten(where: str) -> bool:
+    """Have the kernel forget what it holds of a file, as after a night: whether it is one."""
+    if "://" in where:
+        return False
+    file = os.open(where, os.O_RDONLY)
+    try:
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+    return True
+
+
+def command(where: str, request: str) -> str:
+    """As a person asks."""
+    asked = [sys.executable, "-m", "proxy", "audit", "tail", "--path", where, "--request", request]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True)
+    return f"{len(said.stdout.splitlines())} found"
+
+
 def ask(where: str, folder: Path) -> None:
-    for name, search in SEARCHES.items():
-        with Reader(where) as log:
-            timed(name, lambda log=log, search=search: f"{len(log.latest(20, search))} found")  # type: ignore[misc]
+    with Reader(where) as log:
+        oldest = log.latest(1, Search(until=BEGAN + 0.01))[0]["request"]
+    for name, search in {**SEARCHES, "the upstream's id of the oldest": Search(request=oldest)}.items():
+        for cold in (False, True):
+            if cold and not forgotten(where):
+                continue
+            with Reader(where) as log:
+                told = name + (", nothing of it in memory" if cold else "")
+                timed(told, lambda log=log, search=search: f"{len(log.latest(20, search))} found")  # type: ignore[misc]
+    forgotten(where)
+    timed("penstock audit tail --request, the command as a whole", lambda: command(where, oldest))
     for form in ("jsonl", "parquet"):
         with Reader(where) as log:
             timed(f"export {form}", lambda log=log, form=form: f"{write(log.walk(), folder / form, form):,}")  # type: ignore[misc]

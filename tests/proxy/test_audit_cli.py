@@ -306,3 +306,13 @@ def test_follow_reads_while_the_proxy_writes(path: Path) -> None:
 )
 def test_clean(text: object, safe: str) -> None:
     assert clean(text) == safe
+
+
+def test_asking_the_audit_waits_for_no_engine() -> None:
+    code = (
+        "import sys; from proxy.__main__ import main; sys.argv = ['penstock', 'audit', '--help']\n"
+        "try: main()\nexcept SystemExit: print(*sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "rekey" in said
+    assert not {"numpy", "onnxruntime", "httpx2", "proxy.server"} & set(said.split())

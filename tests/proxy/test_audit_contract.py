@@ -13,6 +13,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
+from proxy.audit import Audit, AuditUnavailable, Key, Reader, Record, ahead, new_id
 from proxy.audit import keeping as keeping_of
 from proxy.audit.export import write
 from proxy.audit.keeping import BATCH, Keeping
@@ -476,6 +477,41 @@ def test_a_search_reads_the_index_and_not_the_rows(searched: list[Place], asked:
         else:
             plan = "\n".join(str(line) for line in each.sql(f"EXPLAIN QUERY PLAN {query}"))
             assert "SCAN records USING INDEX records_found" in plan
+
+
+@pytest.mark.parametrize("span", [(-inf, inf), (NOW + 100.0, NOW + 400.0), (NOW + 9000, inf)])
+async def test_the_index_is_read_ahead_once_and_whole(
+    searched: list[Place], monkeypatch: pytest.MonkeyPatch, span: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(ahead, "PATIENCE", 0)
+    monkeypatch.setattr(ahead, "FEW", 0)
+    parts: list[tuple[float, float]] = []
+
+    class Told(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == ahead._READ:
+                parts.extend(values)
+            return super().execute(sql, *values)
+
+    reading = ahead.Ahead(lambda: sqlite3.connect(searched[0].where, factory=Told), span)
+    with reading:
+        await asyncio.to_thread(reading._begin.join)
+        await until(reading._parts.empty)
+    parts.sort()
+    assert (parts[0][0], parts[-1][1]) == span
+    assert all(older[1] == newer[0] for older, newer in pairwise(parts))
+    ats = {at for (at,) in searched[0].sql("SELECT at FROM records")}
+    assert len(parts) >= sum(span[0] < at < span[1] for at in ats)
+
+
+def test_a_search_that_is_read_ahead_finds_the_same(searched: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "PATIENCE", 0)
+    monkeypatch.setattr(ahead, "FEW", 0)
+    with searched[0].reader() as reader:
+        found = reader.latest(10, Search(action="block"))
+        with reader._source.searching((-inf, inf)):
+            assert reader.latest(10, Search(action="block")) == found
+    assert [exchange.id for exchange in found] == ["e1", "e2", "e5"]
 
 
 def test_a_backtest_reads_the_same_from_every_store(searched: list[Place]) -> None:
