@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from . import state_settings
 from .settings_source import ConfigError, from_environment, from_file
 from .upstream_settings import RouteSettings, Seconds, UpstreamSettings, checked_key, checked_url
 
@@ -69,8 +70,9 @@ class Settings(BaseModel):
     state: Annotated[
         SecretStr | None,
         Field(
-            description="Where replicas share what they know: redis://USER:PASSWORD@HOST:6379/0, rediss:// or "
-            "unix://PATH; needs penstock[redis]. Unset, only the processes of one data directory share it."
+            description="Where replicas share what they know: redis://USER:PASSWORD@HOST:6379/0, rediss:// with "
+            "TLS (?ssl_ca_certs=FILE for an authority of your own), or unix://PATH; needs penstock[redis]. Unset, only "
+            "the processes of one data directory share it."
         ),
     ] = None
     state_timeout: Annotated[
@@ -265,12 +267,8 @@ class Settings(BaseModel):
     @field_validator("state")
     @classmethod
     def _state(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(
-            r"rediss?://[^\s/]+(/\d*)?(\?\S*)?|unix://\S+", value.get_secret_value()
-        ):
-            raise ValueError(
-                "is no address of Redis: write redis://USER:PASSWORD@HOST:6379/0, rediss:// or unix:///PATH"
-            )
+        if value is not None and (problem := state_settings.problem_with(value.get_secret_value())):
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")

@@ -16,6 +16,8 @@ class Fault(StrEnum):
     AWAY = "away"
     SLOW = "slow"
     CREDENTIALS = "credentials"
+    CERTIFICATE = "certificate"
+    CLUSTER = "cluster"
     VERSION = "version"
     FULL = "full"
     READ_ONLY = "read_only"

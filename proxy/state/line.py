@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from .base import Fault, StateUnavailable
-from .faults import LEAST, fault_of, unavailable
+from .faults import KINDS, LEAST, fault_of, unavailable
 
 Command = tuple[str | bytes | int | float, ...]
 _Question = tuple[Sequence[Command], asyncio.Future[list[Any]]]
@@ -194,9 +194,12 @@ async def look(client: Redis, deadline: float) -> StateUnavailable | None:
     """What is wrong with a Redis that answers: its version, whether it takes writes, how long one takes. Raises what
     the client does."""
     try:
-        version = str((await client.info("server")).get("redis_version", ""))
+        told_of = await client.info("server")
     except NoPermissionError:
-        version = ""  # it need not be told to us
+        told_of = {}  # it need not be told to us
+    version = str(told_of.get("redis_version", ""))
+    if problem := KINDS.get(told_of.get("redis_mode", "")):
+        return unavailable(Fault.CLUSTER, problem)
     told = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if told and told < LEAST:
         return unavailable(Fault.VERSION, f"this is Redis {version}")

@@ -56,6 +56,6 @@ def store_of(settings: Settings, *, patient: bool = False) -> RedisStore | None:
         raise StateUnavailable(Fault.AWAY, "`state` needs the client of Redis", mend) from None
     try:
         return RedisStore(Line(settings.state.get_secret_value(), PATIENCE if patient else settings.state_timeout))
-    except ValueError:  # whose message may hold what stands there, a password too
+    except (ValueError, TypeError):  # whose message may hold what stands there, a password too
         mend = "write redis://USER:PASSWORD@HOST:6379/0, with %-escapes for signs in the password"
         raise StateUnavailable(Fault.AWAY, "`state` is no address of Redis", mend) from None

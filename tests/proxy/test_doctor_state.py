@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
 import socket
 import socketserver
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +23,22 @@ from proxy.doctor.remembered import _memory
 from tests.proxy.conftest import standing
 from tests.proxy.keyring import give
 from tests.proxy.test_accounts_remembered import KEYS, RULES, Asker, ready, until
+from tests.servers.certificates import certificate
 from tests.servers.redis import PASSWORD, Redis, server
 
+COMMAND = re.compile(rb"(?:^|\r\n)\*\d+\r\n")
 Made = Callable[[], contextlib.AbstractContextManager[str]]
 
 
 @contextlib.contextmanager
 def answering(reply: bytes) -> Iterator[str]:
-    """Something that answers so to whatever it is told."""
+    """Something that answers so to each command that it is told."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with contextlib.suppress(OSError):
-                while self.request.recv(65536):
-                    self.request.sendall(reply)
+                while told := self.request.recv(65536):
+                    self.request.sendall(reply * len(COMMAND.findall(told)))
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads, block_on_close = True, False
@@ -89,7 +94,41 @@ def hanging() -> Iterator[str]:
         own.hang(False)
 
 
+@contextlib.contextmanager
+def of_tls(host: str = "127.0.0.1", ends_in: float = 1.0) -> Iterator[tuple[Redis, Path]]:
+    """A Redis that speaks TLS only, and its certificate."""
+    with tempfile.TemporaryDirectory() as folder:
+        tls = certificate(Path(folder), host=host, ends_in=ends_in)
+        with server(tls=tls) as own:
+            yield own, tls[0]
+
+
+@contextlib.contextmanager
+def untrusted() -> Iterator[str]:
+    with of_tls() as (own, _):
+        yield own.url().partition("?")[0]
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[str]:
+    with of_tls(ends_in=-1) as (own, _):
+        yield own.url()
+
+
+@contextlib.contextmanager
+def of_another_host() -> Iterator[str]:
+    with of_tls("redis.example") as (own, _):
+        yield own.url()
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    with server("--cluster-enabled", "yes") as own:
+        yield own.url()
+
+
 INFO = b"redis_version:5.0.7\r\n"
+SENTINEL = b"redis_version:7.0.15\r\nredis_mode:sentinel\r\n"
 WAYS: dict[str, tuple[Made, str, str]] = {
     "missing": (missing, "away", "Redis cannot be reached"),
     "wrong password": (wrong_password, "credentials", "refuses our user or password"),
@@ -97,6 +136,11 @@ WAYS: dict[str, tuple[Made, str, str]] = {
     "full": (full, "full", "cannot keep more"),
     "a replica": (replica, "read_only", "is a replica"),
     "hanging": (hanging, "slow", "does not answer in time"),
+    "a certificate that nobody here knows": (untrusted, "certificate", "self-signed certificate"),
+    "a certificate that has ended": (ended, "certificate", "certificate has expired"),
+    "a certificate of another host": (of_another_host, "certificate", "certificate is not valid for '127.0.0.1'"),
+    "a node of a cluster": (cluster, "cluster", "a node of a Redis Cluster"),
+    "a sentinel": (lambda: answering(b"$%d\r\n%s\r\n" % (len(SENTINEL), SENTINEL)), "cluster", "a Sentinel"),
     "too old": (lambda: answering(b"$%d\r\n%s\r\n" % (len(INFO), INFO)), "version", "this is Redis 5.0.7"),
     "another service": (lambda: answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "strange", "does not speak Redis"),
 }
@@ -140,6 +184,18 @@ def test_all_is_well(tmp_path: Path, redis: Redis) -> None:
     assert not (tmp_path / "data" / "state.db").exists()
     found = looked(tmp_path)
     assert found[-1].detail.endswith("other machines by themselves")
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    with of_tls() as (own, _):
+        async with standing(tmp_path, RULES, settings={"state": own.url()}, keys=KEYS) as s:
+            assert (await ready(s))["redis"] == "ready"
+            await Asker(s, "ann")("MARK")
+            async with asyncio.timeout(20):
+                while not own.run("KEYS", "penstock:*strikes*"):
+                    await asyncio.sleep(0.02)
+        found = await asyncio.to_thread(looked, tmp_path, state=own.url(), state_timeout=5)
+        assert {each.state for each in found} == {State.WELL}, found
 
 
 def test_what_shares_nothing_is_told(tmp_path: Path, redis: Redis) -> None:

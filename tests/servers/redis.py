@@ -22,18 +22,26 @@ START_SECONDS = 60.0
 
 
 class Redis:
-    """A server that can be ended and started again, empty, on the same port."""
+    """A server that can be ended and started again, empty, on the same port. With `tls` it speaks nothing else: the
+    files of its certificate, which clients have to trust, and of its key."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, tls: tuple[Path, Path] | None = None) -> None:
+        self.folder, self.port, self._tls = folder, free_port(), tls
         self._program = tool("redis-server")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
         """Return when it answers. `options` are more of its own, like `--maxmemory 1mb`."""
         assert self._process is None
+        port = ["--port", str(self.port)]
+        if self._tls is not None:
+            certificate, key = map(str, self._tls)
+            port = [
+                "--port", "0", "--tls-port", str(self.port), "--tls-cert-file", certificate, "--tls-key-file", key,
+                "--tls-ca-cert-file", certificate, "--tls-auth-clients", "no",
+            ]  # fmt: skip
         command = [
-            self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            self._program, *port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--dir", str(self.folder), "--requirepass", PASSWORD, *options,
         ]  # fmt: skip
         self._process = subprocess.Popen(
@@ -63,11 +71,14 @@ class Redis:
 
     def url(self, user: str = "", password: str = PASSWORD) -> str:
         """What a client is given."""
+        if self._tls is not None:
+            return f"rediss://{user}:{password}@127.0.0.1:{self.port}/0?ssl_ca_certs={self._tls[0]}"
         return f"redis://{user}:{password}@127.0.0.1:{self.port}/0"
 
     def client(self) -> Client:
         """One that may do everything."""
-        return Client.from_url(self.url(), socket_timeout=30)
+        unseen = {"ssl_cert_reqs": "none", "ssl_check_hostname": False} if self._tls is not None else {}
+        return Client.from_url(self.url(), socket_timeout=30, **unseen)
 
     def run(self, *command: Any) -> Any:
         """What it answers to one command."""
@@ -76,11 +87,11 @@ class Redis:
 
 
 @contextlib.contextmanager
-def server(*options: str) -> Iterator[Redis]:
+def server(*options: str, tls: tuple[Path, Path] | None = None) -> Iterator[Redis]:
     """One that runs until the block ends. Raises BenchError where there is none and we may not install it."""
     folder = Path(tempfile.mkdtemp(prefix="penstock-redis-"))
     try:
-        made = Redis(folder)
+        made = Redis(folder, tls)
         made.start(*options)
         try:
             yield made
