@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from .later import Later, Pending
+from .gathering import Beat, Gathering
 
 Headers = list[tuple[bytes, bytes]]
 Taste = Callable[[bytes], int]
@@ -122,7 +122,7 @@ class Response:
 
         Most pieces of a stream change nothing that anybody waits for: they need not wake a task each, nor be looked at
         one by one. So `taste` answers how many bytes it would like to get at once the next time; it gets them, or
-        what there is after the pool's patience."""
+        what there is when the stream pauses (`gathering`)."""
         if self._connection is None:
             return False
         starred = self._starred
@@ -158,7 +158,7 @@ class Response:
 class Pool(Protocol):
     """What a connection tells its pool."""
 
-    patience: Later
+    beat: Beat
 
     def release(self, connection: Connection) -> None: ...
     def forget(self, connection: Connection) -> None: ...
@@ -176,6 +176,7 @@ class Connection(asyncio.Protocol):
         self.chunked = False  # the last answer
         self.usable = False
         self._poll = select.poll()
+        self._gathering: Gathering | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = 0.0
         self._reset()
@@ -195,9 +196,10 @@ class Connection(asyncio.Protocol):
         self._asked = False
         self._paused = False
         self._taste: Taste | None = None
-        self._sated = False
+        self._sated = self._hasty = False
         self._appetite = self._usual = 0
-        self._impatient: Pending | None = None
+        self._seen = 0.0  # when (loop time) the last piece came
+        self._pulse = float("inf")  # seconds between two of the pieces that came last
         self._error: UpstreamError | None = None
 
     # -- for Upstream and Response
@@ -257,10 +259,13 @@ class Connection(asyncio.Protocol):
                 raise self._error
             self._deadline = self._loop.time() + self._gap
             self._taste = taste
+            self._gather()
             try:
                 await self._wait()
             finally:
                 self._taste = None
+                if self._gathering is not None:
+                    self._gathering.stop()
             if self._sated:
                 self._sated = False
                 break
@@ -280,6 +285,7 @@ class Connection(asyncio.Protocol):
         """Close, whatever state this is in."""
         self.usable = False
         self._pool.forget(self)
+        self._ungather()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -298,6 +304,7 @@ class Connection(asyncio.Protocol):
             return
         if not self._head_done:
             self._head_size += len(data)
+        before = len(self._body)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -311,30 +318,52 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
         if self._taste is not None and self._body and not self._complete and not self._error:
             # Its reader waits: a reader that does not is given nothing, and the upstream is told to wait in time.
+            now = self._loop.time()
+            self._pulse, self._seen = (now - self._seen) / (len(self._body) - before or 1), now
             # A piece that is larger than they were may hold more text than was expected.
-            if self._buffered >= self._appetite or len(data) > self._usual:
+            if self._buffered >= self._appetite or len(data) > self._usual or not self._gather():
                 self._usual = 2 * len(data)
                 self._feed()
-            elif self._impatient is None:
-                self._impatient = self._pool.patience.add(self._feed)
             return
         self._wake()
 
+    def _gather(self) -> bool:
+        """Leave what comes next with the kernel until there is as much as is wanted. False where none is."""
+        if self._appetite <= self._buffered or self._hasty or self._transport is None:
+            return False
+        if self._gathering is None:
+            self._gathering = Gathering(self._transport.get_extra_info("socket"), self._pool.beat, self._due)
+        return self._gathering.wait(self._appetite - self._buffered, self._buffered, self._pulse, self._loop.time())
+
+    def _ungather(self) -> None:
+        """The socket is about to be closed, and its number may soon be another's."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+
+    def _due(self) -> None:
+        """The stream pauses: what there is is all there is for now."""
+        self._hasty = True
+        self._feed()
+
     def _feed(self) -> None:
         """Give what there is to whoever waits for it."""
-        if self._impatient is not None:
-            self._impatient.cancel()
-            self._impatient = None
         if self._taste is None or not self._body:
             return
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._hasty = False
         self._deadline = self._loop.time() + self._gap
         self._appetite = self._taste(self._taken())
         if self._appetite == WAKE:
             self._sated, self._taste = True, None
             self._wake()
+        elif not self._gather() and self._gathering is not None:
+            self._gathering.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
+        self._ungather()
         if self._transport is not None:  # not by us
             self._transport = None
             self._pool.lost(self)
@@ -426,6 +455,7 @@ class Connection(asyncio.Protocol):
         self.usable = False
         if self._error is None:
             self._error = UpstreamError(fault, message)
+        self._ungather()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_WANTED = 16 * 1024
 """Bytes of a stream that are gathered at most before they are read."""
+FEW = 8
+"""Events that came together and are looked at one by one, though the first ones were alike."""
 DRAIN = 1.0
 """Seconds that an upstream has to end its connection after its stream said that it is over."""
 
@@ -132,12 +134,13 @@ class Streamed:
 
     def _put(self, chunk: bytes) -> None:
         """Put what has arrived into the gate. Raises Malformed and Undecodable."""
-        reader = self._reader
-        if self._decoder.whole and not reader.complete and (parts := reader.runs(chunk)):
+        reader, decoder = self._reader, self._decoder
+        while chunk and decoder.whole and not reader.complete and (parts := reader.runs(chunk)):
             for part in parts:
                 self._gate.push(part)
-        else:
-            self._take(self._decoder.frames(chunk))
+            chunk = chunk[sum([len(part.raw) for part in parts]) :]
+        if chunk:
+            self._take(decoder.frames(chunk))
 
     def _advance(self) -> bool:
         """Judge and release without waiting for anybody. False where somebody must be waited for. Raises Blocked."""
@@ -164,15 +167,23 @@ class Streamed:
     def _take(self, frames: list[bytes]) -> None:
         """Put events into the gate, up to the one that says the stream is over. Raises Malformed and Undecodable."""
         reader, gate = self._reader, self._gate
-        for raw in frames:
-            if reader.complete:
-                return
+        position, count = 0, len(frames)
+        hopeful = count > FEW
+        while position < count and not reader.complete:
+            raw = frames[position]
+            position += 1
             part = reader.repeat(raw)
+            known = part is not None
             if part is None:
                 part = reader.read(read(raw))
                 if part.unscannable:
                     self._unjudged.append(part)
             gate.push(part)
+            if known and hopeful:  # those behind it may be like it
+                hopeful = False
+                for part in reader.runs(b"".join(frames[position:])):
+                    gate.push(part)
+                    position += part.raw.count(b"\n\n")
 
     async def _last_words(self) -> None:
         """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import certifi
 
 from .connection import WAKE, Connection, Fault, Headers, Response, UpstreamError
-from .later import Later
+from .gathering import Beat
 
 __all__ = ["WAKE", "Fault", "Headers", "Response", "Upstream", "UpstreamError"]
 
@@ -24,8 +24,6 @@ LOOK = 0.25
 """Seconds between two looks at who is late."""
 SETTLE = 0.05
 """Seconds in which an upstream that closes behind its answers has done so."""
-PATIENCE = 0.5
-"""Seconds that a piece of a stream may lie unread while more is gathered."""
 
 
 class Upstream:
@@ -58,7 +56,7 @@ class Upstream:
         self._busy: set[Connection] = set()
         self._opening = 0
         self._sweep: asyncio.TimerHandle | None = None
-        self.patience = Later(PATIENCE)
+        self.beat = Beat()
         self._context = _tls_context(ca_file) if self._tls else None
 
     def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -85,7 +83,7 @@ class Upstream:
         for connection in [*self._idle, *self._busy]:
             connection.abandon()
         self._idle.clear()
-        self.patience.close()
+        self.beat.close()
         if self._sweep is not None:
             self._sweep.cancel()
 

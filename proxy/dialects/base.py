@@ -131,8 +131,8 @@ class StreamReader(Protocol):
         ...
 
     def runs(self, raw: bytes) -> list[Part]:
-        """As `repeat` for many events that stand behind each other: parts that are runs of events. None where they
-        must be looked at one by one."""
+        """As `repeat` for many events that stand behind each other: parts that are runs of events, from the first one
+        on. What they leave over must be looked at one by one."""
         ...
 
     def read(self, event: Event) -> Part:

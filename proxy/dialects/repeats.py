@@ -26,6 +26,8 @@ RUNS = 4
 holds back a little more than it had to, and costs as much memory and time as an event would alone."""
 MOST = 4
 """Shapes kept: parallel choices or items take turns."""
+TAIL = 4
+"""Events behind others of one shape that are cut off to read those together: mostly the end of a stream."""
 TRIES = 12
 """Events that may fail to be learned; then a stream is taken for one without repetition."""
 _PROBE = "penstock probe %d"
@@ -92,6 +94,16 @@ class Shape:
         except orjson.JSONDecodeError:
             return None
 
+    def extent(self, raw: bytes) -> int:
+        """How many bytes of `raw` are left without the events at its end, cut ones or a few whole ones, that do not end
+        as this shape does."""
+        end = raw.rfind(b"\n\n") + 2
+        for _ in range(TAIL):
+            if raw.endswith((self.fixed[-1], _PADDED), 0, end):
+                return end
+            end = raw.rfind(b"\n\n", 0, end - 2) + 2 if end > 2 else 0
+        return 0
+
     def apart(self, raw: bytes) -> list[tuple[bytes, tuple[str, ...]]]:
         """The bytes of each event in `raw`, which `columns` has read, and the texts in its slots."""
         columns = self.columns(raw)
@@ -127,10 +139,15 @@ class Repeats:
         return None
 
     def lumps(self, raw: bytes) -> list[Lump]:
-        """Whole events that are all of the likeliest shape, in at most RUNS parts; nothing where they are not."""
+        """Whole events of the likeliest shape with which `raw` begins, in at most RUNS parts; nothing where it does not
+        begin with one, or another event stands between two of them."""
         shape = self._shapes[0] if self._shapes else None
-        columns = shape.columns(raw) if shape is not None else None
-        if shape is None or columns is None:
+        if shape is None or not raw.startswith(shape.fixed[0]):
+            return []
+        if not raw.endswith((shape.fixed[-1], _PADDED)):
+            raw = raw[: shape.extent(raw)]
+        columns = shape.columns(raw)
+        if columns is None:
             return []
         count = len(columns[0])
         parts = min(RUNS, count // RUNS)

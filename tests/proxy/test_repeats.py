@@ -18,7 +18,7 @@ from proxy.dialects.messages_stream import MessagesReader
 from proxy.dialects.repeats import RUNS, Repeats
 from proxy.dialects.responses_stream import ResponsesReader
 from proxy.gate import Gate, Mask, Part
-from proxy.sse import read
+from proxy.sse import Decoder, read
 from proxy.strict import Malformed, parse
 
 
@@ -281,8 +281,11 @@ def left(reader: Any, hold: int | None, lumps: list[list[bytes]], *, at_once: bo
     for lump in lumps:
         parts = reader.runs(b"".join(lump)) if at_once else []
         runs += len(parts)
-        for part in parts or [reader.repeat(raw) or reader.read(read(raw)) for raw in lump]:
+        rest = Decoder().frames(b"".join(lump)[sum(len(part.raw) for part in parts) :])
+        for part in parts:
             gate.push(part)
+        for raw in rest:
+            gate.push(reader.repeat(raw) or reader.read(read(raw)))
         out += judge()
     gate.finish(clean=True)
     out += judge()

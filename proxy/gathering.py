@@ -1,0 +1,132 @@
+"""Bytes of a stream are left with the kernel until as many came as their reader can do something with.
+
+Decision: the kernel is asked to tell of nothing (SO_RCVLOWAT), and a common beat looks at how much has come. Why: what
+is held back cannot leave before more text came, and who is woken for each event finds cold caches: that costs more than
+all that is done with it. On the beat many streams are read behind each other. Cost: what is ready waits for the next
+beat, and the end of a stream is seen when nothing came for the time between one or two events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import math
+import socket
+import sys
+import termios
+from collections.abc import Callable
+
+BEAT = 0.02
+"""Seconds between two beats."""
+EVENTS = 1.5
+"""How many events are expected between two looks: where none came, the stream pauses."""
+SLOWEST = 0.2
+"""Seconds between two looks at most; a stream slower than that is read as it comes."""
+PATIENCE = 1.0
+"""Seconds for which bytes are left with the kernel at most."""
+MUTED = 64 * 1024
+"""Bytes of which the kernel tells in any case."""
+_COUNT = bytes(4)
+
+
+class Beat:
+    """The looks that all connections of a pool have before them, by the beat on which they come."""
+
+    def __init__(self) -> None:
+        self._due: dict[int, list[Gathering]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = math.inf
+
+    def add(self, gathering: Gathering, delay: float) -> int:
+        """`gathering` will be looked at on the beat that is answered, `delay` seconds from now or a little later."""
+        loop = asyncio.get_running_loop()
+        beat = math.ceil((loop.time() + delay) / BEAT)
+        due = self._due.get(beat)
+        if due is None:
+            due = self._due[beat] = []
+            if beat < self._next:
+                self._await(beat, loop)
+        due.append(gathering)
+        return beat
+
+    def close(self) -> None:
+        """There are no more looks."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _await(self, beat: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = beat
+        self._timer = loop.call_at(beat * BEAT, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        beat = self._next
+        for gathering in self._due.pop(int(beat)):
+            if gathering.at == beat:
+                gathering.look()
+        self._timer, self._next = None, math.inf
+        if self._due:
+            self._await(min(self._due), loop)
+
+
+class Gathering:
+    """What one connection leaves with the kernel. `due` is called when what there is should be read at once; more may
+    then still be with the kernel, which tells of it as usual. `at` is the beat of the next look, 0 for none."""
+
+    __slots__ = ("_beat", "_delay", "_due", "_had", "_kept", "_muted", "_since", "_size", "_socket", "at")
+
+    def __init__(self, sock: socket.socket, beat: Beat, due: Callable[[], None]) -> None:
+        self._socket, self._beat, self._due = sock, beat, due
+        self._muted = False
+        self._size = self._had = self._kept = self.at = 0
+        self._delay = self._since = 0.0
+
+    def wait(self, size: int, kept: int, gap: float, now: float) -> bool:
+        """Leave bytes with the kernel until there are `size` of them, beside `kept` ones that were read already.
+        `gap`: seconds between two events; `now`: loop time. False where the stream is too slow for that."""
+        if not self.at:
+            delay = max(EVENTS * gap, BEAT)
+            if delay > SLOWEST:
+                return False
+            self._had, self._since, self._delay = 0, now, delay
+            self.at = self._beat.add(self, delay)
+        self._size, self._kept = size, kept
+        self._mute(True)
+        return True
+
+    def cancel(self) -> None:
+        """Look no more."""
+        self.at = 0
+
+    def stop(self) -> None:
+        """What comes is read as it comes."""
+        self.at = 0
+        self._mute(False)
+
+    def look(self) -> None:
+        """Whether enough came, or no more comes."""
+        self.at = 0
+        came = self._came()
+        there = self._kept + came
+        now = asyncio.get_running_loop().time()
+        if came < self._size and there > self._had and now - self._since < PATIENCE:
+            self._had = there
+            self.at = self._beat.add(self, self._delay)
+            return
+        self._mute(False)
+        if there:
+            self._due()
+
+    def _came(self) -> int:
+        with contextlib.suppress(OSError):
+            return int.from_bytes(fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, _COUNT), sys.byteorder)
+        return 0
+
+    def _mute(self, muted: bool) -> None:
+        if muted is not self._muted:
+            self._muted = muted
+            with contextlib.suppress(OSError):  # it was closed, or the system knows no such limit: all goes on without
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, MUTED if muted else 1)
