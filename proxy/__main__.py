@@ -14,13 +14,7 @@ def main() -> None:
         from .serve import main as serve
 
         _leave(serve(sys.argv[2:]))
-    from .groups import GROUPS, group, root
-
-    if sys.argv[1:2] and sys.argv[1] in GROUPS:
-        app = root()
-        app.add_typer(group(sys.argv[1]), name=sys.argv[1])
-    else:
-        from .cli import app
+    from .cli import app
 
     app()
 

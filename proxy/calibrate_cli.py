@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from .audit_cli import clean
+from .audit_show import clean
 from .teach_cli import Refused, operator, parse_share, write
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit_cli import clean
+from .audit_show import clean
 
 if TYPE_CHECKING:
     from policies.check import CheckResult

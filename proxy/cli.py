@@ -4,41 +4,76 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from .backtest_cli import backtest
-from .calibrate_cli import calibrate
-from .check_cli import check
-from .config import FILE_ONLY, ConfigError, Settings
-from .config import load as load_settings
-from .console_cli import console
-from .diff_cli import diff
-from .doctor_cli import doctor
-from .evaluate_cli import evaluate
-from .explain_cli import explain
-from .groups import GROUPS, group, root
-from .new_rule_cli import new_rule
-from .teach_cli import teach
+if TYPE_CHECKING:
+    from typer._click.core import Command, Context
 
-app = root()
-for name in GROUPS:
-    app.add_typer(group(name), name=name)
-app.command("eval")(evaluate)
-app.command()(check)
-app.command()(doctor)
-app.command()(diff)
-app.command()(new_rule)
-app.command()(explain)
-app.command()(backtest)
-app.command()(teach)
-app.command()(console)
-app.command()(calibrate)
+ELSEWHERE = {
+    "account": "account_cli:app",
+    "audit": "content_cli:audit_app",
+    "keys": "keys_cli:app",
+    "policy": "policy_cli:app",
+    "review": "review_cli:app",
+    "eval": "evaluate_cli:evaluate",
+    "check": "check_cli:check",
+    "doctor": "doctor_cli:doctor",
+    "diff": "diff_cli:diff",
+    "new-rule": "new_rule_cli:new_rule",
+    "explain": "explain_cli:explain",
+    "backtest": "backtest_cli:backtest",
+    "teach": "teach_cli:teach",
+    "console": "console_cli:console",
+    "calibrate": "calibrate_cli:calibrate",
+}
+"""Commands by name: the module of each, imported where it is asked for, and the function or group in it.
+
+Why: a check should feel instant, and what an operator asks at night must not wait for numpy and the weights' engine.
+"""
+
+
+class Commands(TyperGroup):
+    """The commands here and those of ELSEWHERE."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Their names, in the order of the help."""
+        return [*ELSEWHERE, *(name for name in self.commands if name not in ELSEWHERE)]
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """A command, imported now; for a name that is none all are, so that one like it can be suggested."""
+        for name in [cmd_name] if cmd_name in self.list_commands(ctx) else ELSEWHERE:
+            if name in ELSEWHERE and name not in self.commands:
+                self.add_command(_command(name))
+        return self.commands.get(cmd_name)
+
+
+def _command(name: str) -> Command:
+    module, _, attribute = ELSEWHERE[name].partition(":")
+    found = getattr(import_module(f".{module}", __package__), attribute)
+    if not isinstance(found, typer.Typer):
+        one = typer.Typer(add_completion=False)
+        one.command()(found)
+        found = one
+    command = get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Penstock: a policy-enforcement proxy for model APIs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 out = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
@@ -73,7 +108,12 @@ def demo(
 @app.command()
 def config(config: ConfigFile = None) -> None:
     """Print every setting: its value, where it may be set, and what it is for."""
-    settings = _settings(config)
+    from .config import FILE_ONLY, ConfigError, Settings, load
+
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        fail(str(error))
     for name, field in Settings.model_fields.items():
         shown = _shown(getattr(settings, name))
         where = "" if name in FILE_ONLY else f" [PENSTOCK_{name.upper()}]"
@@ -106,14 +146,9 @@ def _shown(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    from pydantic import BaseModel
+
     return value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
-
-
-def _settings(file: Path | None) -> Settings:
-    try:
-        return load_settings(file)
-    except ConfigError as error:
-        fail(str(error))
 
 
 def fail(message: str) -> NoReturn:

@@ -18,6 +18,7 @@ import typer
 
 from .audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
 from .audit_cli import LogPath, clean, log_path, parse_since, reading, settings_of
+from .audit_cli import app as audit_app
 from .audit_key import audit_key
 from .config import Settings
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .content.vault import Vault
 
 
+@audit_app.command()
 def forget(
     subject: Annotated[str, typer.Argument(help="An account, or the hash of an end user, as the audit names them.")],
     user: Annotated[
@@ -61,6 +63,7 @@ def forget(
     typer.echo(f"{named}: {said} (recorded as {id})")
 
 
+@audit_app.command()
 def examples(
     to: Annotated[Path, typer.Option("--to", help="The file to write, for a reviewer: JSON lines; - is the terminal.")],
     rule: Annotated[str | None, typer.Option(help="Only where this rule fired, in shadow too.")] = None,
@@ -87,6 +90,7 @@ def examples(
     typer.echo(told, err=True)
 
 
+@audit_app.command()
 def rekey(
     new: Annotated[Path, typer.Argument(help="A file with the new master key, 64 hex digits or more.")],
     path: LogPath = None,

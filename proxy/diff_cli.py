@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .audit_cli import clean
+from .audit_show import clean
 from .check_cli import Output
 from .teach_cli import operator
 

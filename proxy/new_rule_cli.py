@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .audit_cli import clean
+from .audit_show import clean
 from .teach_cli import Refused, operator, write
 
 ROLE = {"input": "user", "output": "assistant"}

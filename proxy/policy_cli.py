@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit_cli import clean
+from .audit_show import clean
 from .config import ConfigError, load
 from .teach_cli import write
 

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from .audit_cli import clean
+from .audit_show import clean
 
 if TYPE_CHECKING:
     from classifiers.examples import Example

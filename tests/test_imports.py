@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli import ELSEWHERE
+
 ROOT = Path(__file__).parent.parent
 FLOORS = {"classifiers": set[str](), "policies": {"classifiers"}, "proxy": {"classifiers", "policies"}}
 """Each package, and those of ours that it may import."""
@@ -83,7 +85,16 @@ def test_heavy_things_are_imported_late(path: Path) -> None:
 
 def test_starting_needs_nothing_heavy() -> None:
     """Asked of a fresh interpreter, for what the tables above cannot see."""
-    assert not HEAVY & all_imported("import proxy.cli, proxy.server, policies.check")
+    commands = ", ".join(f"proxy.{place.partition(':')[0]}" for place in ELSEWHERE.values())
+    assert not HEAVY & all_imported(f"import proxy.cli, proxy.server, policies.check, {commands}")
+
+
+def test_checking_a_policy_imports_no_more_than_it_needs() -> None:
+    """So that it feels instant: no numpy where no model is asked, no client, no database."""
+    one = ROOT / "tests" / "bench" / "policies" / "patterns"
+    check = "from typer.testing import CliRunner; from proxy.cli import app; "
+    check += f"assert CliRunner().invoke(app, ['check', {str(one)!r}]).exit_code == 0"
+    assert not (HEAVY | LATE - {"typer", "rich", "cel_expr_python"} | {"sqlite3"}) & all_imported(check)
 
 
 def test_serving_patterns_needs_little() -> None:
