@@ -94,8 +94,8 @@ class Release(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to judge now: message i holds the text of `channels[i]` from character `starts[i]` on, whose judgement
-    will cover the channel up to `ends[i]`."""
+    """What to judge now: message i holds the text of `channels[i]` from character `starts[i]` on (before 0 that of the
+    text before it), whose judgement will cover the channel up to `ends[i]`."""
 
     messages: tuple[Message, ...]
     channels: tuple[str, ...]
@@ -108,6 +108,7 @@ class _Channel:
     role: Role
     kind: Kind
     group: int
+    before: str = ""  # the end of the text that a reader has read before this one
     pieces: list[str] = field(default_factory=list)
     fresh: int = 0  # pieces that were not joined yet
     tail: str = ""  # the text from `base` on
@@ -125,11 +126,13 @@ _Held = tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]
 
 class Gate:
     """`hold_back` in characters; None holds the whole answer. With `enforcing` False (no rule could stop or change
-    anything) parts leave at once, and all text is judged at the end, for the record."""
+    anything) parts leave at once, and all text is judged at the end, for the record. With `sequel` flowing texts of one
+    role are read one behind the other: the beginning of each is judged together with the end of the one before it."""
 
-    def __init__(self, hold_back: int | None, *, enforcing: bool = True) -> None:
+    def __init__(self, hold_back: int | None, *, enforcing: bool = True, sequel: bool = False) -> None:
         self._hold = hold_back
         self._enforcing = enforcing
+        self._last: dict[Role, _Channel] | None = {} if sequel else None
         self._channels: dict[str, _Channel] = {}
         self._queue: deque[_Held] = deque()
         self._unjudged = 0  # characters of flowing text
@@ -156,7 +159,7 @@ class Gate:
         for piece in part.pieces:
             channel = self._channels.get(piece.channel)
             if channel is None:
-                channel = self._channels[piece.channel] = _Channel(piece.role, piece.kind, piece.group)
+                channel = self._channels[piece.channel] = self._opened(piece)
             size = len(piece.text)
             kept = channel.pieces
             kept.append(piece.text)
@@ -291,6 +294,15 @@ class Gate:
             out.append(Release(part, edits))
         return out
 
+    def _opened(self, piece: Piece) -> _Channel:
+        channel = _Channel(piece.role, piece.kind, piece.group)
+        if self._last is not None and piece.kind is Kind.FLOW:
+            last = self._last.get(piece.role)
+            if last is not None:
+                channel.before = (last.before + "".join(last.pieces))[-CONTEXT:]
+            self._last[piece.role] = channel
+        return channel
+
     def _close(self, group: int) -> None:
         for channel in self._channels.values():
             if channel.group == group:
@@ -299,7 +311,7 @@ class Gate:
 
     def _window(self, channel: _Channel, everything: bool) -> tuple[int, str]:
         if everything or self._keep is None or channel.closed or channel.kind is Kind.CALL:
-            return 0, "".join(channel.pieces)
+            return -len(channel.before), channel.before + "".join(channel.pieces)
         # What is complete where it stands needs nothing of what was complete before it, and none of it was judged.
         atom = channel.kind is Kind.ATOM
         start = channel.judged if atom else max(0, channel.approved - self._keep)
@@ -308,6 +320,8 @@ class Gate:
             blank = channel.tail.find(" ", start - channel.base, start - channel.base + 64)
             start = start if blank < 0 else channel.base + blank
         start = max(start, channel.base)
+        if start == 0:
+            return -len(channel.before), channel.before + channel.tail
         return start, channel.tail[start - channel.base :]
 
     def _could_leave(self, channel: _Channel, end: int) -> bool:

@@ -50,7 +50,7 @@ class Streamed:
         if self._restoring is not None:  # a name must be seen whole before its first letter leaves
             self._enforcing = True
             hold_back = None if hold_back is None else max(hold_back, self._restoring.longest)
-        self._gate = Gate(hold_back, enforcing=self._enforcing)
+        self._gate = Gate(hold_back, enforcing=self._enforcing, sequel=self._reader.sequel)
         self._head = Answer(response.status, relayed(response), b"")
         self._decoder = Decoder()
         self._most = exchange.max_answer

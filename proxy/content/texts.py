@@ -83,9 +83,9 @@ class Texts:
             channel.pieces.append(fresh)
             channel.size += len(fresh)
             channel.masks += [
-                (Mask(0, mask.start + start, mask.end + start, mask.replacement), 0)
+                (Mask(0, max(mask.start + start, 0), mask.end + start, mask.replacement), 0)
                 for mask in masks
-                if mask.message == index
+                if mask.message == index and mask.end + start > 0
             ]
 
     def plain(self) -> dict[str, Any]:

@@ -123,7 +123,10 @@ class Refusal:
 
 
 class StreamReader(Protocol):
-    """Reads one stream's events, and ends it in the dialect's own words."""
+    """Reads one stream's events, and ends it in the dialect's own words. `sequel`: its texts of one role are one to
+    whoever reads them as they come."""
+
+    sequel: bool
 
     def repeat(self, raw: bytes) -> Part | None:
         """The part that an event's bytes are, where they differ from an earlier event's in known strings only; None

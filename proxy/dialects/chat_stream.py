@@ -23,6 +23,8 @@ _ATOMIC = frozenset({"type", "format", "id", "index", "name", "role", "signature
 class ChatReader:
     """One stream of chat.completion.chunk events."""
 
+    sequel = False
+
     def __init__(self, request: Request) -> None:
         self._request = request
         self._seen: dict[str, str] = {}  # the last value of text that is repeated in every chunk
@@ -188,9 +190,11 @@ class ChatReader:
                 self._open[index] = self._open[index] and not value
                 self._news = self._news or bool(value)
                 self._rest(pieces, {key: value}, f"/choices/{index}", Role.SETTING)
+            elif key == "text":
+                place = ("choices", position, key)
+                self._grow(pieces, value, f"/choices/{index}/text", Role.ASSISTANT, Kind.FLOW, index, place)
             else:
-                role = Role.ASSISTANT if key == "text" else Role.SETTING
-                self._rest(pieces, {key: value}, f"/choices/{index}", role)
+                self._rest(pieces, {key: value}, f"/choices/{index}", Role.SETTING)
 
     def _delta(
         self,
@@ -217,9 +221,11 @@ class ChatReader:
             elif key in {"tool_calls", "function_call"}:
                 calls = value if isinstance(value, list) else [value]
                 for position, call in enumerate(calls):
-                    number = call.get("index", position) if isinstance(call, dict) else position
                     inner = (*path, key, position) if isinstance(value, list) else (*path, key)
+                    number = _number(call, position)
                     self._grow(pieces, call, f"{base}/{key}/{number}", Role.TOOL_CALL, Kind.CALL, index, inner)
+            elif key == "content" and isinstance(value, list):
+                self._parts(pieces, value, base + "/content", index, (*path, key))
             else:
                 role = Role.REFUSAL if key == "refusal" else Role.REASONING if key in REASONING else Role.ASSISTANT
                 if key not in VOCABULARY:
@@ -248,8 +254,23 @@ class ChatReader:
                     pieces.append(Piece(f"{channel}/{escaped(key)}#key", role, key, kind, group))
                 self._grow(pieces, inner, f"{channel}/{escaped(key)}", role, kind, group, (*path, key))
         elif isinstance(value, list):
+            # What is numbered goes on under its number; all else is read in the order in which it comes.
             for position, inner in enumerate(value):
-                self._grow(pieces, inner, f"{channel}/{position}", role, kind, group, (*path, position))
+                number = _number(inner, None)
+                place = channel if number is None else f"{channel}/{number}"
+                self._grow(pieces, inner, place, role, kind, group, (*path, position))
+
+    def _parts(
+        self, pieces: list[Piece], parts: list[Any], channel: str, index: int, path: tuple[str | int, ...]
+    ) -> None:
+        """Content in parts: their texts are one with content that is no list."""
+        for position, part in enumerate(parts):
+            rest, inner = part, (*path, position)
+            if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+                rest = {name: value for name, value in part.items() if name != "text"}
+                if text:
+                    pieces.append(Piece(channel, Role.ASSISTANT, text, Kind.FLOW, index, (*inner, "text")))
+            self._grow(pieces, rest, channel + "/parts", Role.ASSISTANT, Kind.FLOW, index, inner)
 
     def _logprobs(self, pieces: list[Piece], value: Any, index: int, path: tuple[str | int, ...]) -> None:
         tokens, others = spelled(value)
@@ -295,8 +316,16 @@ def _thoughts(index: int) -> int:
     return -2 - index
 
 
+def _number(item: Any, otherwise: int | None) -> Any:
+    """The number under which an item of a list goes on in the next chunks; 1.0 is 1 to most clients."""
+    number = item.get("index", otherwise) if isinstance(item, dict) else otherwise
+    return int(number) if type(number) is float and number.is_integer() else number
+
+
 def _may_change(piece: Piece) -> bool:
     """Whether a piece is a string that the next chunks may replace by another one, and nothing else."""
+    if not piece.path:  # a key
+        return False
     if piece.kind is Kind.ATOM:
-        return bool(piece.path) and piece.channel.endswith("#")
+        return piece.channel.endswith("#")
     return piece.path[-1] != "type"

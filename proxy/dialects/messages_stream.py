@@ -51,6 +51,8 @@ Path = tuple[str | int, ...]
 class MessagesReader:
     """One stream of a message's events."""
 
+    sequel = False
+
     def __init__(self, request: Request) -> None:
         self._request = request
         self._seen: dict[str, str] = {}  # the last value of text that is complete where it stands
@@ -59,6 +61,7 @@ class MessagesReader:
         self._open: dict[int, Any] = {}  # block -> its type
         self._called = False  # a call waits for the end of the message
         self._begun: set[int] = set()
+        self._latest: dict[str, int] = {}  # field of flowing text -> the block that said some last
         self._complete = self._finished = False
         # What has left:
         self._head: dict[str, Any] | None = None
@@ -198,7 +201,12 @@ class MessagesReader:
                 read_field(body, key, value, Role.SETTING, place)
         opaque.extend(body.unscannable)
         for said in body.messages:
-            self._atom(pieces, said.origin, said.text, said.role)
+            field = said.origin.rpartition("/")[2]
+            if said.origin.startswith("/content/") and field in _FLOWING and said.origin.count("/") == 3:
+                path = ("message", *_path(message, said.origin.removeprefix("/"))[1:])
+                pieces.append(Piece(f"/content/{field}", said.role, said.text, Kind.FLOW, _GROUPS[field], path))
+            else:
+                self._atom(pieces, said.origin, said.text, said.role)
         self._rest(pieces, {key: value for key, value in tree.items() if key != "message"}, "", Role.SETTING)
 
     def _block_event(self, pieces: list[Piece], opaque: list[tuple[str, str]], tree: dict[str, Any]) -> tuple[int, ...]:
@@ -244,6 +252,7 @@ class MessagesReader:
                 path = _path(block, field)
                 pieces.append(Piece(said.origin, said.role, said.text, Kind.CALL, group, path))
             elif field == kind:
+                self._follows(field, index)
                 path = ("content_block", field)
                 pieces.append(Piece(f"/content/{field}", said.role, said.text, Kind.FLOW, _GROUPS[field], path))
             else:
@@ -260,6 +269,7 @@ class MessagesReader:
             elif of in _FLOWING and key in _WHOLE:
                 self._rest(pieces, {key: value}, base, _FLOWING[of])
             elif of in _FLOWING and key in _FLOWING:
+                self._follows(key, index)
                 self._grow(pieces, value, f"/content/{key}", _FLOWING[key], Kind.FLOW, _GROUPS[key], ("delta", key))
             else:
                 call = key == "partial_json"
@@ -268,6 +278,15 @@ class MessagesReader:
                 if key not in VOCABULARY:
                     self._atom(pieces, place + "#key", key, Role.SETTING)
                 self._grow(pieces, value, place, role, kind, _group(of, index), ("delta", key))
+
+    def _follows(self, field: str, index: int) -> None:
+        """Block `index` says some flowing text: all of it is one channel, so it must come in its order."""
+        latest = self._latest.get(field, -1)
+        if index < latest:
+            raise Malformed("a block goes on behind a later one")
+        if index > latest:
+            self._latest[field] = index
+            self._repeats = Repeats()  # an earlier block does not go on, whatever its events looked like
 
     def _grow(
         self, pieces: list[Piece], value: Any, channel: str, role: Role, kind: Kind, group: int, path: Path

@@ -51,6 +51,8 @@ _CLIENT_EVENTS = ("response.function_call_", "response.custom_tool_call_", "resp
 class ResponsesReader:
     """One stream of `response.*` events."""
 
+    sequel = True
+
     def __init__(self, request: Request) -> None:
         self._request = request
         self._told = Told()
@@ -228,7 +230,7 @@ class ResponsesReader:
             opaque.append((f"/output/{key}/audio", "audio"))
         self._members(pieces, body, tree, role or Role.TOOL_CALL)
         if grows and hold is Kind.ATOM and role is not Role.SETTING:
-            number = next((tree[place] for place in _NUMBERS if type(tree.get(place)) is int), 0)
+            number = next((at for place in _NUMBERS if (at := _whole(tree.get(place))) is not None), 0)
             base = f"/output/{key}/{section}/{number}" if section else f"/output/{key}"
             self._growing(pieces, opaque, body, group, {"/delta": f"{base}/{field}", "/part": base, "/item": base})
         else:
@@ -356,16 +358,23 @@ def _path(origin: str) -> tuple[str | int, ...]:
 
 def _item_of(tree: Json) -> int | str:
     """Which item an event is about: its number, or its id where a server gives no numbers."""
-    index, item = tree.get("output_index"), tree.get("item")
-    if type(index) is int:
+    index, item = _whole(tree.get("output_index")), tree.get("item")
+    if index is not None:
         return index
     name = tree.get("item_id") or (item.get("id") if isinstance(item, dict) else None)
     return name if isinstance(name, str) else ""
 
 
+def _whole(number: object) -> int | None:
+    """A whole number, however it is written: 1.0 is 1 to most clients."""
+    if type(number) is float and number.is_integer():
+        return int(number)
+    return number if type(number) is int else None
+
+
 def _note(told: Told, tree: Json) -> None:
     """Remember what an event that has left said of the frame and of items."""
-    name, index, number = str(tree.get("type")), _item_of(tree), tree.get("content_index")
+    name, index, number = str(tree.get("type")), _item_of(tree), _whole(tree.get("content_index"))
     response, item, part = tree.get("response"), tree.get("item"), tree.get("part")
     if name in _LAST:
         told.over = True
@@ -378,4 +387,4 @@ def _note(told: Told, tree: Json) -> None:
         told.parts.pop(index, None)
         told.done[index] = item
     elif isinstance(part, dict) and name.startswith("response.content_part."):
-        told.parts.setdefault(index, {})[number if type(number) is int else 0] = dict(part)
+        told.parts.setdefault(index, {})[number or 0] = dict(part)

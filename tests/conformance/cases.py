@@ -33,16 +33,23 @@ class Send(_Strict):
 
 class Answer(_Strict):
     """What the upstream says: `text` in the dialect's words, in pieces of `size`; or a `part` of an answer that holds
-    `text` (see `speak`); or `raw` bytes of a body with `type`. `twist` is done to it on its way."""
+    `text` (see `speak`); or `raw` bytes of a body with `type`; or `events` of a stream. `twist` is done to it on its
+    way."""
 
     text: str = "An honest answer."
     part: str = "content"
     size: int = 4
     raw: str | None = None
+    events: list[Any] = []
     type: str = "application/json"
     status: int = 200
     twist: Literal["none", "no-done", "reset", "close", "endless-line", "keepalive", "drip", "gzip", "crlf", "cr",
                    "cut-bytes", "one-byte", "refuse", "hang"] = "none"  # fmt: skip
+
+    @property
+    def literal(self) -> bool:
+        """Whether it is in one dialect's own words."""
+        return self.raw is not None or bool(self.events)
 
 
 class Expect(_Strict):

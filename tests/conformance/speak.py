@@ -57,7 +57,8 @@ def reply(dialect: str, answer: Answer, stream: bool) -> Reply:  # noqa: PLR0911
             raw, status=answer.status, content_type=answer.type, gzip=answer.twist == "gzip"
         )  # fmt: skip
     elif stream:
-        whole = replies.sse(_twisted(_STREAMS[dialect](answer), answer.twist), status=answer.status)
+        events = [_event(dialect, event) for event in answer.events] or _STREAMS[dialect](answer)
+        whole = replies.sse(_twisted(events, answer.twist), status=answer.status)
     else:
         whole = replies.json(_WHOLES[dialect](answer), status=answer.status, gzip=answer.twist == "gzip")
     match answer.twist:
@@ -68,6 +69,12 @@ def reply(dialect: str, answer: Answer, stream: bool) -> Reply:  # noqa: PLR0911
         case "drip":
             return replies.drip(whole, size=100, rate=100_000)
     return whole
+
+
+def _event(dialect: str, event: Any) -> bytes:
+    """An event of a case: a tree, or a bare word (`[DONE]`)."""
+    named = dialect in {"messages", "responses"} and isinstance(event, dict)
+    return shapes.event(event.encode() if isinstance(event, str) else event, name=event["type"] if named else None)
 
 
 def _size(whole: Reply) -> int:

@@ -18,7 +18,7 @@ def applies(case: Case) -> bool:
     """Whether a case written for Chat says nothing that only Chat can say."""
     send, upstream = case.send, case.upstream
     plain = send.raw is None and not send.body and send.path is None and send.method == "POST"
-    return plain and case.dialects in ([], ["chat"]) and upstream.raw is None and upstream.part in PARTS
+    return plain and case.dialects in ([], ["chat"]) and not upstream.literal and upstream.part in PARTS
 
 
 def body(send: Send, stream: bool) -> bytes:

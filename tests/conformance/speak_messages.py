@@ -17,7 +17,7 @@ def applies(case: Case) -> bool:
     """Whether a case written for Chat says nothing that only Chat can say: a path, an upstream's very bytes, or a
     call whose arguments are a text."""
     send, upstream = case.send, case.upstream
-    plain = send.path is None and upstream.raw is None and upstream.part in {*_BLOCKS, *_AROUND}
+    plain = send.path is None and not upstream.literal and upstream.part in {*_BLOCKS, *_AROUND}
     return plain and "arguments" not in repr(send.body) and case.dialects == ["chat"]
 
 

@@ -15,7 +15,7 @@ def applies(case: Case) -> bool:
     """Whether a case written for Chat says nothing that only Chat can say: messages, a path, an upstream's bytes."""
     send, upstream = case.send, case.upstream
     told = send.raw is None or case.expect.code in _BEFORE
-    plain = told and send.path is None and upstream.raw is None and upstream.part in _PARTS
+    plain = told and send.path is None and not upstream.literal and upstream.part in _PARTS
     return plain and not {"messages", "n"} & set(send.body) and case.dialects == ["chat"]
 
 

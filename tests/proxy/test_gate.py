@@ -309,3 +309,32 @@ def test_linear_in_small_pieces(hold: int | None, channel: str) -> None:
         return time.thread_time() - began
 
     assert min(cost(40_000) for _ in range(3)) < 10 * min(cost(10_000) for _ in range(3)) + 0.05
+
+
+@pytest.mark.parametrize("hold_back", [0, 4, 2000, None])
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_text_is_judged_with_the_end_of_the_one_before_it(hold_back: int | None, cut: int) -> None:
+    """Where they are read one behind the other: what is whole only at the joint is found before it is whole there."""
+    first, second = "An honest text. " * 80 + STOP[:cut], STOP[cut:] + " and more."
+    for sequel in (True, False):
+        gate = Gate(hold_back, sequel=sequel)
+        texts: list[tuple[str, int, str]] = []
+        edits: list[tuple[Piece, str]] = []
+        for group, text in enumerate((first, second)):
+            for at in range(0, len(text), 3):
+                said = Piece(f"/{group}", Role.ASSISTANT, text[at : at + 3], Kind.FLOW, group, ("text",))
+                gate.push(Part(b"x", (said,)))
+            gate.push(Part(b"x", (), (group,)))
+            while gate.due():
+                question = gate.question()
+                texts += zip(question.channels, question.starts, [m.text for m in question.messages], strict=True)
+                # A mask over the joint changes what is behind it only: what is before it has left.
+                gate.answer(
+                    question, [(n, Mask(-at - 2, -at + 1, "#")) for n, at in enumerate(question.starts) if at < 0]
+                )
+                edits += [edit for release in gate.release() for edit in release.edits]
+            edits += [edit for release in gate.release() for edit in release.edits]
+        assert any(STOP in text for _, _, text in texts) is sequel
+        assert all(start >= 0 or name == "/1" for name, start, _ in texts)
+        assert [(piece.channel, text) for piece, text in edits] == ([("/1", "#" + second[1:3])] if sequel else [])
+        assert gate.held == 0

@@ -22,7 +22,7 @@ from proxy.sse import Decoder, read
 from proxy.strict import Malformed
 from tests.proxy.leaves import MARK, variants
 from tests.proxy.test_repeats import bodies
-from tests.upstream import messages
+from tests.upstream import messages, shapes
 from tests.upstream.messages import call, event, stream, text, thinking
 
 FOLDER = Path(__file__).parent.parent / "conformance"
@@ -462,3 +462,20 @@ def test_counting_tokens_never_answers_in_words() -> None:
     request = CountTokens().read_request({"model": "m", "messages": [], "stream": True})
     assert not request.stream
     assert CountTokens().answered(REFUSAL, request) is None
+
+
+def test_a_block_does_not_go_on_behind_a_later_one() -> None:
+    """All text is one channel, in the order in which it came; also where its events look like earlier ones."""
+    reader = MessagesReader(Request())
+
+    def put(kind: str, index: int, **more: Any) -> None:
+        raw = shapes.event({"type": kind, "index": index, **more}, name=kind)
+        if reader.repeat(raw) is None:
+            reader.read(read(raw))
+
+    for index in (0, 1):
+        put("content_block_start", index, content_block={"type": "text", "text": ""})
+    for index, said in ((0, "a"), (0, "b"), (1, "c"), (1, "d")):
+        put("content_block_delta", index, delta={"type": "text_delta", "text": said})
+    with pytest.raises(Malformed, match="behind a later one"):
+        put("content_block_delta", 0, delta={"type": "text_delta", "text": "e"})
