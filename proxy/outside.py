@@ -1,12 +1,15 @@
 """What lies outside of this process and does not tell how it is: looked at each second, and told as a part (`parts`).
 
-Upstreams by the faults that exchanges met, classifiers by their breakers, policies by what could not be loaded. Redis,
-the audit, the encoder's server and the collector of traces are told of by those who use them.
+Open files by the number of the next, upstreams by the faults that exchanges met, classifiers by their breakers,
+policies by what could not be loaded. Redis, the audit, the encoder's server and the collector of traces are told of by
+those who use them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import time
 from collections.abc import Iterator, Mapping
 
@@ -24,6 +27,8 @@ log = get_logger("penstock.outside")
 
 LOOK = 1.0
 """Seconds between two looks."""
+ALMOST = 0.95
+"""Of the files that may be open, when it is said that hardly one is left."""
 QUIET = 10.0
 """Seconds without a fault after which an upstream that answers is well again."""
 UPSTREAM = {
@@ -31,7 +36,7 @@ UPSTREAM = {
     "timeout": "it hangs or is too slow for its timeouts, or a firewall drops packets",
     "reset": "it breaks connections off: see its log, or that of what stands between",
     "protocol": "it does not speak HTTP/1.1: is it https, or another service's port?",
-    "saturated": "raise max_connections, or give it more machines",
+    "saturated": "raise max_connections, or the limit of open files where none was left; or give it more machines",
     "unreadable": "what answers there is not this API: see what stands between",
 }
 CLASSIFIER = {
@@ -71,6 +76,7 @@ class Outside:
 
     def look(self) -> None:
         """Tell how it stands with each."""
+        self._files()
         self._upstreams()
         self._classifiers()
         for name, keeper in self._keepers.items():
@@ -84,14 +90,28 @@ class Outside:
                     meanwhile="the one before stays in force",
                 )  # fmt: skip
 
+    def _files(self) -> None:
+        """Who has no file left accepts nobody, and the loop says nothing of it."""
+        most, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _open_files()
+        if used > ALMOST * most:
+            self._parts.ill(
+                "files", "full", f"{min(used, most)} of {most} files are open",
+                mend="raise the limit of open files (LimitNOFILE, ulimit -Hn), lower max_in_flight, or add machines",
+                meanwhile="clients are not accepted or cut off where none is left",
+            )  # fmt: skip
+        elif "files" in self._parts:
+            self._parts.well("files")
+
     def _upstreams(self) -> None:
         now, seen = time.monotonic(), self._metrics.faults.counts()
         fresh = {labels: count for labels, count in seen.items() if count != self._faults.get(labels)}
         self._faults = seen
+        said = {backend.name: backend.problem for backend in self._routing.backends if backend.state != "answers"}
         for name, fault in fresh:
             self._failed[name] = now
             meanwhile = "exchanges that need it end with 502, 503 or 504; none is asked twice"
-            self._parts.ill(f"upstream {name}", fault, "", mend=UPSTREAM[fault], meanwhile=meanwhile)
+            part, detail = f"upstream {name}", said.get(name, "")
+            self._parts.ill(part, fault, detail, mend=UPSTREAM[fault], meanwhile=meanwhile)
         for backend in self._routing.backends:
             if backend.state == "answers" and now - self._failed.get(backend.name, -QUIET) >= QUIET:
                 self._parts.well(f"upstream {backend.name}")
@@ -115,3 +135,13 @@ class Outside:
             for name, classifier in guard.classifiers.items():
                 if not classifier.inline:
                     yield name, classifier
+
+
+def _open_files() -> int:
+    """How many are open, at least: the kernel gives the lowest number that is free."""
+    try:
+        number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 1 << 62
+    os.close(number)
+    return number

@@ -54,12 +54,12 @@ def _regex(pattern: str) -> str:
 
 class Backend:
     """One upstream under the operator's name for it. `pass_through`: where it has no key, it gets the caller's; else it
-    gets none. `state` says what became of the last request."""
+    gets none. `state` says what became of the last request, `problem` what stood in the way of the last that failed."""
 
     def __init__(self, name: str, upstream: Upstream, settings: UpstreamSettings, *, pass_through: bool) -> None:
         self.name, self.upstream = name, upstream
         self.serves = frozenset[str](settings.serves)
-        self.state = "not asked yet"
+        self.state, self.problem = "not asked yet", ""
         secret = settings.secret
         self._hidden = secret.encode() if secret and len(secret) >= SECRET else b""
         self._credentials: dict[str, Headers | None] = {}
@@ -83,7 +83,7 @@ class Backend:
         try:
             response = await self.upstream.send(head, body)
         except UpstreamError as error:
-            self.state = error.fault
+            self.state, self.problem = error.fault, str(error)
             raise
         self.state = "answers"
         if self._hidden:

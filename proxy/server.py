@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import ipaddress
+import os
 import signal
 import socket
 import ssl
@@ -450,7 +451,8 @@ def bound(host: str, port: int, option: str) -> Generator[socket.socket, None, N
     try:
         sock = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or str(error)
         raise CannotServe(f"cannot listen on {host}:{port}: {reason} (choose another with --{option})") from None
     with sock:
         yield sock

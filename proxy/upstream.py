@@ -7,7 +7,9 @@ certificates are always verified.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable
@@ -128,11 +130,11 @@ class Upstream:
         except TimeoutError:
             raise UpstreamError(Fault.CONNECT, f"no connection to the upstream within {self._connect:g} s") from None
         except ssl.SSLError as error:
-            raise UpstreamError(Fault.CONNECT, f"no trusted connection to the upstream: {error.reason}") from None
+            raise UpstreamError(Fault.CONNECT, f"no trusted connection to the upstream: {_distrust(error)}") from None
         except OSError as error:
-            # asyncio writes the address into the error's text, and callers read ours.
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else "no address answers"
-            raise UpstreamError(Fault.CONNECT, f"no connection to the upstream: {why}") from None
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise UpstreamError(Fault.SATURATED, "no file is left for a connection to the upstream") from None
+            raise UpstreamError(Fault.CONNECT, f"no connection to the upstream: {_obstacle(error)}") from None
         finally:
             self._opening -= 1
         self._engage(connection)
@@ -190,6 +192,24 @@ def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
         raise ValueError("the upstream's URL holds no valid host name") from None
     prefix = parts.path.rstrip("/").removesuffix("/v1").encode("ascii")
     return name, port, tls, prefix, host if port == default else host + b":%d" % port
+
+
+def _obstacle(error: OSError) -> str:
+    """Why no connection came about. asyncio writes the address into the error's text, and callers read ours."""
+    if isinstance(error, socket.gaierror):
+        return "its name is not known (DNS)"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else "no address answers"
+
+
+def _distrust(error: ssl.SSLError) -> str:
+    """What is wrong with a certificate, without the name that it should be for."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return (error.reason or "no TLS").replace("_", " ").lower()
+    return "its certificate is for another name" if error.verify_code in _ANOTHER_NAME else error.verify_message
+
+
+_ANOTHER_NAME = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and IP_ADDRESS_MISMATCH."""
 
 
 def _tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:

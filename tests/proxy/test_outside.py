@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -209,3 +210,18 @@ async def test_a_classifier_that_is_no_more_is_none_of_our_parts(stand: Make, mo
                 await asyncio.sleep(0.02)
         page = (await case.stand.client.get(case.stand.admin_url + "/metrics")).text
         assert "classifier far" not in page
+
+
+async def test_files_that_run_out_are_told_and_that_they_are_back(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "LOOK", 0.02)
+    with captured() as lines:
+        async with stand() as s:
+            case = Case(s, Other(api.answer), "files", lines, 200)
+            assert "files" not in (await case.told())["parts"]
+            with monkeypatch.context() as low:
+                low.setattr(resource, "getrlimit", lambda kind: (8, 8))
+                await case.until("full: 8 of 8 files are open")
+                assert await case.up() == 0
+            await case.until("ready")
+            assert (await s.client.get(s.admin_url + "/readyz")).status_code == 200
+    assert "LimitNOFILE" in case.said()[0]["mend"]

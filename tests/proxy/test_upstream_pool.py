@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ import pytest
 
 from proxy.connection import HIGH_WATER, MAX_HEAD, Connection, Starred
 from proxy.upstream import Fault, Response, Upstream, UpstreamError
+from tests.servers.certificates import certificate as new_certificate
 from tests.upstream import End, Reply, replies, shapes
 from tests.upstream import Upstream as Simulator
 
@@ -463,9 +466,38 @@ async def test_an_untrusted_certificate(certificate: Path, host: str) -> None:
 async def test_a_certificate_for_another_name(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with tls(certificate) as (port, seen):
         monkeypatch.setattr("certifi.where", lambda: str(certificate))
-        with pytest.raises(UpstreamError, match="trusted"):
+        with pytest.raises(UpstreamError, match="trusted connection to the upstream: its certificate is for another"):
             await post(Upstream(f"https://127.0.0.1:{port}"))
         assert seen == []
+
+
+async def test_a_certificate_that_has_ended(tmp_path: Path) -> None:
+    public, key = new_certificate(tmp_path, ends_in=-1)
+    both = tmp_path / "both.pem"
+    both.write_bytes(public.read_bytes() + key.read_bytes())
+    async with tls(both) as (port, seen):
+        with pytest.raises(UpstreamError, match="certificate has expired"):
+            await post(Upstream(f"https://127.0.0.1:{port}", ca_file=public))
+        assert seen == []
+
+
+async def test_no_file_is_left_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*args: Any, **more: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", full)
+    with pytest.raises(UpstreamError, match="no file is left") as caught:
+        await post(Upstream("http://127.0.0.1:9"))
+    assert caught.value.fault is Fault.SATURATED
+
+
+async def test_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*args: Any, **more: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", unknown)
+    with pytest.raises(UpstreamError, match="its name is not known"):
+        await post(Upstream("http://api.example"))
 
 
 async def test_tls_to_a_plain_port() -> None:
