@@ -135,7 +135,11 @@ class Settings(BaseModel):
         ),
     ] = 1
     max_in_flight: Annotated[
-        int, Field(ge=1, description="More exchanges at once, in each worker, are refused (503).")
+        int,
+        Field(
+            ge=1,
+            description="More exchanges at once, in each worker, are refused (503); fewer where few files may be open.",
+        ),
     ] = 4096
     max_reviews: Annotated[
         int, Field(ge=0, description="Exchanges that may wait for a person at once; past them the rule's `otherwise`.")

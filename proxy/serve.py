@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .audit.target import shown
 from .config import ConfigError, Settings, load
+from .files import fitted
 from .logs import configure_logs, get_logger
 from .server import CannotServe, Running, run
 
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         return told(error)
     human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     configure_logs(settings.log_level, human=human)
-    _open_more_files()
+    settings = fitted(settings)
     try:
         if settings.all_workers > 1:
             from .workers.supervisor import supervise
@@ -53,13 +52,6 @@ def main(arguments: Sequence[str]) -> int:
     except CannotServe as error:
         return told(error)
     return 0
-
-
-def _open_more_files() -> None:
-    """As many as this process may: shells and service managers give fewer for the sake of programs that use select."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def told(error: Exception) -> int:

@@ -17,6 +17,7 @@ from classifiers.catalog import OptionError
 from policies.check import CheckResult, check
 
 from ..config import Settings, is_url
+from ..files import needed as files_needed
 from ..policy_store import FetchError
 from ..workers.cores import cores
 from .base import Check, Finding, Place, State
@@ -35,8 +36,6 @@ SKEW, WRONG_SKEW = 5.0, 300.0
 FIRST_DAY = 1_767_225_600.0
 """2026-01-01: a clock that says less was never set."""
 FILE_MAX = Path("/proc/sys/fs/file-max")
-SPARE_FILES = 128
-"""Open files besides connections: the log, the models, the loop."""
 
 
 def check_our_packages(place: Place) -> Iterator[Finding]:
@@ -157,7 +156,7 @@ def check_files(place: Place) -> Iterator[Finding]:
     settings = place.settings
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     workers = settings.all_workers
-    needed = settings.max_in_flight + min(settings.max_in_flight, settings.max_connections) + SPARE_FILES
+    needed = files_needed(settings)
     of = f" in each of {workers} workers" if workers > 1 else ""
     if hard != resource.RLIM_INFINITY and hard < needed:
         mend = f"raise it (ulimit -Hn {needed}, or LimitNOFILE={needed}), or lower max_in_flight"
