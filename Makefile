@@ -29,11 +29,16 @@ help:
 demo: $(VENV)/demo.stamp
 	@$(BIN)/penstock demo
 
+# A worker more than there are cores: many tests wait for servers and processes of their own. What single tests need is
+# installed meanwhile.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 test: $(VENV)/dev.stamp
 	@echo "== ruff, mypy"
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
+	@$(BIN)/python -m tests.packages & \
+	  $(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 	@echo "== tests"
-	@$(BIN)/python -m pytest -n auto -q
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

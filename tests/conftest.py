@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from tests.servers.postgres import Postgres
     from tests.servers.redis import Redis
 
+WAITING = ("vendors", "clients", "deploy", "servers")
+"""Folders of tests that take long and mostly wait, for servers and packages: last, one of them would be waited for."""
+
 settings.register_profile("penstock", deadline=None)
 settings.load_profile("penstock")
 httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name not in WAITING)
 
 
 @pytest.fixture(scope="session")

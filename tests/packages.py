@@ -2,10 +2,14 @@
 
 They are installed once into a folder under `build/`: from `requirements/test-NAME.lock`, to be put on the path of a
 process of their own or behind our own packages, or from a folder with `package.json` and `package-lock.json`.
+
+`python -m tests.packages` installs them all: `make test` has it run beside ruff, mypy and the first tests. Who needs
+one meanwhile waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import re
@@ -124,3 +128,18 @@ def _run(command: Sequence[str], what: str) -> None:
         if any(sign in said for sign in _UNREACHABLE):
             pytest.skip(f"the packages of {what} are out of reach: {said.strip().splitlines()[-1][:200]}")
         pytest.fail(f"could not install {what}: {said[-2000:]}")
+
+
+def main() -> None:
+    """Install all that there is. What cannot be installed is told by the test that needs it."""
+    names = [lock.stem.removeprefix("test-") for lock in sorted((ROOT / "requirements").glob("test-*.lock"))]
+    for name in [*names, "ray"]:
+        with contextlib.suppress(pytest.skip.Exception, pytest.fail.Exception):
+            packages(name)
+    for found in sorted((ROOT / "tests").glob("*/**/package-lock.json")):
+        with contextlib.suppress(pytest.skip.Exception, pytest.fail.Exception):
+            node_packages(found.parent)
+
+
+if __name__ == "__main__":
+    main()

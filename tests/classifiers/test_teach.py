@@ -394,6 +394,7 @@ def test_classifiers_on_one_encoder_share_its_passes(
         runs.extend(ids.shape[1] for ids in passes)
         return real(passes, outputs)
 
+    monkeypatch.setattr("classifiers.encoder.MOMENT", 600.0)
     monkeypatch.setattr(encoder.engine, "run_many", run_many)
     encoder._shared = None
     encoder.share()
@@ -474,6 +475,7 @@ async def test_a_head_beside_the_shipped_model_costs_no_pass(
         runs.extend(ids.shape[1] for ids in passes)
         return real(passes, outputs)
 
+    monkeypatch.setattr("classifiers.encoder.MOMENT", 600.0)
     monkeypatch.setattr(encoder.engine, "run_many", run_many)
     panel = Panel(2)
     report = await panel.report([Message(Role.USER, "a text that only this test brings", "/a")], asked)
