@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+# Before numpy is loaded: its threads spin while they wait, and where other tests run at the same time, they wait long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpcore2
 import pytest

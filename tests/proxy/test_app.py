@@ -21,12 +21,9 @@ def post(body: bytes, *, target: bytes = b"/v1/chat/completions", head: bytes = 
     return start + head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
-SILENT = 0.02
-
-
 async def talk(s: Stand, *data: bytes) -> bytes:
     """What the server says to these bytes, sent one after another, until it closes, or has said something and has
-    nothing more to do; it may also say nothing at all. (It runs in this loop: what it has not read by now is none.)"""
+    nothing more to do; it may also say nothing at all."""
     reader, writer = await asyncio.open_connection(*s.running.address)
     out = b""
     try:
@@ -35,17 +32,26 @@ async def talk(s: Stand, *data: bytes) -> bytes:
             await writer.drain()
             await asyncio.sleep(0)
         silent = 0
-        while not reader.at_eof() and (s.running.plane.in_flight or silent < (1 if out else 15)):
+        while not reader.at_eof() and silent < (5 if out else 40):
             try:
-                out += await asyncio.wait_for(reader.read(65_536), SILENT)
+                out += await asyncio.wait_for(reader.read(65_536), 0.005)
                 silent = 0
             except TimeoutError:
-                silent += 1
+                silent = 0 if await _busy(s) else silent + 1
     except ConnectionError:
         pass
     finally:
         writer.transport.abort()
     return out
+
+
+async def _busy(s: Stand) -> bool:
+    """Whether it has something to do. It runs in this loop: a step of it takes a turn, however slow the machine is."""
+    for _ in range(20):
+        if s.running.plane.in_flight:
+            return True
+        await asyncio.sleep(0)
+    return False
 
 
 def statuses(raw: bytes) -> list[int]:
