@@ -13,6 +13,7 @@ from classifiers.base import Message, Role
 from ..gate import Kind, Part, Piece, Run
 from ..sse import Event, read
 from ..strict import Malformed, parse
+from .encoded import text_in
 
 
 class BadRequest(ValueError):
@@ -80,6 +81,10 @@ class Body:
                 self.messages.append(Message(role, value, f"{origin}/{key}"))
         elif kind is dict or kind is list:
             self.leaves(value, role, f"{origin}/{key}", vocabulary)
+
+    def encoded(self, role: Role, value: str, origin: str) -> None:
+        """Bytes that were named as unscannable: where they are a text, it is read besides."""
+        self.add(role, text_in(value), origin + "#decoded")
 
     def arguments(self, text: str, origin: str) -> None:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""

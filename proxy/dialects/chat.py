@@ -49,6 +49,8 @@ class Chat:
                 for index, message in enumerate(value):
                     role = ROLES.get(message.get("role"), Role.USER)
                     read_message(request, message, role, f"/messages/{index}")
+            elif key == "prediction" and isinstance(value, dict):
+                read_message(request, value, Role.SETTING, "/prediction")
             elif key in VOCABULARY:
                 role = Role.TOOL_DEFINITION if key in _DEFINING else Role.SETTING
                 request.leaf(value, role, "", key, VOCABULARY)

@@ -101,11 +101,13 @@ def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -
             body.leaves(value, Role.REFUSAL, place, VOCABULARY)
         elif key in REASONING:
             body.leaves(value, Role.REASONING, place, frozenset())
+            read_joined(body, value, Role.REASONING, place)
         elif key == "audio":
             _audio(body, value, role, place)
         else:
             read_key(body, key, role, place)
             body.leaves(value, role, place, VOCABULARY)
+            read_joined(body, value, role, place)
 
 
 def read_key(body: Body, key: str, role: Role, place: str) -> None:
@@ -154,7 +156,19 @@ def _part(body: Body, part: dict[str, Any], role: Role, origin: str) -> Iterator
         elif opaque is not None:
             _around(body, value, role, place)
         else:
-            body.leaves(value, role, place, frozenset())
+            thinks = role is Role.ASSISTANT and (key == "thinking" or key in REASONING)
+            said = Role.REASONING if thinks else role
+            body.leaves(value, said, place, frozenset())
+            read_joined(body, value, said, place)
+
+
+def read_joined(body: Body, parts: Any, role: Role, origin: str) -> None:
+    """What is split over the parts of a list is one text to whoever reads them."""
+    if isinstance(parts, list) and len(parts) > 1:
+        texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        said = [text for text in texts if isinstance(text, str)]
+        if len(said) > 1:
+            body.add(role, "".join(said), origin + "#joined")
 
 
 def _around(body: Body, value: Any, role: Role, origin: str) -> None:
@@ -164,10 +178,13 @@ def _around(body: Body, value: Any, role: Role, origin: str) -> None:
             place = f"{origin}/{escaped(key)}"
             if key not in VOCABULARY:
                 body.add(role, key, place + "#key")
-            if isinstance(inner, str) and (key in {"data", "file_data"} or inner.startswith("data:")):
+            if isinstance(inner, str) and key in {"data", "file_data"}:
+                body.encoded(role, inner, place)
                 continue
             _around(body, inner, role, place)
-    elif not (isinstance(value, str) and value.startswith("data:")):
+    elif isinstance(value, str) and value.startswith("data:"):
+        body.encoded(role, value, origin)
+    else:
         body.leaves(value, role, origin, VOCABULARY)
 
 

@@ -270,7 +270,9 @@ class ChatReader:
                 rest = {name: value for name, value in part.items() if name != "text"}
                 if text:
                     pieces.append(Piece(channel, Role.ASSISTANT, text, Kind.FLOW, index, (*inner, "text")))
-            self._grow(pieces, rest, channel + "/parts", Role.ASSISTANT, Kind.FLOW, index, inner)
+            thinks = isinstance(rest, dict) and "thinking" in rest
+            role, group = (Role.REASONING, _thoughts(index)) if thinks else (Role.ASSISTANT, index)
+            self._grow(pieces, rest, channel + "/parts", role, Kind.FLOW, group, inner)
 
     def _logprobs(self, pieces: list[Piece], value: Any, index: int, path: tuple[str | int, ...]) -> None:
         tokens, others = spelled(value)

@@ -203,7 +203,9 @@ def _source(body: Body, source: dict[str, Any], role: Role, origin: str) -> None
     for key, value in source.items():
         place = f"{origin}/{escaped(key)}"
         if key == "data" and isinstance(value, str):
-            if not encoded:
+            if encoded:
+                body.encoded(role, value, place)
+            else:
                 body.add(role, value, place)
         elif key == "content":
             read_content(body, value, role, place)

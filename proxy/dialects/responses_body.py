@@ -156,8 +156,12 @@ def _object(body: Body, value: dict[str, Any], role: Role, place: str) -> None:
             body.add(role, others, at + "/top")
         elif key == "result" and what == "image_generation_call" and inner:
             body.unscannable.append((at, "image"))
+            if type(inner) is str:
+                body.encoded(role, inner, at)
+            else:
+                read_value(body, inner, role, at, key)
         elif what in _OPAQUE and type(inner) is str and (key == "data" or inner.startswith("data:")):
-            continue
+            body.encoded(role, inner, at)
         else:
             read_value(body, inner, role if role in _FIXED else _KEYS.get(key, role), at, key)
 
@@ -176,7 +180,10 @@ def _text(body: Body, text: str, role: Role, place: str, key: str) -> None:
         return
     if key in _ENCODED:
         body.unscannable.append((place, _ENCODED[key]))
-        if _ENCODED[key] != "encrypted" or looks_sealed(text):
+        if _ENCODED[key] != "encrypted":
+            body.encoded(role, text, place)
+            return
+        if looks_sealed(text):
             return
     if role is Role.TOOL_CALL and key in _CODE:
         body.arguments(text, place)

@@ -1,0 +1,54 @@
+"""What base64 and data URLs say is read where it is a text, and left alone where it is an image or a sound."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.dialects.encoded import text_in
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+CASES: dict[str, tuple[str, str]] = {
+    "nothing": ("", ""),
+    "words": (b64(b"some words"), "some words"),
+    "many words": (b64(b"some words\n" * 900), "some words\n" * 900),
+    "letters of two bytes where the look ends": (b64(b"x" + "\u00e9".encode() * 300), "x" + "\u00e9" * 300),
+    "no padding, other letters": ("w7_Dvz4-Pz8", "\u00ff\u00ff>>??"),
+    "lines": ("c29tZSB3\r\nb3Jkcw==\n", "some words"),
+    "a data URL": ("data:text/csv;charset=utf-8;base64," + b64(b"a,b"), "a,b"),
+    "a data URL in plain words": ("data:,some%20words", "some words"),
+    "a data URL of nothing": ("data:text/plain", ""),
+    "UTF-16": (b64("gr\u00fcn".encode("utf-16")), "gr\u00fcn"),
+    "a byte order mark": (b64(codecs.BOM_UTF8 + b"x"), "x"),
+    "words that are not encoded": ("some words, plainly", "some words, plainly"),
+    "an image": (b64(PNG), ""),
+    "a large image": (b64(PNG * 500), ""),
+    "an image in a data URL": ("data:image/png;base64," + b64(PNG), ""),
+    "half a text": (b64(b"some words" * 100 + b"\xff"), ""),
+    "a sound": (b64(b"RIFF\x24\x00\x00\x00WAVEfmt "), ""),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_read(name: str) -> None:
+    encoded, said = CASES[name]
+    assert text_in(encoded) == said
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=600))
+def test_any_text_is_read(text: str) -> None:
+    assert text_in(b64(text.encode())) == text.removeprefix("\ufeff")
+
+
+@given(st.text(max_size=300))
+def test_any_text_does_no_harm(encoded: str) -> None:
+    assert isinstance(text_in(encoded), str)
