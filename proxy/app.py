@@ -418,7 +418,10 @@ def _unserved(
         return 405, "method_not_allowed", text, [(b"allow", allowed)]
     if family is not None:
         return 404, "route_closed", closed(family), []
-    return 404, "unknown_url", "Penstock does not serve this path: it is not on the list of judged endpoints.", []
+    text = "Penstock does not serve this path: it is not on the list of judged endpoints."
+    if family_of(b"/v1" + incoming.path) is not None:
+        text += " Does the base URL of your client end in /v1?"
+    return 404, "unknown_url", text, []
 
 
 def _target(incoming: Incoming) -> bytes:

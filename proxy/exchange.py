@@ -14,6 +14,7 @@ it leaves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,8 @@ log = get_logger("penstock.exchange")
 
 INTENT_AFTER = 0.02
 """Seconds after which what was sent to the model is written down, whatever becomes of it."""
+MOST_ERROR = 64 * 1024
+"""Bytes of an error that does not call itself JSON up to which it is read."""
 SAID = 512
 """How much of what was found in one answer is remembered, counted as in `classifiers.cache`: some 50 kB at most."""
 
@@ -278,18 +281,28 @@ class Exchange:
             raise Malformed("it is compressed although nobody asked for that")
         if kind == b"text/event-stream" and response.status == 200:
             await Streamed(self, request, response).run()
-        elif kind == b"application/json":
+        elif kind == b"application/json" or kind.endswith(b"+json"):
             await self.whole(request, response)
         elif response.status >= 400:
-            # A gateway's HTML page, say. Its status says enough; its text was not meant for this client.
-            response.abort()
-            self.notes.ended("upstream_error")
-            text = f"The upstream answered with status {response.status} and no JSON body."
-            await self.send(
-                problem(self.dialect, response.status, "upstream_error", text, self.notes.id, relayed(response))
-            )
+            await self._failed(response)
         else:
             raise Malformed(f"its content type is {kind.decode('ascii', 'replace') or 'missing'}, not JSON or SSE")
+
+    async def _failed(self, response: Response) -> None:
+        """An error that does not call itself JSON. Where it is JSON, clients read it as such whatever it is called."""
+        with contextlib.suppress(UpstreamError, Malformed):
+            raw = await response.read(MOST_ERROR)
+            tree = parse(raw)
+            if isinstance(tree, dict):
+                await self.release(response, raw, tree)
+                return
+        # A gateway's HTML page, say. Its status says enough; its text was not meant for this client.
+        response.abort()
+        self.notes.ended("upstream_error")
+        text = f"The upstream answered with status {response.status} and no JSON body."
+        await self.send(
+            problem(self.dialect, response.status, "upstream_error", text, self.notes.id, relayed(response))
+        )
 
     async def whole(self, request: Request, response: Response) -> None:
         """A JSON answer, of whatever status."""

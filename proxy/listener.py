@@ -20,6 +20,7 @@ import httptools
 
 from .answers import Answer
 from .logs import get_logger
+from .offers import Offer
 from .upstream import Headers
 
 log = get_logger("penstock.listener")
@@ -180,6 +181,7 @@ class Connection(asyncio.Protocol):
         "_incoming",
         "_length",
         "_listener",
+        "_offer",
         "_parser",
         "_seen",
         "_size",
@@ -202,6 +204,7 @@ class Connection(asyncio.Protocol):
         self._head_size = self._length = 0
         self._incoming: Incoming | None = None
         self._seen: Incoming | None = None
+        self._offer: Offer | None = None
         self._body: list[bytes] = []
         self._size = 0
         self._caller: Caller | None = None
@@ -272,8 +275,11 @@ class Connection(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # refused when the head was complete
+        except httptools.HttpParserUpgrade as stopped:
+            if not self.deaf and self._offer is not None:  # else it was refused when the head was complete
+                self._parser, declined = httptools.HttpRequestParser(self), self._offer.declined()
+                self._offer = None
+                self.data_received(declined + data[stopped.args[0] :])
         except httptools.HttpParserCallbackError:
             log.exception("internal fault")  # ours, not the client's
             self._refuse(500, "internal_error", "Penstock failed to handle this request.")
@@ -320,6 +326,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser = self._parser
         method, headers, target = parser.get_method(), self._headers, self._target
+        if parser.should_upgrade():
+            self._offer = Offer(method, target, headers, self._length)
+            if self._offer.needless:
+                self._headers, self._target = [], b""
+                return  # the parser stops here, and reads it again without the offer
         seen = self._seen
         keep_alive = parser.should_keep_alive()
         if (

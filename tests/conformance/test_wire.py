@@ -93,7 +93,7 @@ async def test_no_protocol_is_changed(stand: Make) -> None:  # noqa: F811
     for opened in ([], ["/v1/realtime", "/v1/responses", "/v1/live"]):
         async with stand(settings={"open_routes": opened}) as s:
             s.upstream.reply = replies.json({})
-            for kind in (b"websocket", b"h2c", b"TLS/1.2"):
+            for kind in (b"websocket", b"TLS/1.2", b"h2c, websocket", b"H2C"):
                 for path in (b"/v1/realtime?model=m", b"/v1/responses", b"/v1/live"):
                     start = b"GET %b HTTP/1.1\r\nhost: x\r\n" % path + UPGRADE % kind + b"\r\n"
                     assert statuses(await talk(s, start)) == [400], (kind, path)
@@ -105,6 +105,36 @@ async def test_no_protocol_is_changed(stand: Make) -> None:  # noqa: F811
             minted = await s.client.post("/v1/realtime/client_secrets", json={"session": {"instructions": "MARK"}})
             assert minted.status_code == (200 if opened else 404)  # its own name opens it, and nothing else does
             assert len(s.upstream.requests) == (1 if opened else 0)
+
+
+OFFER = (
+    b"connection: Upgrade, HTTP2-Settings, x-hop\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\nx-hop: 1\r\n"
+)
+
+
+@dialects
+@pytest.mark.parametrize("cut", [1 << 20, 1, 37])
+async def test_an_offer_of_http2_is_declined(stand: Make, dialect: str, cut: int) -> None:  # noqa: F811
+    """T11: Java's client offers it with each request. It is answered in HTTP/1.1, judged, and ends the connection."""
+    async with stand() as s:
+        s.upstream.reply = reply(dialect, Answer(), False)
+        for text, status in (("Hi", 200), ("MARK", 400)):
+            whole = post(dialect, text, more=OFFER)
+            reader, writer = await asyncio.open_connection(*s.running.address)
+            for at in range(0, len(whole), cut):
+                writer.write(whole[at : at + cut])
+                await asyncio.sleep(0)
+            writer.write(post(dialect, "MARK"))
+            said = await asyncio.wait_for(reader.read(), 10)
+            writer.transport.abort()
+            assert statuses(said) == [status]
+            assert b"connection: close" in said
+            assert b"MARK" not in said
+        (asked,) = s.upstream.requests
+        assert asked.body == request(dialect, Send(text="Hi"), False)[2]
+        assert not {"upgrade", "http2-settings", "x-hop"} & {name.decode().lower() for name, _ in asked.headers}
+        listed = await talk(s, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n")
+        assert statuses(listed) == [200]
 
 
 @streamed

@@ -165,6 +165,9 @@ ERRORS: dict[str, Any] = {
     "418": replies.json({"error": "teapot"}, status=418),
     "200 with numbers": replies.json(b'{"choices":[],"a":1.0,"b":1E5,"c":123456789012345678901234567890,"d":0.1000}'),
     "200 with blanks": replies.json(b' {\n "choices" : [ ]\r\n}\t'),
+    "a problem": replies.content(b'{"title":"x","status":400}', status=400, content_type="application/problem+json"),
+    "JSON that calls itself text": replies.content(b'{"error": "x" }\n', status=503, content_type="text/plain"),
+    "JSON of another kind": replies.content(b'{"choices":[]}', content_type="application/vnd.x+json; charset=utf-8"),
     "201": replies.json({"choices": []}, status=201),
     "many cookies": replies.json(
         {}, headers=[("set-cookie", "a=1"), ("set-cookie", "b=2"), ("x-many", "1"), ("x-many", "2")]
