@@ -161,7 +161,7 @@ async def test_three_in_a_row_each_with_a_deadline_of_its_own() -> None:
 
 async def test_those_that_wait_for_each_other_fail_and_do_not_hang() -> None:
     one, other = Told("one"), Told("other")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         report, _ = await ask(
             said(0.5),
             Asked(one, ALL, 1.0, After("other", X, 0.3, 0.7)),

@@ -110,7 +110,7 @@ async def test_connections_close_when_the_service_is_forgotten() -> None:
         assert len(up.open) == 1
         del service
         gc.collect()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while up.open:
                 await asyncio.sleep(0.01)
 

@@ -97,7 +97,7 @@ async def driven(client: Client, url: str) -> AsyncIterator[Callable[[dict[str, 
     finally:
         stdin.close()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await process.wait()
         except TimeoutError:
             process.kill()

@@ -154,12 +154,12 @@ async def test_a_client_that_leaves(stand: Make, dialect: str, when: str) -> Non
         writer.write(post(dialect, "Hi", stream=True))
         asked = await s.upstream.arrived()
         if when == "midway":
-            await asyncio.wait_for(reader.readuntil(b"word"), 10)
+            await asyncio.wait_for(reader.readuntil(b"word"), 30)
         elif when == "after the last":
-            await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 10)
+            await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 30)
         writer.transport.abort()
         if when != "after the last":
-            await asyncio.wait_for(asked.gone.wait(), 10)
+            await asyncio.wait_for(asked.gone.wait(), 30)
         await settled(s)
         (row,) = await s.rows()
         assert row["status"] == ("released" if when == "after the last" else "client_gone")

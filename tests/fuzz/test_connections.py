@@ -53,7 +53,7 @@ class Line:
     """One connection: what was asked on it, and what is still to be sent of a request."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.plain = socket.create_connection(address, timeout=10)
+        self.plain = socket.create_connection(address, timeout=30)
         self.wanted: list[int] = []
         self.rest = b""
         self.broken = False
@@ -169,6 +169,6 @@ def test_any_order(server: Server) -> None:
     Machine.server = server
     checked = settings(max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Machine, settings=checked)
-    with socket.create_connection(server.stand.running.address, timeout=10) as plain:  # alive and well
+    with socket.create_connection(server.stand.running.address, timeout=30) as plain:  # alive and well
         plain.sendall(post(CLEAN))
         assert statuses(plain.recv(65_536)) == [200]

@@ -68,7 +68,7 @@ async def fill(path: Path, free: Callable[[Audit], None]) -> int:
         with pytest.raises(AuditUnavailable):
             await audit.probe()
     free(audit)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not audit.healthy:
             await asyncio.sleep(0.01)
     await audit.durable(Record(new_id(), "intent", time.time(), body))

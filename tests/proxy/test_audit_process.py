@@ -223,7 +223,7 @@ async def test_a_batch_has_its_bounds(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "a.db"
     audit = await Audit.open(path)
     records = [outcome(new_id()) for _ in range(45)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(*map(audit.durable, records))
     assert audit.commits == 5
     assert (audit.waiting, audit.waiting_bytes) == (0, 0)

@@ -27,7 +27,7 @@ version: 1
 owner: tests
 description: For tests.
 classifiers:
-  guard: {kind: graded, deadline_ms: 100}
+  guard: {kind: graded, deadline_ms: 400}
 rules:
   - id: harm
     description: Harm.

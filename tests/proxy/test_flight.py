@@ -17,7 +17,7 @@ from tests.proxy.endure import narrow, post
 from tests.upstream import replies
 
 STREAMED = sorted(name for name in PATHS if name != "embeddings")
-SHORT = {"exchange_timeout": 0.4}
+SHORT = {"exchange_timeout": 1.0}
 
 
 @pytest.mark.parametrize("dialect", STREAMED)
@@ -29,7 +29,7 @@ async def test_a_stream_that_drips_for_ever(stand: Make, dialect: str) -> None:
         answer = await s.client.post(target, content=body, headers=headers)
         assert answer.status_code == 200
         assert codes(told(answer.content, True))[-1:] == ["exchange_timeout"]
-        await asyncio.wait_for(s.upstream.requests[0].gone.wait(), 10)
+        await asyncio.wait_for(s.upstream.requests[0].gone.wait(), 30)
         assert [row["status"] for row in await s.rows()] == ["exchange_timeout"]
         page = (await s.client.get(s.admin_url + "/metrics")).text
         assert f'dialect="{dialect}",model="other",outcome="exchange_timeout"}} 1.0' in page
@@ -53,7 +53,7 @@ async def test_a_reader_that_does_not_read(stand: Make) -> None:
         _, writer = await narrow(s.running.address)
         writer.write(post("chat"))
         request = await s.upstream.arrived()
-        await asyncio.wait_for(request.gone.wait(), 10)
+        await asyncio.wait_for(request.gone.wait(), 30)
         while s.running.plane.in_flight:
             await asyncio.sleep(0.005)
         assert [row["status"] for row in await s.rows()] == ["exchange_timeout"]

@@ -92,7 +92,7 @@ async def test_a_revoked_key_ends_at_once(stand: Make) -> None:
         assert (await ask(s, s.keys["ci"])).status_code == 200
         change(s.data, "ci", revoked=time.time())
         late = give(s.data, "late")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await ask(s, s.keys["ci"])).status_code != 401:
                 await asyncio.sleep(0.05)
         assert (await ask(s, s.keys["other"])).status_code == 200
@@ -102,7 +102,7 @@ async def test_a_revoked_key_ends_at_once(stand: Make) -> None:
 async def test_a_broken_file_is_told(stand: Make) -> None:
     async with stand(keys={"ci": {}}) as s:
         (s.data / "keys.json").write_text("{")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (ready := await s.client.get(s.admin_url + "/readyz")).status_code == 200:
                 await asyncio.sleep(0.05)
         assert "keys.json" in ready.json()["checks"]["keys"]

@@ -17,7 +17,7 @@ LONG = "word " * 400
 
 async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """Head and body of one answer with a length."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     return head, await reader.readexactly(length)
 
@@ -49,7 +49,7 @@ async def test_a_refused_upload_is_answered_while_it_is_still_sent(stand: Make) 
         said, body = await answer(reader)
         assert statuses(said) == [413]
         assert b"larger than 2000 bytes" in body
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 30) == b""
         writer.close()
 
 
@@ -87,7 +87,7 @@ async def test_the_end_of_the_process_is_told_to_a_stream(stand: Make) -> None:
         writer.write(post(b'{"model":"m","messages":[],"stream":true}'))
         await s.upstream.arrived()
         await reader.readuntil(b"word")
-    rest = await asyncio.wait_for(reader.read(), 10)
+    rest = await asyncio.wait_for(reader.read(), 30)
     assert b'"code":"server_shutdown"' in rest
     assert rest.endswith(b"0\r\n\r\n")
     writer.close()
@@ -99,7 +99,7 @@ async def test_the_end_of_the_process_is_told_to_who_waits(stand: Make) -> None:
         reader, writer = await asyncio.open_connection(*s.running.address)
         writer.write(post(CLEAN))
         await s.upstream.arrived()
-    assert statuses(await asyncio.wait_for(reader.read(), 10)) == [503]
+    assert statuses(await asyncio.wait_for(reader.read(), 30)) == [503]
     writer.close()
 
 
@@ -122,7 +122,7 @@ async def test_a_refusal_says_once_that_the_connection_ends(stand: Make, sent: b
             assert [line for line in head.lower().split(b"\r\n") if line.startswith(b"connection:")] == [
                 b"connection: close"
             ]
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), 30) == b""
             writer.close()
 
 

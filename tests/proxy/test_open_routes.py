@@ -102,7 +102,7 @@ async def test_a_client_that_leaves_ends_the_upstreams_work(stand: Make) -> None
         s.upstream.reply = replies.keepalive([b"data: 1\n\n"])
         async with client.stream("GET", "/v1/threads/t/runs", timeout=20) as response:
             await anext(response.aiter_raw())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await s.upstream.requests[0].gone.wait()
             while (row := (await s.rows())[0]).outcome is None:
                 await asyncio.sleep(0.01)

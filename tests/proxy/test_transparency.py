@@ -270,7 +270,7 @@ async def test_chunks_are_not_collected(stand: Make) -> None:
         s.upstream.reply = replies.sse([*events[:3], wait, *events[3:]])
         async with s.client.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as response:
             chunks = response.aiter_raw()
-            first = await asyncio.wait_for(anext(chunks), 5)
+            first = await asyncio.wait_for(anext(chunks), 30)
             assert events[0] in first
             wait.set()
             rest = b"".join([chunk async for chunk in chunks])

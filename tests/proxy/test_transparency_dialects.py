@@ -152,7 +152,7 @@ async def test_what_may_leave_leaves_before_the_next_event_comes(stand: Make, ap
         body = body_of(api, stream=True)
         async with s.client.stream("POST", api.path, content=body, headers=SENT) as response:
             chunks = response.aiter_raw()
-            first = await asyncio.wait_for(anext(chunks), 10)
+            first = await asyncio.wait_for(anext(chunks), 30)
             assert api.stream[0] in first
             go.set()
             assert first + b"".join([chunk async for chunk in chunks]) == b"".join(api.stream)
@@ -166,7 +166,7 @@ async def test_who_leaves_is_followed(stand: Make, api: Api) -> None:
         s.upstream.reply = replies.keepalive(half)
         async with s.client.stream("POST", api.path, content=body_of(api, stream=True), headers=SENT) as response:
             await anext(response.aiter_raw())
-        await asyncio.wait_for(s.upstream.requests[-1].gone.wait(), 10)
+        await asyncio.wait_for(s.upstream.requests[-1].gone.wait(), 30)
         s.upstream.reply = replies.sse([*half, 0.05, End.RESET])
         told = (await s.client.post(api.path, content=body_of(api, stream=True), headers=SENT)).text
         assert "error" in told.rstrip().rpartition("\n\n")[2]

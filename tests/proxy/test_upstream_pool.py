@@ -66,7 +66,7 @@ async def whole(upstream: Upstream) -> bytes:
 
 
 async def fault(upstream: Upstream) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(UpstreamError) as caught:
             await whole(upstream)
     return str(caught.value.fault)

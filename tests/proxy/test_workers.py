@@ -148,13 +148,18 @@ def refuses(where: tuple[str, int]) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int) -> None:
     never = [asyncio.Event()]
-    async with Upstream(never) as upstream, served(tmp_path, upstream.url, workers=workers) as s, client(s) as c:
+    more = {"drain_timeout": 300}
+    async with (
+        Upstream(never) as upstream,
+        served(tmp_path, upstream.url, workers=workers, settings=more) as s,
+        client(s) as c,
+    ):
         asked = asyncio.create_task(chat(c))
         await upstream.arrived()
         s.process.terminate()
         await s.until(lambda: s.said("draining"))
         s.process.terminate()
-        async with asyncio.timeout(4):  # of five for what is in flight
+        async with asyncio.timeout(60):  # of three hundred for what is in flight
             await s.process.wait()
         with pytest.raises(httpx2.HTTPError):
             await asked
