@@ -138,7 +138,7 @@ class Streamed:
         while chunk and decoder.whole and not reader.complete and (parts := reader.runs(chunk)):
             for part in parts:
                 self._gate.push(part)
-            chunk = chunk[sum([len(part.raw) for part in parts]) :]
+            chunk = chunk[sum([part.extent[1] for part in parts]) :]
         if chunk:
             self._take(decoder.frames(chunk))
 
@@ -183,7 +183,7 @@ class Streamed:
                 hopeful = False
                 for part in reader.runs(b"".join(frames[position:])):
                     gate.push(part)
-                    position += part.raw.count(b"\n\n")
+                    position += part.extent[0]
 
     async def _last_words(self) -> None:
         """The stream has ended: judge what was held back and let it go. Raises Blocked and Malformed."""
@@ -285,7 +285,7 @@ class Streamed:
 
 
 def _bytes(reader: StreamReader, release: Release) -> bytes:
-    return reader.rewritten(release.part, release.edits) if release.edits else release.part.raw
+    return reader.rewritten(release.part, release.edits) if release.edits else release.part.whole
 
 
 def _unescaped(question: Question) -> Iterator[Message]:

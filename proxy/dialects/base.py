@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from classifiers.base import Message, Role
 
-from ..gate import Kind, Part, Piece, Run
+from ..gate import Kind, Part, Piece
 from ..sse import Event, read
 from ..strict import Malformed, parse
 from .encoded import text_in
@@ -293,7 +293,6 @@ __all__ = [
     "Piece",
     "Refusal",
     "Request",
-    "Run",
     "Speaker",
     "StreamReader",
     "decoded",

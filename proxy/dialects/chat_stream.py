@@ -12,7 +12,7 @@ from classifiers.base import Role
 
 from ..sse import Event, framed
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, written
 from .chat_body import REASONING, USAGE, VOCABULARY, error_of, finish_of, read_message, spelled, trace_of
 from .repeats import Repeats
 
@@ -62,14 +62,13 @@ class ChatReader:
         for lump in self._repeats.lumps(raw):
             pieces: list[Piece] = []
             slots: list[int] = []
-            for slot, (column, piece) in enumerate(zip(lump.columns, lump.shape.notes, strict=True)):
+            for slot, (column, piece) in enumerate(zip(lump.columns, lump.notes, strict=True)):
                 atom = piece.kind is Kind.ATOM
                 text = self._atoms(piece.channel[:-1], column) if atom else "".join(column)
                 if text:
-                    pieces.append(piece._replace(text=text))
+                    pieces.append(piece.saying(text))
                     slots.append(slot)
-            run = Run(lump.shape.apart, tuple(slots))
-            parts.append(Part(lump.raw, tuple(pieces), self._turns(pieces), run=run))
+            parts.append(lump.part(pieces, slots, self._turns(pieces)))
         return parts
 
     def read(self, event: Event) -> Part:

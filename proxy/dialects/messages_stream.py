@@ -18,7 +18,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as event_of
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, looks_sealed, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, looks_sealed, written
 from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
@@ -88,10 +88,8 @@ class MessagesReader:
         parts: list[Part] = []
         for lump in self._repeats.lumps(raw):
             said = [(slot, "".join(column)) for slot, column in enumerate(lump.columns)]
-            known = lump.shape.notes
-            pieces = tuple([known[slot]._replace(text=text) for slot, text in said if text])
-            run = Run(lump.shape.apart, tuple([slot for slot, text in said if text]))
-            parts.append(Part(lump.raw, pieces, run=run))
+            pieces = [lump.notes[slot].saying(text) for slot, text in said if text]
+            parts.append(lump.part(pieces, [slot for slot, text in said if text]))
         return parts
 
     def read(self, event: Event) -> Part:

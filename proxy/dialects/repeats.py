@@ -12,13 +12,13 @@ would for each.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
 
+from ..gate import Part, Piece, Run
 from ..strict import Malformed, parse
 
 RUNS = 4
@@ -34,24 +34,90 @@ _PROBE = "penstock probe %d"
 _FIRST = 986_543_210_000
 _DIGITS = 15
 _NOUGHT = 0x30
-_PADDED = b" }\n\n"
-_PADDING = re.compile(rb"(?<! ) +\}\n\n")
-
+_END = b"}\n\n"
+_PADDED = b" " + _END
+_SIGN = b"\0"
 Path = tuple[str | int, ...]
+
+
+class Form:
+    """What events have in common: `fixed` are the bytes before, between and behind their slots, `numbers` the slots
+    that hold a whole number, not a string; `padded`: the last slot holds the blanks before the last brace. Many events
+    `packed` are what stands in their slots, a tenth of their size; a letter that JSON does not have parts them."""
+
+    __slots__ = ("_bare", "_seams", "fixed", "numbers", "padded", "texts", "width")
+
+    def __init__(self, fixed: tuple[bytes, ...], numbers: frozenset[int], *, padded: bool = False) -> None:
+        self.fixed, self.numbers, self.padded = fixed, numbers, padded
+        self.width = len(fixed) - 1
+        self.texts = tuple(range(self.width - padded))  # the slots that hold any
+        self._bare = sum(map(len, fixed))
+        self._seams = [*fixed[1:-1], fixed[-1] + fixed[0]]  # what follows each slot, where another event follows
+
+    def cells(self, raw: bytes) -> list[bytes] | None:
+        """What stands in the slots, event by event; None where `raw` is not whole events of this form."""
+        first, last = self.fixed[0], self.fixed[-1]
+        if len(raw) < len(first) + len(last) or not raw.startswith(first) or not raw.endswith(last) or _SIGN in raw:
+            return None
+        *inner, joint = self._seams
+        rows = raw[len(first) : len(raw) - len(last)].split(joint)
+        if not inner:
+            return rows
+        cells: list[bytes] = []
+        for row in rows:
+            rest = row
+            for between in inner:
+                cell, found, rest = rest.partition(between)
+                if not found:
+                    return None
+                cells.append(cell)
+            cells.append(rest)
+        return cells
+
+    def columns(self, cells: list[bytes]) -> list[list[str]] | None:
+        """For each slot its text in each event; None where one is not one JSON string, or one whole number."""
+        width = self.width
+        if self.padded and b"".join(cells[width - 1 :: width]).strip(b" "):
+            return None
+        try:
+            if not self.numbers and not self.padded:
+                texts = _texts(cells, number=False)
+                return [texts[slot::width] for slot in self.texts]
+            return [_texts(cells[slot::width], slot in self.numbers) for slot in self.texts]
+        except orjson.JSONDecodeError:
+            return None
+
+    def whole(self, packed: bytes) -> bytes:
+        cells = packed.split(_SIGN)
+        woven = [self.fixed[0]] * (2 * len(cells) + 1)
+        woven[1::2] = cells
+        woven[2::2] = self._seams * (len(cells) // self.width)
+        woven[-1] = self.fixed[-1]
+        return b"".join(woven)
+
+    def extent(self, packed: bytes) -> tuple[int, int]:
+        signs = packed.count(_SIGN)
+        events = (signs + 1) // self.width
+        return events, len(packed) - signs + events * self._bare
+
+    def apart(self, packed: bytes) -> list[tuple[bytes, tuple[str, ...]]]:
+        cells, width = packed.split(_SIGN), self.width
+        columns = self.columns(cells)
+        assert columns is not None
+        events = [self.whole(_SIGN.join(cells[at : at + width])) for at in range(0, len(cells), width)]
+        return list(zip(events, zip(*columns, strict=True), strict=True))
 
 
 @dataclass(slots=True)
 class Shape:
-    """`fixed` are the bytes before, between and behind the slots; `notes` is what the learner wants back. `numbers` are
-    the slots that hold a whole number, not a string."""
+    """`notes` is what the learner wants back."""
 
-    fixed: tuple[bytes, ...]
+    form: Form
     notes: Any
-    numbers: frozenset[int] = frozenset()
 
     def match(self, raw: bytes) -> list[str] | None:
         """The text in each slot, or None where `raw` is not of this shape."""
-        fixed = self.fixed
+        fixed, numbers = self.form.fixed, self.form.numbers
         last = fixed[-1]
         if raw.endswith(_PADDED):
             raw = _unpadded(raw)
@@ -64,59 +130,62 @@ class Shape:
                 stop = raw.find(between, at, end)
                 if stop < 0:
                     return None
-                texts.append(_text(raw[at:stop], len(texts) in self.numbers))
+                texts.append(_text(raw[at:stop], len(texts) in numbers))
                 at = stop + len(between)
             if at > end:
                 return None
-            texts.append(_text(raw[at:end], len(texts) in self.numbers))
+            texts.append(_text(raw[at:end], len(texts) in numbers))
         except orjson.JSONDecodeError:
             return None
         return texts
 
-    def columns(self, raw: bytes) -> list[list[str]] | None:
-        """As `match` for whole events that stand behind each other: for each slot its text in each event."""
-        first, last = self.fixed[0], self.fixed[-1]
+    def lump(self, raw: bytes) -> Lump | None:
+        """As `match` for whole events that stand behind each other."""
+        form = self.form
         if _PADDED in raw:
-            raw = _PADDING.sub(b"}\n\n", raw)
-        if len(raw) < len(first) + len(last) or not raw.startswith(first) or not raw.endswith(last):
-            return None
-        rest = raw[len(first) : len(raw) - len(last)].split(last + first)
-        slots: list[list[bytes]] = []
-        for between in self.fixed[1:-1]:
-            cuts = [each.partition(between) for each in rest]
-            if b"" in [cut[1] for cut in cuts]:
+            last = form.fixed[-1]
+            if len(last) == len(_END):
                 return None
-            slots.append([cut[0] for cut in cuts])
-            rest = [cut[2] for cut in cuts]
-        slots.append(rest)
-        try:
-            return [_texts(column, number in self.numbers) for number, column in enumerate(slots)]
-        except orjson.JSONDecodeError:
+            form = Form((*form.fixed[:-1], last[: -len(_END)], _END), form.numbers, padded=True)
+        cells = form.cells(raw)
+        columns = form.columns(cells) if cells is not None else None
+        if cells is None or columns is None:
             return None
+        return Lump(cells, columns, self.notes, Run(form, form.texts), form.width)
 
     def extent(self, raw: bytes) -> int:
         """How many bytes of `raw` are left without the events at its end, cut ones or a few whole ones, that do not end
         as this shape does."""
+        last = self.form.fixed[-1]
         end = raw.rfind(b"\n\n") + 2
         for _ in range(TAIL):
-            if raw.endswith((self.fixed[-1], _PADDED), 0, end):
+            if raw.endswith((last, _PADDED), 0, end):
                 return end
             end = raw.rfind(b"\n\n", 0, end - 2) + 2 if end > 2 else 0
         return 0
 
-    def apart(self, raw: bytes) -> list[tuple[bytes, tuple[str, ...]]]:
-        """The bytes of each event in `raw`, which `columns` has read, and the texts in its slots."""
-        columns = self.columns(raw)
-        assert columns is not None
-        return list(zip(_events(raw), zip(*columns, strict=True), strict=True))
-
 
 class Lump(NamedTuple):
-    """Events of one shape: their bytes, the texts of each slot, the learner's notes."""
+    """Events of one shape: what stands in their slots (`width` an event), the texts of each slot, the learner's notes,
+    what unpacks them."""
 
-    raw: bytes
+    cells: list[bytes]
     columns: list[list[str]]
-    shape: Shape
+    notes: Any
+    run: Run
+    width: int
+
+    def cut(self, start: int, end: int) -> Lump:
+        """Events [start, end)."""
+        columns = [column[start:end] for column in self.columns]
+        return Lump(self.cells[start * self.width : end * self.width], columns, self.notes, self.run, self.width)
+
+    def part(
+        self, pieces: Sequence[Piece], slots: Sequence[int], closes: tuple[int, ...] = (), tree: Any = None
+    ) -> Part:
+        """They are this part. `slots` are those of the pieces."""
+        run = self.run if len(slots) == len(self.columns) else self.run._replace(slots=tuple(slots))
+        return Part(_SIGN.join(self.cells), tuple(pieces), closes, tree, (), run)
 
 
 class Repeats:
@@ -142,20 +211,19 @@ class Repeats:
         """Whole events of the likeliest shape with which `raw` begins, in at most RUNS parts; nothing where it does not
         begin with one, or another event stands between two of them."""
         shape = self._shapes[0] if self._shapes else None
-        if shape is None or not raw.startswith(shape.fixed[0]):
+        if shape is None or not raw.startswith(shape.form.fixed[0]):
             return []
-        if not raw.endswith((shape.fixed[-1], _PADDED)):
+        if not raw.endswith((shape.form.fixed[-1], _PADDED)):
             raw = raw[: shape.extent(raw)]
-        columns = shape.columns(raw)
-        if columns is None:
+        lump = shape.lump(raw)
+        if lump is None:
             return []
-        count = len(columns[0])
+        count = len(lump.columns[0])
         parts = min(RUNS, count // RUNS)
         if parts < 2:
-            return [Lump(raw, columns, shape)]
-        events, size = _events(raw), -(-count // parts)
-        cuts = [slice(at, at + size) for at in range(0, count, size)]
-        return [Lump(b"".join(events[cut]), [column[cut] for column in columns], shape) for cut in cuts]
+            return [lump]
+        size = -(-count // parts)
+        return [lump.cut(at, at + size) for at in range(0, count, size)]
 
     def learn(self, raw: bytes, tree: Any, paths: Sequence[Path], notes: Any) -> None:
         """`raw` (``data: JSON`` and a blank line, a line ``event: NAME`` before them or not) was parsed to `tree`; the
@@ -181,7 +249,7 @@ class Repeats:
         fixed = tuple(raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
         if _proven(fixed, start, tree, paths):
             numbers = frozenset(n for n, path in enumerate(paths) if type(_at(tree, path)) is int)
-            self._shapes.insert(0, Shape(fixed, notes, numbers))
+            self._shapes.insert(0, Shape(Form(fixed, numbers), notes))
             del self._shapes[MOST:]
             self._tries = TRIES
 
@@ -210,11 +278,6 @@ def _text(raw: bytes, number: bool) -> str:
     if not raw.isdigit() or (raw[0] == _NOUGHT and len(raw) > 1) or len(raw) > _DIGITS:
         raise orjson.JSONDecodeError("not a plain whole number", "", 0)
     return raw.decode()
-
-
-def _events(raw: bytes) -> list[bytes]:
-    """The bytes of each of several events; a blank line ends each, and none has another inside."""
-    return [event + b"\n\n" for event in raw[:-2].split(b"\n\n")]
 
 
 def _texts(slots: list[bytes], number: bool) -> list[str]:

@@ -16,7 +16,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as read_event
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, Run, escaped, exact, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, written
 from .repeats import Repeats
 from .responses_body import VOCABULARY, read_response, read_value
 from .responses_ending import Json, Told, blocked_stream, broken_stream, refused_stream
@@ -95,16 +95,15 @@ class ResponsesReader:
             pieces: list[Piece] = []
             slots: list[int] = []
             sequence = None
-            for slot, (column, piece) in enumerate(zip(lump.columns, lump.shape.notes, strict=True)):
+            for slot, (column, piece) in enumerate(zip(lump.columns, lump.notes, strict=True)):
                 if piece is None:
                     sequence = int(column[-1])
                 elif piece.group in self._done:
                     return []
                 elif text := "".join(column if piece.path == ("delta",) else ["\n" + text for text in column if text]):
-                    pieces.append(piece._replace(text=text))
+                    pieces.append(piece.saying(text))
                     slots.append(slot)
-            run = Run(lump.shape.apart, tuple(slots))
-            parts.append(Part(lump.raw, tuple(pieces), (), sequence, run=run))
+            parts.append(lump.part(pieces, slots, (), sequence))
         return parts
 
     def read(self, event: Event) -> Part:

@@ -276,12 +276,12 @@ def left(reader: Any, hold: int | None, lumps: list[list[bytes]], *, at_once: bo
         released = gate.release()
         for release in released:
             reader.released(release.part)
-        return b"".join(reader.rewritten(r.part, r.edits) if r.edits else r.part.raw for r in released)
+        return b"".join(reader.rewritten(r.part, r.edits) if r.edits else r.part.whole for r in released)
 
     for lump in lumps:
         parts = reader.runs(b"".join(lump)) if at_once else []
         runs += len(parts)
-        rest = Decoder().frames(b"".join(lump)[sum(len(part.raw) for part in parts) :])
+        rest = Decoder().frames(b"".join(lump)[sum(part.extent[1] for part in parts) :])
         for part in parts:
             gate.push(part)
         for raw in rest:
@@ -319,6 +319,19 @@ def test_what_comes_at_once_is_read_in_few_parts(reader: Any, made: Any) -> None
     events = made([f"word {n} " for n in range(100)])
     lumps = [events[at : at + 20] for at in range(0, len(events), 20)]
     assert 3 * RUNS <= left(reader(Request(model="m")), 8, lumps, at_once=True)[1] <= 5 * RUNS
+
+
+@pytest.mark.parametrize(("reader", "made"), STREAMS.values(), ids=STREAMS.keys())
+def test_what_waits_is_kept_packed(reader: Any, made: Any) -> None:
+    """Or the memory that this exists for is gone."""
+    events, one = made([f"word {n} " for n in range(40)]), reader(Request(model="m"))
+    for raw in events[:30]:
+        one.repeat(raw) or one.read(read(raw))
+    came = b"".join(events[30:])
+    parts = one.runs(came)
+    assert b"".join(part.whole for part in parts) == came
+    assert tuple(map(sum, zip(*[part.extent for part in parts], strict=True))) == (len(events[30:]), len(came))
+    assert 3 * sum(len(part.raw) for part in parts) < len(came)
 
 
 @pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE.keys())
