@@ -109,7 +109,10 @@ def compile_once(source: str, ignore_case: bool = False) -> Any:
         problem = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         if problem.startswith("invalid escape sequence: \\") and problem[-1:].isdigit():
             raise ExpressionError(problem, "RE2 has no back-references: write the text twice") from None
-        mend = next((mend for start, mend in _MENDS if problem.startswith(start)), "see the syntax page of RE2")
+        mend = next(
+            (mend for start, mend in _MENDS if problem.startswith(start)),
+            "put \\ before a sign that is meant as itself",
+        )
         raise ExpressionError(problem, mend) from None
 
 

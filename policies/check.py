@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from .engine import PolicySet
 from .lint import Grade, Notice, lint, placed
 from .load import load, sources
 
+_COMMENT = re.compile(rb"\S[ \t]+#[^\s#]")
+"""A comment behind something that is not written like one: only then a file is read again to look closer."""
 _FEW = 3
 """Cases that are told one by one."""
 
@@ -87,16 +90,16 @@ def check(path_or_pack: str, live: bool = False, linted: bool = False) -> CheckR
 
 
 def _notices(policy: PolicySet, path_or_pack: str) -> tuple[tuple[Notice, Problem], ...]:
-    """Files are read a second time, for the places, only where there is something to show."""
-    notices = lint(policy)
-    if not notices:
-        return ()
-    documents = {}
-    for name, raw in sources(path_or_pack):
-        document = read(raw, name)
-        if isinstance(document.value, dict):
-            documents[str(document.value.get("id"))] = document
-    return tuple(placed(notices, documents))
+    """Files are read a second time, for the places, only where there may be something to show."""
+    notices, files = lint(policy), sources(path_or_pack)
+    remarked = [(name, raw) for name, raw in files if _COMMENT.search(raw)]
+    read_again = {name: read(raw, name) for name, raw in (files if notices else remarked)}
+    documents = {str(each.value.get("id")): each for each in read_again.values() if isinstance(each.value, dict)}
+    found = placed(notices, documents)
+    for owner, document in documents.items():
+        for each in document.remarks:
+            found.append((Notice("comment", Grade.WARNING, owner, (), each.what, each.mend), each))
+    return tuple(sorted(found, key=lambda pair: (pair[1], pair[0].id)))
 
 
 def _many(count: int, what: str) -> str:

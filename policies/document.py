@@ -28,6 +28,8 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
+from .syntax import told
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 24
 MAX_VALUES = 50_000
@@ -78,6 +80,8 @@ class Document:
     keys: dict[Path, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     text: str = ""
+    remarks: list[Problem] = field(default_factory=list)
+    """What can be read, and was hardly meant."""
 
     def within(self, path: Path, at: int) -> Place:
         """Where character `at` of the text at `path` stands in the file. What YAML folds, escapes and indents is looked
@@ -113,16 +117,9 @@ class Document:
 
 
 _BREAK = re.compile(r"\r\n|[\n\r]")
-_MENDS = (
-    ("mapping values are not allowed", "check the indentation, and quote a text that contains ': '"),
-    ("found character '\\t'", "indent with spaces, never with tabs"),
-    ("cannot start any token", "put quotes around a text that starts with a special character"),
-    ("expected <block end>", "check the indentation, and quote the whole of a text that holds quotes"),
-    ("could not find expected ':'", "write 'key: value', with a blank after the colon"),
-    ("while scanning a quoted scalar", "close the quotes"),
-    ("while parsing a flow", "close the bracket"),
-    ("unknown escape character", "use single quotes around a text with backslashes"),
-)
+_CUT = re.compile(r"[ \t]+(#[^\s#][^\r\n]{0,40})")
+"""A '#' that begins a comment behind a text, and is not written like one."""
+_ALIAS = "write the value again, for nothing is shared here, or put quotes around a text that begins with '*'"
 
 # The core schema of YAML 1.2 (10.3.2), less .inf and .nan: no number of a policy may be one of those.
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
@@ -158,21 +155,10 @@ def read(raw: bytes, file: str) -> Document:
         line, column = before_it.count("\n") + 1, error.position - before_it.rfind("\n")
         document.problems.append(Problem(file, line, column, "a control character", "remove it"))
     except MarkedYAMLError as error:
-        document.problems.append(_syntax(file, error))
+        document.problems.append(Problem(file, *told(text, error)))
     except YAMLError as error:
         document.problems.append(Problem(file, 0, 0, f"not YAML: {error}"))
     return document
-
-
-def _syntax(file: str, error: MarkedYAMLError) -> Problem:
-    opened = "quoted scalar" in (error.context or "") or "flow" in (error.context or "")
-    # What is never closed is best shown where it was opened, not at the end of the file.
-    never = (opened and "<stream end>" in (error.problem or "")) or "unexpected end of stream" in (error.problem or "")
-    mark = (never and error.context_mark) or error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-    words = f"{error.context or ''} {error.problem or ''}".strip()
-    mend = next((mend for sign, mend in _MENDS if sign in words), "")
-    return Problem(file, line, column, f"not YAML: {error.problem or error.context}", mend)
 
 
 class _Stop(Exception):
@@ -206,7 +192,7 @@ class _Builder:
                     self.document_start(event)
                 case AliasEvent():
                     if event.anchor not in self.aliases:
-                        self.complain(event, f"alias *{event.anchor}", "write the value again; nothing is shared here")
+                        self.complain(event, f"alias *{event.anchor}", _ALIAS)
                     self.aliases.add(str(event.anchor))
                     if self.at_key():
                         raise _Stop
@@ -253,6 +239,11 @@ class _Builder:
             self.key(top, event)
         else:
             plain = event.implicit[0] and event.style is None
+            if event.style is None and (cut := _CUT.match(self.document.text, event.end_mark.index)):
+                mark = event.end_mark
+                what = f"'{cut[1]}' is a comment, not a part of the text before it"
+                mend = "put quotes around the whole text, or a blank behind the '#'"
+                self.document.remarks.append(Problem(self.document.file, mark.line + 1, mark.column + 2, what, mend))
             self.place(event, _resolve(event.value) if plain else event.value)
 
     def key(self, top: _Open, event: ScalarEvent) -> None:

@@ -16,7 +16,7 @@ from classifiers.base import Role
 from .decision import WAYS
 from .document import Document, Path, Problem
 from .forms import HoldBack, Mode
-from .lint_patterns import Source, expressions, flaws, widest
+from .lint_patterns import Source, expressions, flaws, literal, widest
 from .marks import read_by
 from .mends import did_you_mean
 from .model import Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
@@ -299,7 +299,9 @@ def uncounted(policies: PolicySet) -> Iterator[Notice]:
 def patterns(policies: PolicySet) -> Iterator[Notice]:
     """Expressions that match more than their author thinks of."""
     for policy, name, source in _expressions(policies):
-        for flaw in flaws(source.text) if source.is_regex else ():
+        found = list(flaws(source.text)) if source.is_regex else []
+        meant = literal(source.text, source.is_regex)
+        for flaw in [*found, *([meant] if meant is not None else [])]:
             yield Notice(flaw.id, Grade.WARNING, policy.id, ("classifiers", name, *source.path), flaw.what, flaw.mend)
 
 

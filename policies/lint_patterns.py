@@ -83,6 +83,17 @@ def flaws(source: str) -> Iterator[Flaw]:
             )
 
 
+def literal(source: str, is_regex: bool) -> Flaw | None:
+    """What somebody writes who takes a sign for one that does something here."""
+    if is_regex and (slashed := re.fullmatch(r"/(.+)/[a-z]{0,6}", source)):
+        mend = f"write '{slashed[1]}' alone; whether capital letters count says ignore_case"
+        return Flaw("slashes", f"'{source}' finds the slashes, too", mend)
+    if not is_regex and (source.endswith("*") or source.startswith("*")) and source.strip("*"):
+        what = f"'*' in the word '{source}' is that sign itself"
+        return Flaw("literal-star", what, "write word_boundary: false, or a regex")
+    return None
+
+
 def widest(source: str) -> int | None:
     """The most characters that an expression can match, None where there is no bound."""
     # A frame holds (most of the alternatives that are done, sum of the one that is open); infinity is no bound.

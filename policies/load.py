@@ -15,6 +15,7 @@ from classifiers.base import Classifier
 from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, create
 from classifiers.readings import DISGUISED, readings_of
 
+from . import slips
 from .case_form import CasePatch
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
@@ -198,7 +199,8 @@ def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, C
     for name, (document, spec) in specs.items():
         path: Place = ("classifiers", name)
         if spec.kind not in KINDS:
-            mend = did_you_mean(spec.kind, sorted(KINDS))
+            meant = slips.word("kind", spec.kind)
+            mend = f"write {meant}" if meant in KINDS else did_you_mean(spec.kind, sorted(KINDS))
             document.problems.append(document.problem((*path, "kind"), f"no classifier kind '{spec.kind}'", mend))
             continue
         try:

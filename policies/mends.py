@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import case_form, forms, marks, model
+from . import case_form, forms, marks, model, slips
 from .document import Document, Path
 
 # The model whose keys are allowed below the last named part of a path.
@@ -98,12 +98,13 @@ _TYPES = {
     "int_from_float": ("must be a whole number", "write it without a point"),
     "float_type": ("must be a number", "write it without quotes"),
     "list_type": ("must be a list", "write [a, b], or one item on each line after '- '"),
+    "bool_type": ("must be true or false", "write true or false; in YAML 1.2 yes, no, on and off are texts"),
     "dict_type": ("must be a mapping", "write 'key: value' on the lines below it"),
     "model_type": ("must be a mapping", "write 'key: value' on the lines below it"),
     "model_attributes_type": ("must be a mapping", "write 'key: value' on the lines below it"),
 }
 
-_SPOKEN = {"mode": ["canary 5%"]}
+_SPOKEN = {"mode": ["canary 5%"], "stream": ["{hold_back: 64}"]}
 """What may be written in place of the words of a closed list."""
 
 _MEND_OF = {
@@ -119,6 +120,7 @@ _PATTERNS = {
     "rule": "write the id of a rule: small letters, digits, '.', '_' or '-'",
     "tags": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
     "reason": "start with a small letter, then small letters, digits or '_', 64 at most",
+    "extends": "write the id of a policy beside this one, or the name of a pack",
     "finding": "write classifier.label, or classifier.* for every label",
     "scores": "write classifier.label",
     "classifier": "write the name of a classifier",
@@ -148,7 +150,10 @@ def parse(document: Document) -> model.Policy | None:
 def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None:
     empty = _empty(value, ())
     for path in empty:
-        _add(document, path, f"'{path[-1]}' has no value", "write one, or remove the key", at_key=True)
+        # {at_least: 0,5} is read as two keys.
+        comma = str(path[-1]).isdecimal() and isinstance(path[-1], str)
+        mend = f"write a number with a point: 0.{path[-1]}" if comma else "write one, or remove the key"
+        _add(document, path, f"'{path[-1]}' has no value", mend, at_key=True)
     try:
         # By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a
         # tuple.
@@ -167,6 +172,8 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """A mend for a word that is not among `known`."""
+    if mend := slips.disguised(word, known):
+        return mend
     near = difflib.get_close_matches(word, known, 1, 0.6)
     listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
     return f"did you mean '{near[0]}'?" if near else f"one of {listed}"
@@ -203,16 +210,19 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         _add(document, path[:-1], f"'{name}' is missing{_in(path[:-1])}", f"add '{name}: ...'")
     elif kind in ("enum", "literal_error"):
         words = re.findall(r"'([^']*)'", str(context["expected"])) + _SPOKEN.get(holder, [])
-        _add(document, path, f"'{holder}' cannot be {_shown(value)}", did_you_mean(str(value), words))
+        meant = slips.word(holder, _plain(value))
+        mend = f"write {meant}" if meant is not None else did_you_mean(str(value), words)
+        _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
     elif kind in _TYPES:
-        what, mend = _TYPES[kind]
-        _add(document, path, f"'{holder}' {what}, not {_shown(value)}", mend)
+        _add(document, path, f"'{holder}' {_TYPES[kind][0]}, not {_shown(value)}", _typed(kind, value))
     elif kind == "string_pattern_mismatch":
         _add(document, path, f"'{holder}' cannot be {_shown(value)}", _PATTERNS.get(str(holder), ""))
     elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         (sign, limit), *_ = context.items()
         words_for = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-        _add(document, path, f"'{holder}' must be {words_for[sign]} {limit:g}, not {_shown(value)}")
+        share = sign == "le" and limit == 1 and isinstance(value, int | float) and 2 <= value <= 100
+        mend = f"for {value:g} % write {value / 100:g}" if share else ""
+        _add(document, path, f"'{holder}' must be {words_for[sign]} {limit:g}, not {_shown(value)}", mend)
     elif kind == "too_short":
         _add(document, path, f"'{holder}' is an empty list", "name at least one, or remove the key")
     elif kind == "string_too_short":
@@ -233,9 +243,24 @@ def _holder(path: Path) -> str:
     return next((part for part in reversed(path) if isinstance(part, str)), "the file")
 
 
+def _typed(kind: str, value: Any) -> str:
+    """How a value of another type is written as the one that it must have."""
+    if kind not in ("int_type", "float_type") or not isinstance(value, str) or _NUMERAL.fullmatch(value):
+        return _TYPES[kind][1]
+    meant = slips.number(value)
+    return f"write {meant:g}" if meant is not None else f"write a number like {1 if kind == 'int_type' else 0.5}"
+
+
+_NUMERAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value[:60]}'"
+        return f"'{slips.visible(value[:60])}'"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict | list):
@@ -282,11 +307,13 @@ def _meant(detail: ErrorDetails) -> str | None:
 
 def _unknown_key(document: Document, path: Path) -> None:
     name, known = str(path[-1]), _known_keys(path[:-1])
-    what = f"unknown key '{name}'{_in(path[:-1])}"
+    what = f"unknown key '{slips.visible(name)}'{_in(path[:-1])}"
     if name in known:
         what, mend = f"'{name}' cannot stand beside these keys", "a condition is one of finding, any, all"
     elif (meant := _KNOWN_AS.get(name.lower())) in known:
         mend = f"write '{meant}'"
+    elif found := slips.strange(name):
+        what, mend = found[1:]
     elif name == "on":
         mend = "in a rule, 'stages' says where it looks"
     else:

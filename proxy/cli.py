@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -58,11 +58,12 @@ class Commands(TyperGroup):
 def _command(name: str) -> Command:
     module, _, attribute = ELSEWHERE[name].partition(":")
     found = getattr(import_module(f".{module}", __package__), attribute)
-    if not isinstance(found, typer.Typer):
+    if isinstance(found, typer.Typer):
+        command: Command = get_group(found)
+    else:
         one = typer.Typer(add_completion=False)
         one.command()(found)
-        found = one
-    command = get_command(found)
+        command = get_command(one)
     command.name = name
     return command
 

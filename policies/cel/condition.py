@@ -13,6 +13,7 @@ from typing import NamedTuple
 from classifiers.base import Finding, Message, Role
 from classifiers.readings import DISGUISED, READINGS
 
+from .. import slips
 from ..facts import Facts
 from ..model import Stage
 from .known import Known
@@ -175,7 +176,8 @@ class _Reader:
         if not self._finding(label, reading):
             return Constant(call.at, None)
         if not 0 <= number <= 1:
-            return self.flaw(call.at, f"a score is never {number:g}: all lie from 0 to 1", _EXAMPLE)
+            mend = f"for {number:g} % write {number / 100:g}" if 2 <= number <= 100 else _EXAMPLE
+            return self.flaw(call.at, f"a score is never {number:g}: all lie from 0 to 1", mend)
         at_least = self._atom(label, roles, number, reading)
         # A separate bit for "more than": the next number that there is.
         over = math.nextafter(number, 2)
@@ -327,6 +329,8 @@ _WORDS = {"_&&_": "&&", "_||_": "||", "!_": "!", "_?_:_": "? :", "@in": "in", "_
 
 def _told(message: str, stage: Stage, text: str) -> list[Flaw]:
     """The mistakes that the library found."""
+    if "Syntax error" in message and (slipped := [Flaw(*each) for each in slips.condition(text)]):
+        return slipped
     lines = text.split("\n")
     flaws: list[Flaw] = []
     for line, column, what in _ERROR.findall(message):
@@ -343,12 +347,25 @@ def _reworded(at: int, what: str, stage: Stage) -> Flaw:
         name = overload[1]
         said = SIGNS.get(name) or _WORDS.get(name) or name.strip("_")
         kinds = overload[2].replace("*error*", "?")
-        mend = _forms(name) if name in _OWN else "both sides need types that fit: 1 is an int, 1.0 a double"
+        mend = _forms(name) if name in _OWN else _fitting(name, kinds := overload[2])
         return Flaw(at, f"'{said}' does not take {kinds}", mend)
     if "Syntax error" in what:
         said = what.partition("Syntax error: ")[2].partition(" expecting ")[0].replace("'<EOF>'", "the end")
         return Flaw(at, f"not CEL: {said}", "quote texts, close brackets, join comparisons with && and ||")
     return Flaw(at, what[:200])
+
+
+def _fitting(name: str, kinds: str) -> str:
+    """How types are made to fit."""
+    if "null" in kinds:
+        return 'a text is never null: one that is not there is ""'
+    if name == "contains" and kinds.startswith("(list"):
+        return 'write "..." in the list'
+    if kinds == "(int, double)":
+        return "write a whole number, without a point"
+    if kinds == "(double, int)":
+        return "write the number with a point, like 1.0"
+    return "both sides need types that fit: 1 is an int, 1.0 a double"
 
 
 def _unknown(at: int, name: str, stage: Stage) -> Flaw:
@@ -360,6 +377,12 @@ def _unknown(at: int, name: str, stage: Stage) -> Flaw:
     if name in _OWN:
         return Flaw(at, f"'{name}' does not take these", _forms(name))
     known = names(stage)
+    if name in slips.CALLED:
+        return Flaw(at, f"nothing here is called '{name}'", slips.CALLED[name])
+    alike = [each for each in known if each.rpartition(".")[2] == name.rpartition(".")[2]]
+    if alike:
+        at -= max(name.rfind("."), 0)
+        return Flaw(at, f"no variable is called '{name}'", f"write {' or '.join(alike)}")
     if "." not in name:
         return Flaw(at, f"nothing here is called '{name}'", _near(name, [*known, *sorted(_OWN | {"size", "has"})]))
     at -= name.rfind(".")  # a part of a longer name is told at its last dot
@@ -376,5 +399,7 @@ def _forms(name: str) -> str:
 def _near(word: str, known: Sequence[str]) -> str:
     if word.lower() in _CODES and "decoded" in known:
         return 'write "decoded": base64, hexadecimal and percent signs are one reading'
+    if mend := slips.disguised(word, known):
+        return mend
     near = difflib.get_close_matches(word, known, 1, 0.6)
     return f"did you mean '{near[0]}'?" if near else "one of " + ", ".join(known)

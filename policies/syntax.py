@@ -1,0 +1,128 @@
+"""What a YAML parser says is wrong, in the words of whoever wrote the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ruamel.yaml.error import MarkedYAMLError
+
+from . import slips
+
+_BREAK = re.compile(r"\r\n|[\n\r]")
+_NO_BLANK = re.compile(r"\s*(?:- +)?([\w-]+):(\S.*)")
+_TWO_COLONS = re.compile(r"\s*(?:- +)?[\w.-]+: +[^\s\"'\[{|>].*?: ")
+
+
+class Told(NamedTuple):
+    """What is wrong at `line` and `column`, both from 1, and 0 where nobody knows."""
+
+    line: int
+    column: int
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Where the parser stopped, at `line` and `column`, and where it began what it could not end, all from 0."""
+
+    lines: list[str]
+    problem: str
+    context: str
+    line: int
+    column: int
+    began_line: int
+    began_column: int
+
+    def told(self, what: str, mend: str) -> Told:
+        return Told(self.line + 1, self.column + 1, what, mend)
+
+    def told_where_it_began(self, what: str, mend: str) -> Told:
+        return Told(self.began_line + 1, self.began_column + 1, what, mend)
+
+
+def told(text: str, error: MarkedYAMLError) -> Told:
+    """The one mistake in `text` that the parser stopped at."""
+    at, began = error.problem_mark or error.context_mark, error.context_mark or error.problem_mark
+    if at is None or began is None:
+        return Told(0, 0, f"not YAML: {error.problem or error.context}", "")
+    problem, context = error.problem or "", error.context or ""
+    stop = _Stop(_BREAK.split(text), problem, context, at.line, at.column, began.line, began.column)
+    return _strange(stop) or next(made(stop) for sign, made in _KINDS if sign in f"{context} {problem}")
+
+
+def _strange(stop: _Stop) -> Told | None:
+    """A letter that only looks like a part of YAML. What is read as one thing often began in the line before."""
+    for number in sorted({stop.began_line, max(stop.line - 1, 0), stop.line}):
+        found = slips.strange(stop.lines[number]) if number < len(stop.lines) else None
+        if found is not None:
+            return Told(number + 1, found[0] + 1, *found[1:])
+    return None
+
+
+def _tab(stop: _Stop) -> Told:
+    return stop.told("a tab", "indent with spaces, never with tabs")
+
+
+def _no_colon(stop: _Stop) -> Told:
+    written = _NO_BLANK.match(stop.lines[stop.began_line])
+    if written is None:
+        return stop.told_where_it_began("this is no 'key: value'", "write 'key: value', with a blank after the colon")
+    place = Told(stop.began_line + 1, written.start(2) + 1, "no blank behind a colon", "")
+    return place._replace(mend=f"write '{written[1]}: {written[2][:40]}'")
+
+
+def _open_bracket(stop: _Stop) -> Told:
+    if "<stream end>" in stop.problem or "end of" in stop.problem:
+        return stop.told_where_it_began("a bracket that is never closed", "close it")
+    what = f"the bracket that is opened in line {stop.began_line + 1} is not closed before this"
+    return stop.told(what, "close it, or put a comma between its parts and a blank after each colon")
+
+
+def _open_quotes(stop: _Stop) -> Told:
+    return stop.told_where_it_began("quotes that are never closed", "close them")
+
+
+def _second_colon(stop: _Stop) -> Told:
+    if _TWO_COLONS.match(stop.lines[stop.line][: stop.column + 2]):
+        return stop.told("a text that holds ': '", "put quotes around the text")
+    return stop.told("this line is read as a part of the text above it", "indent it like the keys that it stands with")
+
+
+def _block(stop: _Stop) -> Told:
+    if "<scalar>" in stop.problem:
+        mend = "quote the whole of it; in single quotes '' stands for one"
+        return stop.told("a text goes on behind its closing quote", mend)
+    if stop.column == stop.began_column:
+        return stop.told(f"not YAML: {stop.problem}", "check the indentation, and the '- ' of lists")
+    what = f"this line begins in column {stop.column + 1}, unlike those that it stands with"
+    return stop.told(what, "indent it like the line above it")
+
+
+def _special(stop: _Stop) -> Told:
+    return stop.told(f"not YAML: {stop.problem}", "put quotes around a text that starts with a special character")
+
+
+def _escape(stop: _Stop) -> Told:
+    return stop.told(f"not YAML: {stop.problem}", "use single quotes around a text with backslashes")
+
+
+def _other(stop: _Stop) -> Told:
+    return stop.told(f"not YAML: {stop.problem or stop.context}", "")
+
+
+_KINDS: tuple[tuple[str, Callable[[_Stop], Told]], ...] = (
+    ("'\\t'", _tab),
+    ("could not find expected ':'", _no_colon),
+    ("unknown escape character", _escape),
+    ("while parsing a flow", _open_bracket),
+    ("unexpected end of stream", _open_quotes),
+    ("mapping values are not allowed", _second_colon),
+    ("expected <block end>", _block),
+    ("cannot start any token", _special),
+    ("", _other),
+)
+"""What the parser says, and whose turn it is then."""
