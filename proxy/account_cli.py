@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import os
 import re
 import sys
 import time
@@ -169,9 +170,10 @@ def reset(account: Account, config: ConfigFile = None, data_dir: DataDir = None)
 
 def _settings(file: Path | None, data_dir: Path | None) -> Settings:
     settings = load(file, data_dir=data_dir)
-    if not settings.data_dir.is_dir():
+    if not os.path.isdir(settings.data_dir):
         raise KeysUnavailable(
-            f"there is no directory {settings.data_dir}: name the server's with --data-dir or --config"
+            f"there is no directory {settings.data_dir} that this user may enter: name the server's with --data-dir or "
+            "--config"
         )
     return settings
 

@@ -256,10 +256,10 @@ def settings_of(where: str | Path | None = None) -> Settings:
 def _key_of(where: str) -> Key | None:
     """The key of a log: that of the file beside it, else the settings'. Raises AuditUnavailable."""
     beside = Path(where).with_suffix(".key")
-    if not is_database(where) and beside.exists():
+    if not is_database(where) and os.path.exists(beside):
         return Key.load(beside, create=False)
     settings = settings_of()
-    known = settings.audit_key is not None or (is_database(where) and settings.key_path.exists())
+    known = settings.audit_key is not None or (is_database(where) and os.path.exists(settings.key_path))
     return audit_key(settings) if known else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from .audit import Key
 from .config import Settings
 
@@ -15,4 +17,4 @@ def audit_key(settings: Settings, *, create: bool = False) -> Key:
 
 def has_key(settings: Settings) -> bool:
     """Whether there is one already."""
-    return settings.audit_key is not None or settings.key_path.exists()
+    return settings.audit_key is not None or os.path.exists(settings.key_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 from classifiers.catalog import OptionError
 from classifiers.elsewhere import Elsewhere, Standing
@@ -40,7 +41,7 @@ def problem_with(settings: Settings) -> str:
     except OptionError as error:
         mend = "http://encoder:8000, or embedded" if error.option == "url" else error.mend
         return f"{'encoder' if error.option == 'url' else 'encoder_key'}: {error.problem} ({mend})"
-    if settings.encoder_ca_file is not None and not settings.encoder_ca_file.is_file():
+    if settings.encoder_ca_file is not None and not os.path.isfile(settings.encoder_ca_file):
         return "encoder_ca_file: there is no such file: name the PEM file of the authority to trust"
     return ""
 

@@ -132,6 +132,9 @@ class Store:
             return None
         revision = found.get("revision") if isinstance(found, dict) else None
         if not isinstance(revision, str):
+            if not os.access(self.pin_path, os.R_OK):
+                mend = f"give this user the right to read {self.root.parent}"
+                raise StoreError(f"{self.pin_path} may not be read ({mend})")
             raise StoreError(f"{self.pin_path} cannot be read (remove it with `penstock policy unpin`)")
         return revision
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -26,6 +26,6 @@ def problem_with(url: str) -> str:
             return f"has a parameter that is not known: {', '.join(FILES)} and db are"
         if name in FILES and not url.startswith("rediss:"):
             return f"names {name}, and no TLS: write rediss://"
-        if name in FILES and not Path(value).is_file():
+        if name in FILES and not os.path.isfile(value):
             return f"{name}: there is no such file"
     return ""

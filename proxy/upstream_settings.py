@@ -49,7 +49,7 @@ class UpstreamSettings(BaseModel):
     @field_validator("ca_file")
     @classmethod
     def _ca_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
+        if value is not None and not os.path.isfile(value):
             raise ValueError("there is no such file: name the PEM file of the authority to trust")
         return value
 

@@ -9,6 +9,7 @@ KEPT, or minted elsewhere, is not found.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -59,7 +60,7 @@ class Owned:
     def _open(self) -> sqlite3.Connection:
         """Raises sqlite3.Error."""
         if self._db is None:
-            made = not self._path.exists()
+            made = not os.path.exists(self._path)
             db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
             if made:
                 self._path.chmod(0o600)

@@ -60,7 +60,7 @@ class Key:
 def _make_key(path: Path) -> None:
     # Written aside and linked into place: a second process sees the whole key or none.
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    if path.exists():
+    if os.path.exists(path):
         return
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -24,9 +25,9 @@ class SqliteSource(Source):
     def __init__(self, path: Path) -> None:
         path = path.absolute()
         self.name, self._path = str(path), path
-        if path.is_dir():
+        if os.path.isdir(path):
             raise AuditUnavailable(f"{path} is a directory", "name the log in it")
-        if not path.exists():
+        if not _size(path):  # empty: a start ended before its first record
             raise AuditUnavailable(f"there is no audit log at {path}", "name it with --path")
         with self._explained():
             self._db = _connect(path)
@@ -73,6 +74,16 @@ class SqliteSource(Source):
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 raise Damaged(told.problem, told.mend) from None
             raise told from None
+
+
+def _size(path: Path) -> int:
+    """0 where there is no file. Raises AuditUnavailable where this user may not look."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise explain(error, path) from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

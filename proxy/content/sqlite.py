@@ -49,10 +49,10 @@ class _File:
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Self:
         """Raises ContentUnavailable, also where there is no file and `create` does not make one."""
-        if not create and not path.exists():
+        if not create and not os.path.exists(path):
             raise NothingKept(f"there is nothing at {path}", "no content was ever kept here, or it was moved")
         try:
-            if not path.exists():
+            if not os.path.exists(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)

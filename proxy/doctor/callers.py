@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -36,7 +37,7 @@ def check_callers(place: Place) -> Iterator[Finding]:
 def _keys(settings: Settings) -> Iterator[Finding]:
     try:
         records = KeyFile(settings.keys_path).read()
-        if settings.keys_secret_path.exists():
+        if os.path.exists(settings.keys_secret_path):
             hashing(settings.keys_secret_path)
         elif records:
             raise KeysUnavailable(f"{settings.keys_secret_path} is missing: no key can be known without it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from .base import Finding, Place, State
@@ -32,7 +33,7 @@ def check_content(place: Place) -> Iterator[Finding]:
     try:
         opened(settings, master_of(settings)).close()
     except NothingKept as error:
-        if settings.content_path.exists() or settings.content_keys_path.exists():
+        if os.path.exists(settings.content_path) or os.path.exists(settings.content_keys_path):
             yield Finding(NAME, State.WRONG, error.problem, "put it back: each is worth nothing without the other")
             return
         state = "begins with the first exchange"

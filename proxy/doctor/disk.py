@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import statistics
@@ -25,6 +26,12 @@ LITTLE, TOO_LITTLE = 2 << 30, 64 << 20
 """Bytes that should be free."""
 MOST_ROWS = 300_000
 """Rows that are verified in a few seconds."""
+MENDS = {
+    errno.ENOSPC: "free space on its file system: requests are refused meanwhile",
+    errno.EDQUOT: "free space, or raise the quota: requests are refused meanwhile",
+    errno.EROFS: "mount it writable, or choose --data-dir",
+    errno.EIO: "check the disk, or choose --data-dir",
+}
 FORGETFUL = frozenset({"tmpfs", "ramfs", "overlay"})
 SHARED = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "glusterfs", "ceph"})
 
@@ -33,15 +40,16 @@ def check_disk(place: Place) -> Iterator[Finding]:
     """The folder of the audit."""
     folder = place.settings.data_dir
     here = folder
-    while not here.exists() and here != here.parent:
+    while not os.path.exists(here) and here != here.parent:
         here = here.parent
-    mend = f"make it and let this user write there: mkdir -p {folder} && chown USER {folder}; or choose --data-dir"
     try:
         times = _syncs(here)
     except OSError as error:
+        mend = f"make it and let this user write there: mkdir -p {folder} && chown USER {folder}; or choose --data-dir"
+        mend = MENDS.get(error.errno or 0, mend)
         yield Finding(NAME, State.WRONG, f"{folder} cannot be written: {error.strerror}", mend)
         return
-    if here != folder:
+    if here != folder and not os.path.exists(folder):
         yield Finding(NAME, State.WELL, f"{folder} does not exist and will be made")
     yield _speed(here, times)
     yield _room(here)
@@ -53,8 +61,15 @@ def check_chain(place: Place) -> Iterator[Finding]:
     settings = place.settings
     if settings.audit_database is not None:
         return  # `database` sees to it
-    if not settings.audit_path.exists():
+    try:
+        size = settings.audit_path.stat().st_size
+    except FileNotFoundError:
         yield Finding(NAME, State.WELL, f"{settings.audit_path} does not exist and will be made")
+        return
+    except OSError:
+        size = 1  # who reads it says why that cannot be done
+    if not size:
+        yield Finding(NAME, State.WELL, f"{settings.audit_path} is empty: a start ended before anything was recorded")
         return
     yield from verified(settings)
 
@@ -73,7 +88,7 @@ def verified(settings: Settings) -> Iterator[Finding]:
                 return
             verdict = log.verify(key)
     except AuditUnavailable as error:
-        yield Finding(NAME, State.WRONG, f"{path}: {error}", "the line above says how, or begin a new one elsewhere")
+        yield Finding(NAME, State.WRONG, error.problem, error.mend or "begin a new one elsewhere")
         return
     if verdict.broken is not None:
         broken = verdict.broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def check_state(place: Place) -> Iterator[Finding]:
     from ..state.opening import store_of
 
     path = settings.state_path
-    if path.exists():
+    if os.path.exists(path):
         local = Local(path)
         try:
             flags, waiting = len(local.marked()), local.waiting()

@@ -208,7 +208,7 @@ class Local:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    made = not path.exists()
+    made = not os.path.exists(path)
     db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         if made:

@@ -229,7 +229,7 @@ def test_verify(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["tail"], ["show", "x"], ["verify"]])
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "no audit log at"), (b"", "not an audit log"), (b"hello " * 99, "not an audit log"), ("dir", "directory")],
+    [(None, "no audit log at"), (b"", "no audit log at"), (b"hello " * 99, "not an audit log"), ("dir", "directory")],
 )
 def test_what_is_no_log_is_one_line(tmp_path: Path, command: list[str], content: object, problem: str) -> None:
     path = tmp_path / "a.db"

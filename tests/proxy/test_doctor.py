@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -263,6 +264,39 @@ def test_a_slow_disk(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     found = worst(looked(given, "audit"))
     assert found.state in {State.WARNING, State.WRONG}
     assert any("sync" in each.detail and each.state is not State.WELL for each in looked(given, "audit"))
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"), [(errno.ENOSPC, "free space"), (errno.EROFS, "mount it writable"), (errno.EACCES, "chown USER")]
+)
+def test_a_disk_that_takes_nothing(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: int, mend: str
+) -> None:
+    def failing(*args: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("proxy.doctor.disk.tempfile.mkstemp", failing)
+    found = worst(looked(given, "audit"))
+    assert found.state is State.WRONG
+    assert mend in found.mend
+
+
+def test_a_start_that_a_full_disk_cut_short(given: dict[str, Any]) -> None:
+    given["data_dir"].mkdir()
+    (given["data_dir"] / "audit.db").touch()
+    assert not [each for each in looked(given, "audit") if each.state is State.WRONG and "free" not in each.detail]
+
+
+def test_a_directory_that_cannot_even_be_looked_at(given: dict[str, Any], tmp_path: Path) -> None:
+    """As one of another user, where we are not root: the error of the system is told, and is no fault of ours."""
+    far = tmp_path / ("x" * 300)
+    found = looked({**given, "data_dir": far, "credentials": "keys"}, "audit", "state", "content", "callers")
+    assert not [each for each in found if "the check itself failed" in each.detail]
+    assert "File name too long" in worst(found).detail
+    for words in (["account", "list"], ["audit", "tail"], ["keys", "list"], ["policy", "status"]):
+        done = RUN.invoke(app, words, env={"PENSTOCK_DATA_DIR": str(far), "PENSTOCK_CREDENTIALS": "keys"})
+        assert done.exit_code in {1, 2}, done.output
+        assert isinstance(done.exception, SystemExit), done.exception
 
 
 @pytest.mark.parametrize(("limit", "state"), [("LITTLE", State.WARNING), ("TOO_LITTLE", State.WRONG)])
