@@ -26,6 +26,8 @@ WAKE = -1
 """What a taste answers when the task that pumps must go on."""
 HIGH_WATER = 256 * 1024
 """Bytes of one answer that are kept unread before the upstream is told to wait."""
+STEADY = 4
+"""The share of the pace of the last pieces in what is taken for a stream's pace is one in so many."""
 MARGIN = 1.0
 """Seconds by which a connection is given up before the upstream would close it."""
 _LIMIT = re.compile(rb"(?:^|[,;\s])(timeout|max)\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
@@ -199,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._sated = self._hasty = False
         self._appetite = self._usual = 0
         self._seen = 0.0  # when (loop time) the last piece came
-        self._pulse = float("inf")  # seconds between two of the pieces that came last
+        self._pulse = 0.0  # seconds between two of the pieces that came last, about; 0 where that is not known
         self._error: UpstreamError | None = None
 
     # -- for Upstream and Response
@@ -319,7 +321,10 @@ class Connection(asyncio.Protocol):
         if self._taste is not None and self._body and not self._complete and not self._error:
             # Its reader waits: a reader that does not is given nothing, and the upstream is told to wait in time.
             now = self._loop.time()
-            self._pulse, self._seen = (now - self._seen) / (len(self._body) - before or 1), now
+            if self._seen:
+                gap = (now - self._seen) / (len(self._body) - before or 1)
+                self._pulse += (gap - self._pulse) / STEADY if self._pulse else gap
+            self._seen = now
             # A piece that is larger than they were may hold more text than was expected.
             if self._buffered >= self._appetite or len(data) > self._usual or not self._gather():
                 self._usual = 2 * len(data)
@@ -329,7 +334,7 @@ class Connection(asyncio.Protocol):
 
     def _gather(self) -> bool:
         """Leave what comes next with the kernel until there is as much as is wanted. False where none is."""
-        if self._appetite <= self._buffered or self._hasty or self._transport is None:
+        if self._appetite <= self._buffered or self._hasty or not self._pulse or self._transport is None:
             return False
         if self._gathering is None:
             self._gathering = Gathering(self._transport.get_extra_info("socket"), self._pool.beat, self._due)

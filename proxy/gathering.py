@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import math
 import socket
-import sys
-import termios
 from collections.abc import Callable
+from fcntl import ioctl
+from sys import byteorder
+from termios import FIONREAD
 
 BEAT = 0.02
 """Seconds between two beats."""
-EVENTS = 1.5
+EVENTS = 2
 """How many events are expected between two looks: where none came, the stream pauses."""
-SLOWEST = 0.2
+SLOWEST = 0.25
 """Seconds between two looks at most; a stream slower than that is read as it comes."""
-PATIENCE = 1.0
+REST = 0.04
+"""Seconds after it was read last in which a stream is not read again, unless it pauses."""
+PATIENCE = 2.0
 """Seconds for which bytes are left with the kernel at most."""
 MUTED = 64 * 1024
 """Bytes of which the kernel tells in any case."""
@@ -64,9 +66,10 @@ class Beat:
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         beat = self._next
+        now = loop.time()
         for gathering in self._due.pop(int(beat)):
             if gathering.at == beat:
-                gathering.look()
+                gathering.look(now)
         self._timer, self._next = None, math.inf
         if self._due:
             self._await(min(self._due), loop)
@@ -76,10 +79,11 @@ class Gathering:
     """What one connection leaves with the kernel. `due` is called when what there is should be read at once; more may
     then still be with the kernel, which tells of it as usual. `at` is the beat of the next look, 0 for none."""
 
-    __slots__ = ("_beat", "_delay", "_due", "_had", "_kept", "_muted", "_since", "_size", "_socket", "at")
+    __slots__ = ("_beat", "_delay", "_due", "_file", "_had", "_kept", "_muted", "_since", "_size", "_socket", "at")
 
     def __init__(self, sock: socket.socket, beat: Beat, due: Callable[[], None]) -> None:
         self._socket, self._beat, self._due = sock, beat, due
+        self._file = sock.fileno()
         self._muted = False
         self._size = self._had = self._kept = self.at = 0
         self._delay = self._since = 0.0
@@ -106,24 +110,21 @@ class Gathering:
         self.at = 0
         self._mute(False)
 
-    def look(self) -> None:
-        """Whether enough came, or no more comes."""
+    def look(self, now: float) -> None:
+        """Whether enough came, or no more comes. `now` is loop time."""
         self.at = 0
-        came = self._came()
-        there = self._kept + came
-        now = asyncio.get_running_loop().time()
-        if came < self._size and there > self._had and now - self._since < PATIENCE:
+        try:
+            came = int.from_bytes(ioctl(self._file, FIONREAD, _COUNT), byteorder)
+        except OSError:
+            came = 0
+        there, waited = self._kept + came, now - self._since
+        if there > self._had and waited < PATIENCE and (came < self._size or waited < REST):
             self._had = there
             self.at = self._beat.add(self, self._delay)
             return
         self._mute(False)
         if there:
             self._due()
-
-    def _came(self) -> int:
-        with contextlib.suppress(OSError):
-            return int.from_bytes(fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, _COUNT), sys.byteorder)
-        return 0
 
     def _mute(self, muted: bool) -> None:
         if muted is not self._muted:

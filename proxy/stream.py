@@ -121,16 +121,19 @@ class Streamed:
         gate = self._gate
         try:
             self._put(chunk)
+            if gate.flowed:
+                self._bytes += len(chunk)
             if not self._advance():
                 return WAKE
         except Exception as error:  # raised where the exchange is, not where the bytes arrive
             self._problem = error
             return WAKE
-        if gate.flowed:
-            self._bytes += len(chunk)
         # What is held back leaves with the next verdict, and that needs some more text: read on when it may be there.
         wanted = gate.wanted()
-        return min(MOST_WANTED, wanted * self._bytes // gate.flowed) if wanted and gate.flowed else 0
+        if not wanted or not gate.flowed:
+            return 0
+        # A little more: where a few letters are missing, all that came is put into the gate and looked at in vain.
+        return min(MOST_WANTED, (wanted + wanted // 8 + 4) * self._bytes // gate.flowed)
 
     def _put(self, chunk: bytes) -> None:
         """Put what has arrived into the gate. Raises Malformed and Undecodable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,16 +138,16 @@ async def test_who_leaves_is_not_looked_at() -> None:
 
 
 async def test_what_is_due_comes_on_one_beat_and_in_order() -> None:
-    beat, seen = module.Beat(), list[int]()
+    beat, seen, ends = module.Beat(), list[int](), socket.socketpair()
 
     class Looked(module.Gathering):
-        def look(self) -> None:
+        def look(self, now: float) -> None:
             seen.append(self.number)
 
         number = 0
 
     async def made(number: int, delay: float) -> Looked:
-        looked = Looked(None, beat, lambda: None)  # type: ignore[arg-type]
+        looked = Looked(ends[0], beat, lambda: None)
         looked.number = number
         looked.at = beat.add(looked, delay)
         return looked
@@ -164,3 +165,5 @@ async def test_what_is_due_comes_on_one_beat_and_in_order() -> None:
     await asyncio.sleep(0.05)
     assert late.at
     assert seen == [0, 1, 2]
+    for end in ends:
+        end.close()
