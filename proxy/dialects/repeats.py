@@ -21,9 +21,11 @@ import orjson
 from ..gate import Part, Piece, Run
 from ..strict import Malformed, parse
 
-RUNS = 4
-"""Most parts that a lump of equal events becomes, and fewest events in one of several: a part leaves whole, so each
-holds back a little more than it had to, and costs as much memory and time as an event would alone."""
+RUNS = 2
+"""Most parts that a lump of equal events becomes: a part leaves whole, so each holds back a little more than it had to,
+and costs as much memory and time as an event would alone."""
+FEWEST = 4
+"""Events in one of several parts."""
 MOST = 4
 """Shapes kept: parallel choices or items take turns."""
 TAIL = 4
@@ -219,7 +221,7 @@ class Repeats:
         if lump is None:
             return []
         count = len(lump.columns[0])
-        parts = min(RUNS, count // RUNS)
+        parts = min(RUNS, count // FEWEST)
         if parts < 2:
             return [lump]
         size = -(-count // parts)
