@@ -59,6 +59,9 @@ def teach(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     A policy names the file like any other classifier: {kind: taught, path: heads/LABEL.json}.
     """
+    # Before numpy is loaded. Its matrices are small here: threads that wait for each other take longer, and on a busy
+    # machine ten times as long.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from classifiers.encoder import DEFAULT_MODEL
     from classifiers.taught import open_encoder
     from classifiers.teach import teach as fit

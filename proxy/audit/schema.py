@@ -154,6 +154,9 @@ def check_version(db: sqlite3.Connection, path: FilePath) -> None:
     if version > VERSION:
         mend = "upgrade Penstock or name another path"
         raise AuditUnavailable(f"{path} has schema {version}, this Penstock knows {VERSION}", mend, "version")
+    if version < OLDER:
+        mend = "move it and its -head file away and begin a new log"
+        raise AuditUnavailable(f"{path} has schema {version}, which this Penstock no longer reads", mend, "version")
     if version < VERSION:
         mend = f"stop Penstock, and run: penstock audit upgrade --path {os.fspath(path)}"
         raise AuditUnavailable(f"{path} has schema {version}, that of an older Penstock", mend, "version")
