@@ -35,7 +35,7 @@ _NOT_FORWARDED = HOP_BY_HOP | {
 
 
 # Who asks, and on whose account: the caller's own words for it mean nothing beside the operator's key, or would choose
-# among the operator's projects.
+# among the operator's projects, workspaces and customers.
 _CREDENTIALS = frozenset(
     {
         b"authorization",
@@ -46,6 +46,9 @@ _CREDENTIALS = frozenset(
         b"cookie",
         b"openai-organization",
         b"openai-project",
+        b"anthropic-organization-id",
+        b"anthropic-workspace-id",
+        b"anthropic-user-profile-id",
     }
 )
 

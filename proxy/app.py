@@ -105,11 +105,20 @@ class _Known:
         if self.holder is not None:
             named = self.holder.named()
             self.holder.request(request.tree)
-            kept = self.stores and (self.speaker.name in _STORING or bool(request.tree and request.tree.get("store")))
+            kept = _compares(request.tree) or (self.stores and (self.speaker.name in _STORING or _stored(request.tree)))
             listing = self.asked[0] == b"GET" and not named
             request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing)
         way = self.routing.way(self.family, request.model)
+        for other in request.others():
+            # Where it would lead elsewhere, or by another name, the provider cannot do what the table says.
+            if (models is not None and other not in models) or not self._leads(other, way):
+                raise no_model()
         return way, self.head(way.backend)
+
+    def _leads(self, other: str, way: Way) -> bool:
+        """Whether a request for the model `other` goes where `way` goes, under its own name."""
+        found = self.routing.find(self.family, other) if other else way
+        return found is not None and found.backend is way.backend and (not other or found.model is None)
 
     def elsewhere(self, model: str) -> tuple[Way, bytes] | None:
         """Where a request goes that a rule routes to `model`, whatever models the caller may use."""
@@ -168,6 +177,8 @@ class DataPlane:
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}
         if settings.open_fields:
             self._judged[b"/v1/responses"] = Responses(settings.open_fields)
+            self._judged[b"/v1/messages"] = Messages(settings.open_fields)
+            self._judged[b"/v1/messages/count_tokens"] = CountTokens(settings.open_fields)
         self._opened = Opened(settings.open_routes)
         self._batches = _batches(settings)
         # How errors are said where no dialect is known: by default, and to callers who speak Anthropic's.
@@ -422,6 +433,16 @@ def _unserved(
     if family_of(b"/v1" + incoming.path) is not None:
         text += " Does the base URL of your client end in /v1?"
     return 404, "unknown_url", text, []
+
+
+def _stored(tree: Any) -> bool:
+    """Whether what is answered can be named later in a dialect that keeps nothing by itself."""
+    return isinstance(tree, dict) and bool(tree.get("store") or tree.get("thread"))
+
+
+def _compares(tree: Any) -> bool:
+    """Whether the next request may ask what became of the cache of this one."""
+    return isinstance(tree, dict) and isinstance(tree.get("diagnostics"), dict)
 
 
 def _target(incoming: Incoming) -> bytes:

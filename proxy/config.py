@@ -201,10 +201,10 @@ class Settings(BaseModel):
     ] = False
     max_batch_rows: Annotated[int, Field(ge=1, description="Uploads of more rows are refused (400).")] = 50_000
     open_fields: Annotated[
-        list[Literal["background", "conversation", "item_reference", "previous_response_id", "prompt"]],
+        list[Literal["background", "conversation", "item_reference", "previous_response_id", "prompt", "thread"]],
         Field(
-            description="Fields of Responses that lead to what is stored at the provider, or is fetched later: each is "
-            "a part that nobody can read (`surface.unscannable`), and the policy decides."
+            description="Fields of Responses and Messages (thread) that lead to what is stored at the provider, or is "
+            "fetched later: each is a part that nobody can read (`surface.unscannable`), and the policy decides."
         ),
     ] = []
     shared_ids: Annotated[

@@ -40,6 +40,11 @@ async def detour(
         route = decision.way
         if route is None:
             return decision, way, head
+        if request.others():
+            text = (
+                "A rule sends this request to another model: leave out `fallbacks` and `models`, which lead elsewhere."
+            )
+            raise BadRequest(text)
         seen.add(route.told)
         found = exchange.elsewhere(route.told) if exchange.elsewhere is not None else None
         if found is None:

@@ -123,6 +123,7 @@ class Exchange:
             await self._refuse_early(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
             return
         try:
+            self._alike(request)
             decision = await self.judge(request)
             if decision.fired and decision.way is not None:
                 decision, way, head = await detour(self, request, decision, way, head)
@@ -159,6 +160,14 @@ class Exchange:
             self.notes.kept.request = request
         if query:
             request.add(Role.SETTING, unquote_plus(query.decode("ascii", "replace")), "#query")
+
+    def _alike(self, request: Request) -> None:
+        """Raises BadRequest where a model that may answer instead is another policy's: the answer would be judged by
+        the wrong one."""
+        for model in request.others() if self.guard.asks and self.one_request else ():
+            other = self.guard.asked_of(model)
+            if other is not None and _ids(other) != _ids(self.guard):
+                raise BadRequest("A model that may answer instead is judged by other policies: ask it by itself.")
 
     def _settle(self) -> None:
         """The exchange has ended: write down how, if that was not done yet."""
@@ -464,3 +473,7 @@ class Exchange:
         if not self.caller.started:
             text = "Decisions cannot be recorded at the moment."
             self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
+
+
+def _ids(guard: Guard) -> list[str]:
+    return [policy.id for policy in guard.policies.policies]

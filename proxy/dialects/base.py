@@ -107,6 +107,18 @@ class Request(Body):
     choices: int = 1
     own: Callable[[Any], bool] | None = None
 
+    def others(self) -> list[str]:
+        """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes.
+        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's.)"""
+        found: list[str] = []
+        for field_name in ("fallbacks", "models") if isinstance(self.tree, dict) else ():
+            named = self.tree.get(field_name)
+            for item in named if isinstance(named, list) else [named]:
+                name = item.get("model") if isinstance(item, dict) else item
+                if name is not None:
+                    found.append(name if isinstance(named, list) and isinstance(name, str) else "")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

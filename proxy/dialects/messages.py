@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -12,8 +13,10 @@ from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
 from .messages_body import (
     ROLES,
+    STORED,
     check_shape,
     error_of,
+    goes_on,
     read_content,
     read_field,
     read_message,
@@ -31,11 +34,19 @@ class Messages:
 
     name = "messages"
 
+    def __init__(self, opened: Collection[str] = ()) -> None:
+        """`opened` are fields that lead to what was not judged here, and which the operator lets pass."""
+        self._opened = frozenset(opened)
+
     def read_request(self, tree: Any) -> Request:
         if not isinstance(tree, dict):
             raise BadRequest("The body must be a JSON object.")
         check_shape(tree)
         request = Request(tree=tree, model=tree["model"], stream=tree.get("stream") is True)
+        if goes_on(tree):
+            if "thread" not in self._opened:
+                raise BadRequest(f"thread: {STORED}", "thread")
+            request.unscannable.append(("/thread", "stored"))
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key == "messages":

@@ -82,6 +82,17 @@ def check_shape(tree: dict[str, Any]) -> None:
         raise BadRequest("stream: it must be true or false.", "stream")
 
 
+STORED = (
+    "it goes on with a conversation that is stored at the provider and was not judged here: send its messages instead."
+)
+
+
+def goes_on(tree: dict[str, Any]) -> bool:
+    """Whether the request goes on with a conversation that is kept at the provider. To have one kept leads nowhere."""
+    thread = tree.get("thread")
+    return thread is not None and thread != {"type": "create"}
+
+
 def says_nothing(key: str, value: Any) -> bool:
     """Whether a member is a number, a flag or a null under one of the API's own names."""
     return type(value) in _PLAIN and key in VOCABULARY

@@ -240,6 +240,7 @@ class MessagesReader:
 
     def _block(self, pieces: list[Piece], opaque: list[tuple[str, str]], block: dict[str, Any], index: int) -> None:
         kind, base = block.get("type"), f"/content/{index}"
+        self._own({"content": [block]})
         body = Body()
         read_block(body, block, Role.ASSISTANT, base)
         opaque.extend(body.unscannable)

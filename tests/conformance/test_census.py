@@ -65,10 +65,13 @@ user's message:
 With `judge_batches: true` files of requests, batches and their results are judged, whatever is opened beside them:
 
 - An upload (`POST /v1/files` with `purpose` batch, `POST /v1/messages/batches`) is read row by row; each row is judged
-  as a request to its `url`. A row that a rule would block **or mask**, and one that cannot be read, refuses the whole
-  upload: 400 in the caller's dialect, with the row's number and none of its text. A silent classifier refuses as its
-  rule says (503). What is forwarded is what was judged, byte for byte. `max_batch_rows` and `max_request_bytes` bound
-  an upload; other purposes than batch are refused.
+  as a request to its `url`. A row that a rule would block, and one that cannot be read, refuses the whole upload: 400
+  in the caller's dialect, with the row's number and none of its text. So does one that a rule would hold for a person,
+  send to another model or answer in words, and one of which it would mask more than what is asked (its `custom_id`):
+  take the row out, and send it by itself. A row that a rule masks or adds a note to goes as the rule made it, all
+  others byte for byte; nothing is put back into its results (`restore`), and the file's `bytes` are those of what was
+  sent. A silent classifier refuses as its rule says (503). `max_batch_rows` and `max_request_bytes` bound an upload;
+  other purposes than batch are refused.
 - The form has one file, plain headers and a boundary that stands nowhere else. No `filename*`, no transfer encoding.
 - A batch can be made for judged paths only. The provider may hold files that never came through Penstock: who must
   not use those needs a key of an account without them.
@@ -83,16 +86,19 @@ With `judge_batches: true` files of requests, batches and their results are judg
 
 ## What is stored at the provider
 
-`previous_response_id`, `conversation`, `prompt`, items by reference and `background` of Responses lead to texts that
-were not judged here, or to an answer that is fetched later: each is refused until `open_fields` names it. Then it is
-a part that nobody can read (`surface.unscannable`; kind `stored` or `background`), and the policy decides: `baseline`
-refuses.
+`previous_response_id`, `conversation`, `prompt`, items by reference and `background` of Responses, and a `thread` of
+Messages that goes on, lead to texts that were not judged here, or to an answer that is fetched later: each is refused
+until `open_fields` names it. Then it is a part that nobody can read (`surface.unscannable`; kind `stored` or
+`background`), and the policy decides: `baseline` refuses.
 
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
 apart here: an id in a path or a request is found by the account that it was minted for through this Penstock, and
 answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. Ids that
 all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope `open`,
 batches one with `batches`.
+
+A model that may answer in the place of the one that is asked (`fallbacks`, `models`) must be one that the key may use,
+lead where the other leads, and be judged by the same policies; a rule that sends a request elsewhere takes none.
 
 ## The table
 

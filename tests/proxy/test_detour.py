@@ -108,6 +108,35 @@ async def test_the_table_says_where_it_goes(stand: Make, tmp_path: Path) -> None
             assert (row["upstream"], row["routed"]["to"]) == ("two", "small")
 
 
+async def test_a_detour_is_no_fallback(stand: Make) -> None:
+    """Who is sent to a model that knows less has not named the other one to stand in for it."""
+    async with stand(POLICY.format(to="small")) as s:
+        for more in ({"fallbacks": [{"model": "big"}]}, {"models": ["big"]}, {"fallbacks": "default"}):
+            refused = await s.chat("LOCK", model="big", **more)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+            assert (await s.chat("Hi", model="big", **more)).status_code == 200
+        assert len(s.upstream.requests) == 3
+
+
+async def test_a_fallback_has_the_same_policies(tmp_path: Path, stand: Make) -> None:
+    """T57: what a provider would have another model answer is judged by the policies of the one that was asked."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
+    (folder / "small.yaml").write_text(SMALL)
+    async with stand(settings={"policy": str(folder)}) as s:
+        for model, other, status in (
+            ("big", "small", 400),
+            ("small", "big", 400),
+            ("big", "huge", 200),
+            ("m", "m", 200),
+        ):
+            answer = await s.chat("Hi", model=model, fallbacks=[{"model": "big"}, {"model": other}])
+            wanted = 400 if model == "small" else status
+            assert answer.status_code == wanted, (model, other, answer.text)
+        assert len(s.upstream.requests) == 2
+
+
 async def test_the_callers_own_list_of_models_does_not_bind_the_policy(stand: Make) -> None:
     async with stand(POLICY.format(to="small"), keys={"ann": {"models": ("big",)}}) as s:
         headers = {"authorization": f"Bearer {s.keys['ann']}"}

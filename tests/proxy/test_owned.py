@@ -135,6 +135,22 @@ REFERS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"messages": [{"content": [{"type": "tool_use", "input": {}}, {"type": "document", "file_id": "file_1"}]}]},
         {"file_1"},
     ),
+    "a shell's container": (
+        {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_1"}}]},
+        {"cntr_1"},
+    ),
+    "a conversation of messages": ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, {"msg_1"}),
+    "a new conversation": ({"thread": {"type": "create"}, "diagnostics": {"previous_message_id": None}}, set()),
+    "what is compared": (
+        {"diagnostics": {"previous_message_id": "msg_1"}, "prompt_cache_options": {"comparison_response_id": "resp_1"}},
+        {"msg_1", "resp_1"},
+    ),
+    "what an answer cited": (
+        {"input": [{"role": "assistant", "content": [{"type": "output_text", "text": "x", "annotations": [
+            {"type": "file_citation", "file_id": "file-1"}, {"type": "container_file_citation", "file_id": "cfile_1"},
+        ]}]}]},
+        set(),
+    ),
     "a tool's parameter": ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, set()),
     "odd shapes": ({"tools": "x", "input": 1, "conversation": [], "container": 3}, set()),
 }  # fmt: skip
@@ -159,6 +175,22 @@ GIVES: dict[str, tuple[Any, set[str], set[str]]] = {
     "batch": ({"id": "batch_1", "output_file_id": "file-2", "error_file_id": None}, {"batch_1", "file-2"}, set()),
     "message": ({"type": "message", "id": "msg_1", "container": {"id": "c_1"}}, {"msg_1", "c_1"}, {"c_1"}),
     "container": ({"id": "r", "output": [{"container_id": "c_1"}, {}, "x"]}, {"r", "c_1"}, {"c_1"}),
+    "files that code wrote": (
+        {
+            "content": [
+                {"type": "text"},
+                {
+                    "type": "bash_code_execution_tool_result",
+                    "content": {
+                        "type": "bash_code_execution_result",
+                        "content": [{"type": "bash_code_execution_output", "file_id": "file_1"}],
+                    },
+                },
+            ]
+        },
+        {"file_1"},
+        {"file_1"},
+    ),
     "list": ([], set(), set()),
     "number": ({"id": 3, "output": 4, "container": []}, set(), set()),
 }
@@ -381,6 +413,35 @@ async def test_containers_are_ones_own(stand: Make, stream: bool) -> None:
         assert [await go_on("a"), await go_on("a", container="container_1")] == [200, 200]
         assert [await go_on("b", container="container_1"), await go_on("a", container="container_2")] == [404, 404]
         assert len(s.upstream.requests) == 2
+
+
+async def message(s: Stand, who: str, **more: Any) -> int:
+    """The status of a message that `who` asks for."""
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **more}
+    return (await s.client.post("/v1/messages", json=body, headers={"x-api-key": s.keys[who]})).status_code
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_conversations_of_messages_are_ones_own(stand: Make, stream: bool) -> None:
+    """Nobody goes on with what is kept until the operator opens it, then its account does; so with what is compared."""
+    said = messages.message(messages.text("Hello."), model="m", id="msg_1")
+    events = messages.stream(messages.text("Hello."), model="m", id="msg_1")
+    thread: dict[str, Any] = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    for opened, own in ((["thread"], 200), ([], 400)):
+        async with stand(policy=POLICY, settings={"open_fields": opened}, keys={"a": {}, "b": {}}) as s:
+            s.upstream.reply = replies.sse(events) if stream else replies.json(said)
+            assert await message(s, "a", stream=stream, thread={"type": "create"}) == 200
+            assert await message(s, "a", stream=stream, **thread) == own
+            assert await message(s, "b", stream=stream, **thread) == (404 if opened else 400)
+            for odd in ({"type": "create", "previous_message_id": "msg_1"}, {"id": "msg_1"}, "msg_1"):
+                assert await message(s, "b", stream=stream, thread=odd) == (404 if opened else 400)
+            compared: dict[str, Any] = {"diagnostics": {"previous_message_id": "msg_1"}}
+            assert await message(s, "b", stream=stream, **compared) == 404
+            assert await message(s, "a", stream=stream, diagnostics={"previous_message_id": None}) == 200
+            assert [
+                await message(s, "a", stream=stream, **compared),
+                await message(s, "b", stream=stream, **compared),
+            ] == [200, 404]
 
 
 async def test_batches_are_ones_own(stand: Make) -> None:
