@@ -21,7 +21,7 @@ from .keeper import Keeper
 from .logs import get_logger
 from .metrics import Metrics
 from .parts import Parts
-from .routing import Routing
+from .routing import REFUSED, Routing
 
 log = get_logger("penstock.outside")
 
@@ -113,7 +113,11 @@ class Outside:
             part, detail = f"upstream {name}", said.get(name, "")
             self._parts.ill(part, fault, detail, mend=UPSTREAM[fault], meanwhile=meanwhile)
         for backend in self._routing.backends:
-            if backend.state == "answers" and now - self._failed.get(backend.name, -QUIET) >= QUIET:
+            if backend.state == REFUSED:
+                mend = "put in a key that is valid (upstream_key, or key_env), and start again"
+                meanwhile = "callers get its refusals"
+                self._parts.ill(f"upstream {backend.name}", REFUSED, backend.problem, mend=mend, meanwhile=meanwhile)
+            elif backend.state == "answers" and now - self._failed.get(backend.name, -QUIET) >= QUIET:
                 self._parts.well(f"upstream {backend.name}")
 
     def _classifiers(self) -> None:

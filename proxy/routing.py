@@ -52,6 +52,11 @@ def _regex(pattern: str) -> str:
     return fnmatch.translate(pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
+UNAUTHORIZED = 401
+REFUSED = "credentials"
+"""The state of an upstream that does not take our key."""
+
+
 class Backend:
     """One upstream under the operator's name for it. `pass_through`: where it has no key, it gets the caller's; else it
     gets none. `state` says what became of the last request, `problem` what stood in the way of the last that failed."""
@@ -61,6 +66,7 @@ class Backend:
         self.serves = frozenset[str](settings.serves)
         self.state, self.problem = "not asked yet", ""
         secret = settings.secret
+        self._keyed = secret is not None
         self._hidden = secret.encode() if secret and len(secret) >= SECRET else b""
         self._credentials: dict[str, Headers | None] = {}
         for family in ("openai", "anthropic"):
@@ -85,7 +91,10 @@ class Backend:
         except UpstreamError as error:
             self.state, self.problem = error.fault, str(error)
             raise
-        self.state = "answers"
+        if response.status == UNAUTHORIZED and self._keyed:
+            self.state, self.problem = REFUSED, f"it answers {UNAUTHORIZED} to our key"
+        else:
+            self.state = "answers"
         if self._hidden:
             response.hide(self._hidden)
         return response

@@ -97,6 +97,15 @@ async def upstream(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
+async def keyed(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    other = Other(api.answer)
+    with captured() as lines:
+        async with stand(settings={"upstream_key": "sk-of-the-operator"}) as s:
+            s.upstream.reply = other
+            yield Case(s, other, "upstream upstream", lines, 401)
+
+
+@contextlib.asynccontextmanager
 async def _judged(stand: Make, well: Any, options: str, on_error: str, status: int) -> AsyncIterator[Case]:
     other = Other(well)
     with captured() as lines:
@@ -154,6 +163,7 @@ CLASSIFIER = {
 # The part, and the state that each fault puts it into.
 PARTS: dict[str, tuple[Open, dict[str, str]]] = {
     "upstream": (upstream, {"missing": "reset", "slow": "timeout", "lying": "unreadable"}),
+    "upstream with our key": (keyed, {"refusing our key": "credentials: it answers 401 to our key"}),
     "remote": (remote, CLASSIFIER),
     "judge": (judge, CLASSIFIER),
     "policy": (policy, dict.fromkeys(FAULTS, "refused")),
