@@ -164,7 +164,7 @@ class Exchange:
     def _alike(self, request: Request) -> None:
         """Raises BadRequest where a model that may answer instead is another policy's: the answer would be judged by
         the wrong one."""
-        for model in request.others() if self.guard.asks and self.one_request else ():
+        for model in request.others() if self.one_request else ():
             other = self.guard.asked_of(model)
             if other is not None and _ids(other) != _ids(self.guard):
                 raise BadRequest("A model that may answer instead is judged by other policies: ask it by itself.")
