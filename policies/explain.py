@@ -5,18 +5,22 @@ Nothing is decided here: what fired is read off the decision, and the scores bes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from classifiers.base import Finding, Message, Role
 from classifiers.readings import seen_in
 
 from .decision import Decision, Fired
+from .facts import Facts
 from .forms import Mode
 from .model import Policy, Rule, Stage
 from .ready import BUILT_IN, PolicySet
+
+if TYPE_CHECKING:
+    from .cel.parts import Part
 
 
 class State(StrEnum):
@@ -47,7 +51,8 @@ class PartView:
 class RuleView:
     """One rule of the stage. `fired` is what it asked for, where it did; `every` whether all parts must be met;
     `decided` whether the decision is its own. Of an expression, `parts` are the comparisons of scores that speak for
-    it, and `said` is its text."""
+    it, `said` is its text, and `values` what it reads of the request; of calls of tools the names alone, for arguments
+    are text."""
 
     policy: str
     rule: Rule
@@ -57,20 +62,23 @@ class RuleView:
     fired: Fired | None
     decided: bool
     said: str
+    values: Mapping[str, Any]
 
 
-def explain(policies: PolicySet, messages: Sequence[Message], decision: Decision) -> list[RuleView]:
+def explain(
+    policies: PolicySet, messages: Sequence[Message], decision: Decision, facts: Facts | None = None
+) -> list[RuleView]:
     """Every rule that looks at the decision's stage, in the order of the set. `messages` are those that were judged,
-    with unreadable parts at their end."""
+    with unreadable parts at their end, `facts` what was known of the request."""
     return [
-        _rule(policy, rule, messages, decision)
+        _rule(policy, rule, messages, decision, facts)
         for policy in policies.policies
         for rule in policy.rules
         if decision.stage in rule.stages
     ]
 
 
-def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Decision) -> RuleView:
+def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Decision, facts: Facts | None) -> RuleView:
     own = [each for each in (*decision.fired, *decision.shadow) if each.policy == policy.id and each.rule == rule.id]
     # A rule can fire twice: on what was seen, and on what could not be. The first is the more severe.
     fired = own[0] if own else None
@@ -86,7 +94,39 @@ def _rule(policy: Policy, rule: Rule, messages: Sequence[Message], decision: Dec
         state = State.NOT_MET
     decided = fired is not None and bool(decision.fired) and fired is decision.fired[0]
     said = rule.when if isinstance(rule.when, str) else ""
-    return RuleView(policy.id, rule, state, parts, every, fired, decided, said)
+    return RuleView(policy.id, rule, state, parts, every, fired, decided, said, _values(rule, decision.stage, facts))
+
+
+def _values(rule: Rule, stage: Stage, facts: Facts | None) -> dict[str, Any]:
+    """What an expression reads of the request, by the names of its variables."""
+    if facts is None or not isinstance(rule.when, str):
+        return {}
+    from .cel.condition import compiled
+    from .cel.parts import Follows
+    from .cel.variables import values
+
+    condition = compiled(rule.when, stage, frozenset(rule.roles))
+    reads, known = condition.reads, values(stage, facts)
+    found = {name: known[name] for name in sorted(reads.variables & known.keys())}
+    if "account.history" in found:
+        found["account.history"] = {name: facts.account.history.get(name, 0) for name in sorted(reads.history)}
+    if "calls" in found:
+        found["calls"] = [call.name for call in facts.calls]
+    if any(isinstance(part, Follows) for part in _leaves(condition.root)):
+        found["the conversation"] = [
+            f"{turn.role}:{turn.name}" if turn.name else str(turn.role) for turn in facts.turns
+        ]
+    return found
+
+
+def _leaves(part: Part) -> Iterator[Part]:
+    from .cel.parts import below
+
+    inner = below(part)
+    if not inner:
+        yield part
+    for each in inner:
+        yield from _leaves(each)
 
 
 class _Asked(NamedTuple):

@@ -251,8 +251,9 @@ async def _stage(guard: Guard, stage: Stage, dialect: str, body: Body, role: Rol
         reading.classifier: sum(message.role in reading.roles for message in body.messages)
         for reading in plan(guard.policies, stage)
     }
+    rules = views(guard.policies, messages, decision, guard.known(stage, messages))
     facing = tuple(policy.id for policy in guard.policies.policies)
-    return _Stage(messages, decision, views(guard.policies, messages, decision), read, facing)
+    return _Stage(messages, decision, rules, read, facing)
 
 
 def _lines(stage: _Stage, show_text: bool) -> Iterator[str]:
@@ -302,6 +303,8 @@ def _rule(view: RuleView) -> Iterator[str]:
     yield f"{mark}rule {rule.id} ({rule.action}{mode}): {view.state}{note}"
     if view.said:
         yield f"      when {' '.join(view.said.split())}"
+    for name, value in view.values.items():
+        yield f"      {name} is {dumps(value, ensure_ascii=False)}"
     for number, part in enumerate(view.parts):
         joint = "" if view.said or number == 0 else "and " if view.every else "or "
         yield f"      {joint}{_part(part)}"
@@ -356,6 +359,7 @@ def _plain_rule(view: RuleView) -> dict[str, Any]:
         "state": str(view.state),
         "decided": view.decided,
         "expression": view.said or None,
+        "values": view.values,
         "all_needed": view.every,
         "parts": [
             {

@@ -115,6 +115,14 @@ class Guard:
         """A guard for other policies, with the same panel and metrics."""
         return Guard(policies, self._panel, self._metrics)
 
+    def known(self, stage: Stage, messages: Sequence[Message]) -> Facts | None:
+        """What a decision on `messages` knows of their request."""
+        facts = self._facts
+        if facts is None or stage is not Stage.OUTPUT:
+            return facts
+        calls = self._calls if self._calls is not None else calls_in(messages)
+        return facts.answered(calls) if calls else facts
+
     @property
     def hold_back(self) -> int | None:
         """Characters of a streamed answer that wait; None for all of them."""
@@ -197,11 +205,7 @@ class Guard:
                 self._metrics.unscanned.inc(dialect, stage, kind)
         if report.unread:
             self._metrics.unscanned.inc(dialect, stage, "text", by=len(report.unread))
-        facts = self._facts
-        if facts is not None and stage is Stage.OUTPUT:
-            calls = self._calls if self._calls is not None else calls_in(messages)
-            facts = facts.answered(calls) if calls else facts
-        decision = decide(self.policies, stage, messages, report, facts)
+        decision = decide(self.policies, stage, messages, report, self.known(stage, messages))
         self._count(decision, dialect)
         return decision
 

@@ -132,13 +132,14 @@ def activation(stage: Stage, facts: Facts) -> cel.Activation:
     """The values of a stage's variables for a request; made once for each."""
     known = facts.memo.get(stage)
     if known is None:
-        known = facts.memo[stage] = environment(stage).Activation(_values(stage, facts))
+        known = facts.memo[stage] = environment(stage).Activation(values(stage, facts))
     return known
 
 
-def _values(stage: Stage, facts: Facts) -> dict[str, Any]:
+def values(stage: Stage, facts: Facts) -> dict[str, Any]:
+    """The value of each variable of a stage for a request."""
     settings, account = facts.settings, facts.account
-    values: dict[str, Any] = {
+    known: dict[str, Any] = {
         "request.model": facts.model,
         "request.dialect": facts.dialect,
         "request.settings.effort": settings.effort,
@@ -156,5 +157,5 @@ def _values(stage: Stage, facts: Facts) -> dict[str, Any]:
         "called": [turn.name for turn in facts.turns if turn.role == "tool_call"],
     }
     if stage is Stage.OUTPUT:
-        values["calls"] = [{"name": call.name, "arguments": call.arguments} for call in facts.calls]
-    return values
+        known["calls"] = [{"name": call.name, "arguments": call.arguments} for call in facts.calls]
+    return known

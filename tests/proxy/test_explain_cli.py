@@ -106,7 +106,27 @@ def test_an_expression_is_shown_with_its_scores(files: Path) -> None:
     lines = told.output.splitlines()
     at = next(at for at, line in enumerate(lines) if "rule codename" in line)
     assert lines[at + 1] == '      when score("words.codename") >= 0.9 && request.settings.n < 2'
-    assert lines[at + 2].startswith("      words.codename: 1.0000 >= 0.9")
+    assert lines[at + 2] == "      request.settings.n is 1"
+    assert lines[at + 3].startswith("      words.codename: 1.0000 >= 0.9")
+
+
+def test_what_an_expression_reads_is_shown_without_texts(files: Path) -> None:
+    condition = "calls.exists(c, c.name == 'pay' && c.arguments.to == 'Bob') || follows('tool_call:pay', 'user') || account.history['x'] > 2"  # noqa: E501
+    old = "{any: [{finding: words.codename, at_least: 0.9}, {finding: words.hint, at_least: 0.5}]}"
+    text = (files / "p.yaml").read_text().replace("stages: [input, output]", "stages: [output]", 1)
+    (files / "p.yaml").write_text(text.replace(old, f'"{condition}"'))
+    call = {"id": "1", "type": "function", "function": {"name": "pay", "arguments": '{"to": "Bob"}'}}
+    answer = {"choices": [{"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [call]}}]}
+    (files / "answer.json").write_text(json.dumps(answer))
+    told = run(files / "request.json", "--policy", files / "p.yaml", "--response", files / "answer.json").output
+    lines = told.splitlines()
+    at = lines.index(f"      when {condition}")
+    assert lines[at + 1 : at + 4] == [
+        '      account.history is {"x": 0}',
+        '      calls is ["pay"]',
+        '      the conversation is ["system", "user", "tool_call:pay"]',
+    ]
+    assert "Bob" not in told.replace(condition, "")
 
 
 def test_a_reading_is_named(files: Path) -> None:
