@@ -5,13 +5,16 @@ alike, so a million exchanges come down to some hundred patterns: numpy finds th
 pattern once. What the record cannot tell (a classifier that was not asked, a place that was not kept) is decided twice,
 as mildly and as severely as it could have been; where the two differ, the decision is unknown and not guessed.
 
+What an expression asks beside scores (an account, its strikes, counts, sequences) is in no record. But where the same
+rule was in force, whether it fired is; what rules would have left on accounts is taken as it was.
+
 Two things follow from what a record keeps, the highest score for each label and role: an answer that was judged in
 pieces is decided as one, and parts of an `all` may meet in different pieces of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -20,13 +23,14 @@ from numpy.typing import NDArray
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 
+from .answered import among, answered, named, read_as
 from .decision import ENDS, Decision
 from .engine import decide
 from .facts import Account, Facts, Settings
 from .forms import AppliesTo
-from .heard import Description, Gap, gaps
+from .heard import Description, Gap, gaps, same_rules
 from .lint import EXACT
-from .model import Action, Rule, Stage
+from .model import Action, Rule, Seen, Stage
 from .ready import BUILT_IN, PolicySet
 
 Sparse = tuple[list[int], list[float]]
@@ -45,13 +49,15 @@ _WIDEST = 1 << 60
 @dataclass(slots=True)
 class Part:
     """What was recorded of one stage of some exchanges. `judged` are the rows that came to this stage, `unclear` those
-    whose record does not say whose texts the scores are of, `untold` those with scores of which it says no reading."""
+    whose record does not say whose texts the scores are of, `untold` those with scores of which it says no reading.
+    `fired` are the rules that fired, shadows too, and what each did."""
 
     judged: list[int] = field(default_factory=list)
     columns: dict[Column, Sparse] = field(default_factory=dict)
     silent: dict[int, Silences] = field(default_factory=dict)
     unclear: list[int] = field(default_factory=list)
     untold: list[int] = field(default_factory=list)
+    fired: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
 class Scope(NamedTuple):
@@ -99,8 +105,9 @@ class Verdict(NamedTuple):
 
 class Context(NamedTuple):
     """What beside the scores decides: whether the stage was reached, what was not asked, the policies that apply for
-    sure and those that may, what failed, the model that was asked where a rule routes to it, and whether it was not
-    recorded in which readings something was seen."""
+    sure and those that may, what failed, the model that was asked where a rule routes to it, whether it was not
+    recorded in which readings something was seen, which revision decided, and the rules that fired then with what they
+    did, of those that are the same now; None where that cannot be told."""
 
     reached: bool
     missing: frozenset[Gap]
@@ -109,6 +116,8 @@ class Context(NamedTuple):
     silent: Silences = NOTHING
     asked: str = ""
     blind: bool = False
+    revision: str = ""
+    fired: frozenset[tuple[str, str]] | None = frozenset()
 
 
 PASSED = Verdict(Action.PASS, Action.PASS)
@@ -137,9 +146,10 @@ class Backtest:
         self._policies, self._heard = policies, heard
         self._gaps: dict[tuple[Stage, str], frozenset[Gap]] = {}
         self._verdicts: dict[object, Verdict] = {}
-        self._parts: dict[tuple[PolicySet, frozenset[str]], PolicySet] = {}
+        self._parts: dict[object, PolicySet] = {}
+        self._same: dict[tuple[Stage, str], dict[str, tuple[str, str]]] = {}
         self._steps: dict[tuple[Stage, str], NDArray[np.float64] | None] = {}
-        self._readings = {stage: _read(policies, stage) for stage in Stage}
+        self._readings = {stage: read_as(policies, stage) for stage in Stage}
         self._targets = {rule.route_to for rule in policies.rules if rule.action is Action.ROUTE}
 
     def decide(self, rows: Rows) -> list[Again]:
@@ -181,8 +191,8 @@ class Backtest:
             return f"revision {revision} did not ask {', '.join(names)} about the same texts"
         if blind:
             return "in which reading of a text something was seen was not recorded then"
-        if any(self._open(stage, frozenset())[0] for stage in Stage):
-            return "a rule's expression asks more than is recorded (facts, counts, sequences)"
+        if any(self._open(stage, frozenset()) for stage in Stage):
+            return "a rule's expression asks more than is recorded (facts, counts, sequences), and was another one then"
         if self._policies.selective:
             return "the record does not say whether a policy with such an 'applies_to' is for it"
         return "where a finding stood was not kept, and what cannot be masked is blocked"
@@ -254,25 +264,37 @@ class Backtest:
         codes[np.asarray(part.judged, np.int64)] += 1
         codes[self._blind(stage, part)] += 2
         contexts = [
-            Context(reached, self._missing(stage, revision), *self._applying(scope), NOTHING, model, blind)
+            Context(reached, self._missing(stage, revision), *self._applying(scope), NOTHING, model, blind, revision)
             for revision, scope, model in names
             for blind in (False, True)
             for reached in (False, True)
         ]
-        more: dict[tuple[int, Silences], int] = {}
-        for row, silent in part.silent.items():
-            place = more.setdefault((int(codes[row]), silent), len(contexts))
+        more: dict[tuple[int, object, object], int] = {}
+        for row in {*part.silent, *part.fired, *rows.routed}:
+            code, silent = int(codes[row]), part.silent.get(row, NOTHING)
+            same = self._same_rules(stage, rows.revisions[row])
+            known = frozenset(each for each in part.fired.get(row, {}).items() if each[0] in same)
+            fired = None if row in rows.routed else known
+            if silent is NOTHING and fired == frozenset():
+                continue
+            place = more.setdefault((code, silent, fired), len(contexts))
             if place == len(contexts):
-                contexts.append(contexts[int(codes[row])]._replace(silent=silent))
+                contexts.append(contexts[code]._replace(silent=silent, fired=fired))
             codes[row] = place
         return codes.reshape(count), contexts
+
+    def _same_rules(self, stage: Stage, revision: str) -> dict[str, tuple[str, str]]:
+        key = stage, revision
+        if key not in self._same:
+            self._same[key] = same_rules(self._policies, stage, self._heard(revision))
+        return self._same[key]
 
     def _blind(self, stage: Stage, part: Part) -> NDArray[np.int64]:
         """The rows in which something was seen that a rule asks for in some reading, and no reading was recorded."""
         named = self._readings[stage]
         if not named or not part.untold:
             return np.zeros(0, np.int64)
-        seen = [at for (_, name, _, _), (at, _) in part.columns.items() if _among(name, named)]
+        seen = [at for (_, name, _, _), (at, _) in part.columns.items() if among(name, named)]
         return np.intersect1d(np.concatenate([np.zeros(0, np.int64), *seen]).astype(np.int64), part.untold)
 
     def _applying(self, scope: Scope) -> tuple[PolicySet, PolicySet]:
@@ -288,10 +310,17 @@ class Backtest:
             return PASSED
         key = stage, context, frozenset(bins)
         if key not in self._verdicts:
-            left_out, could = self._open(stage, context.missing, context.blind)
-            sure, maybe = (self._without(each, left_out) for each in (context.sure, context.maybe))
-            low = self._decided(sure, stage, context.silent, bins, frozenset())
-            high = self._decided(maybe, stage, context.silent, bins, context.missing, unplaced=True)
+            left = self._open(stage, context.missing, context.blind)
+            settled = self._settled(stage, context, left)
+            open_ = [rule for rule in left if rule.id not in settled]
+            could = {Action(rule.silence.value) for rule in open_}
+            # A mask that finds no place in the text becomes a block.
+            could |= {Action.BLOCK if rule.action is Action.MASK else rule.action for rule in open_}
+            gone = frozenset(rule.id for rule in open_)
+            sure, maybe = (self._with(each, gone, settled) for each in (context.sure, context.maybe))
+            did = [rule for rule in left if settled.get(rule.id)]
+            low = self._decided(sure, stage, context.silent, bins, frozenset(), did)
+            high = self._decided(maybe, stage, context.silent, bins, context.missing, did, unplaced=True)
             most = max({high.action, *could}, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
             # A route to the model that was asked for asks for nothing; what it outranked is then done.
@@ -304,27 +333,43 @@ class Backtest:
             self._verdicts[key] = Verdict(low.action, most, *said, ends, may_end, to, context.blind)
         return self._verdicts[key]
 
-    def _open(self, stage: Stage, missing: frozenset[Gap], blind: bool = False) -> tuple[frozenset[str], set[Action]]:
-        """The rules of a stage whose expressions ask what is not recorded, and what they could do."""
+    def _open(self, stage: Stage, missing: frozenset[Gap], blind: bool = False) -> list[Rule]:
+        """The rules of a stage whose expressions ask what is not recorded."""
         unasked = {name for name, _ in missing}
         rules = [rule for rule in self._policies.rules if rule.acts and stage in rule.stages]
-        found = [rule for rule in rules if isinstance(rule.when, str) and not _answered(rule, stage, unasked, blind)]
-        could = {Action(rule.silence.value) for rule in found}
-        # A mask that finds no place in the text becomes a block.
-        could |= {Action.BLOCK if rule.action is Action.MASK else rule.action for rule in found}
-        return frozenset(rule.id for rule in found), could
+        return [rule for rule in rules if isinstance(rule.when, str) and not answered(rule, stage, unasked, blind)]
 
-    def _without(self, policies: PolicySet, rules: frozenset[str]) -> PolicySet:
-        """The set without some of its rules."""
-        if not rules:
+    def _settled(self, stage: Stage, context: Context, rules: Sequence[Rule]) -> dict[str, Action | None]:
+        """What those of the rules did that were in force then, word for word; None where one did not fire."""
+        wild = "*" in self._policies.tables[stage].tests.get(_FIRED, {})
+        if context.fired is None or wild:
+            return {}
+        same, fired = self._same_rules(stage, context.revision), dict(context.fired)
+        unasked = {name for name, _ in context.missing}
+        settled: dict[str, Action | None] = {}
+        for rule in rules:
+            if rule.id not in same or named(rule, stage) & unasked:
+                continue
+            did, (action, silence) = fired.get(rule.id), same[rule.id]
+            if did is None or (action, silence) == (rule.action, rule.silence):
+                settled[rule.id] = None if did is None else Action(did)
+            elif did == action != silence and rule.action is not Action.MASK:
+                settled[rule.id] = rule.action
+        return settled
+
+    def _with(self, policies: PolicySet, gone: frozenset[str], settled: Mapping[str, Action | None]) -> PolicySet:
+        """The set without some of its rules, and with others that fire where it is said that they did."""
+        key = policies, gone, frozenset(settled.items())
+        if not gone and not settled:
             return policies
-        if (policies, rules) not in self._parts:
+        if key not in self._parts:
+            lost = gone.union(name for name, action in settled.items() if action is None)
             fewer = [
-                each.model_copy(update={"rules": [rule for rule in each.rules if rule.id not in rules]})
+                each.model_copy(update={"rules": [_told(rule, settled) for rule in each.rules if rule.id not in lost]})
                 for each in policies.policies
             ]
-            self._parts[policies, rules] = PolicySet.build(fewer, policies.classifiers)
-        return self._parts[policies, rules]
+            self._parts[key] = PolicySet.build(fewer, policies.classifiers)
+        return self._parts[key]
 
     def _decided(
         self,
@@ -333,10 +378,11 @@ class Backtest:
         silent: Silences,
         bins: Sequence[tuple[Column, int]],
         missing: frozenset[Gap],
+        did: Sequence[Rule] = (),
         unplaced: bool = False,
     ) -> Decision:
-        """What the engine says of such findings. `missing` classifiers find all they can; with `unplaced`, what may
-        have had no place in the text has none."""
+        """What the engine says of such findings. `missing` classifiers find all they can, rules in `did` fire; with
+        `unplaced`, what may have had no place in the text has none."""
         failed, present = silent
         roles = sorted({*present, *(column[0] for column, _ in bins), *(str(role) for _, role in missing)})
         place = {role: at for at, role in enumerate(roles)}
@@ -358,6 +404,9 @@ class Backtest:
         # One that was not asked might have failed as well.
         failures = tuple(Failure(name, Silence.UNAVAILABLE) for name in sorted(failed | {name for name, _ in missing}))
         messages = [Message(Role(role), "x", f"/{role}") for role in roles]
+        for rule in did:
+            found.append(Finding(_FIRED, _label(rule), 1.0, len(messages), (0, 1)))
+            messages.append(Message(rule.roles[0], "x", "/fired"))
         return decide(policies, stage, messages, Report(tuple(found), failures))
 
     def _exact(self, classifier: str) -> bool:
@@ -413,43 +462,18 @@ def _covers(applies: AppliesTo | None, scope: Scope) -> bool | None:
     return None if unsaid else True
 
 
-def _read(policies: PolicySet, stage: Stage) -> frozenset[str]:
-    """The findings that a stage's rules ask for in some reading of a text."""
-    tests = policies.tables[stage].tests
-    return frozenset(
-        f"{classifier}.{label}"
-        for classifier, labels in tests.items()
-        for label, (_, row) in labels.items()
-        if any(test.reading for test in row)
-    )
+_FIRED = "surface"
+"""Whose finding says that a rule fired: a source that no policy can ask by such a label."""
 
 
-def _among(name: str, named: frozenset[str]) -> bool:
-    """Whether a finding is one of these, of which some end with ".*"."""
-    return name in named or f"{name.partition('.')[0]}.*" in named
+def _label(rule: Rule) -> str:
+    return f"fired:{rule.id}"  # no label of anything else has a colon
 
 
-def _answered(rule: Rule, stage: Stage, unasked: set[str], blind: bool) -> bool:
-    """Whether a rule's expression asks only for scores, and for those that are known; `blind`: no readings are."""
-    from .cel.condition import compiled
-
-    assert isinstance(rule.when, str)
-    condition = compiled(rule.when, stage, frozenset(rule.roles))
-    named = {each.finding.partition(".")[0] for each in condition.spoken}
-    if blind and any(each.reading for each in condition.spoken):
-        return False
-    return not named & unasked and _scores_only(condition.root)
-
-
-def _scores_only(part: object) -> bool:
-    from .cel.parts import Constant, Score
-
-    if isinstance(part, Constant | Score):
-        return True
-    # Not, Both, Either and Choice hold parts; a fact, a count and a sequence hold none.
-    inner = [value for name in _INNER if (value := getattr(part, name, None)) is not None]
-    return bool(inner) and all(map(_scores_only, inner))
-
-
-_INNER = ("of", "asked", "one", "other")
-"""Where parts of an expression hold other parts."""
+def _told(rule: Rule, settled: Mapping[str, Action | None]) -> Rule:
+    """The rule, or one that fires where it is said to."""
+    action = settled.get(rule.id)
+    if action is None:
+        return rule
+    when = Seen.model_construct(finding=[f"{_FIRED}.{_label(rule)}"], at_least=1.0)
+    return rule.model_copy(update={"when": when, "action": action})

@@ -106,7 +106,8 @@ def _lines(changes: Changes, texts: dict[str, list[str]]) -> Iterator[str]:
     kinds = ", ".join(f"{count:,} {_one(kind, count)}" for kind, count in changes.kinds.most_common())
     yield f"changes {changes.changed:,} of {changes.decisions:,} decisions" + (f": {kinds}" if kinds else "")
     if changes.unasked:
-        yield f"  {changes.unasked:,} requests would reach the model now; what it answers is not known"
+        many = "request" if changes.unasked == 1 else "requests"
+        yield f"  {changes.unasked:,} {many} would reach the model now; what it answers is not known"
     for group in sorted(changes.groups.values(), key=lambda group: -group.count):
         shown = f"  e.g. {', '.join(group.examples)}" if group.examples else ""
         yield f"  rule {group.rule or '(none)'}: {group.count:,} {_one(group.what, group.count)}{shown}"

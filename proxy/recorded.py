@@ -101,6 +101,8 @@ def _stage(part: Part, row: int, seen: dict[str, Any]) -> None:
     unplaced = seen.get("unplaced")
     if unplaced:
         _columns(part, row, unplaced, True)
+    if "rules" in seen or "shadow" in seen:
+        part.fired[row] = {**seen.get("shadow", {}), **seen.get("rules", {})}
     failures = seen.get("failures")
     if failures:
         part.silent[row] = frozenset(failures), frozenset(seen.get("present", ())) & _ROLES

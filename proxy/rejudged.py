@@ -52,7 +52,8 @@ class Rejudge:
     def __init__(self, policies: PolicySet, vault: Vault, most: int) -> None:
         """At most so many are judged again."""
         self._vault, self._most = vault, most
-        self._trial = Backtest(policies, {_NOW: describe(policies)}.get)
+        # What rules ask beside texts is asked again where it was kept, and else nobody knows it.
+        self._trial = Backtest(policies, {_NOW: {**describe(policies), "rules": {}}}.get)
         self._panel = Panel()
         self._guard = Guard(policies, self._panel, Metrics())
         self._runner = asyncio.Runner()

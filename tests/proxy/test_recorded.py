@@ -15,6 +15,7 @@ from policies import backtest
 from policies.backtest import Again, Backtest, Rows
 from policies.changes import Changes
 from policies.engine import Decision, PolicySet, decide
+from policies.facts import Account, Facts
 from policies.heard import describe
 from policies.model import Action, Policy, Stage
 from proxy.metrics import Metrics
@@ -218,6 +219,50 @@ def test_readings(seen_as: str, when: str, action: Action | None) -> None:
     one = again([rule(action="log")], [rule(when=when)], replace(HIGH, view=seen_as))
     assert one.action is action
     assert ("in which reading" in one.why) == (action is None)
+
+
+GOLD = {"when": 'account.tier != "gold" && score("a.x") >= 0.5'}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fires", "action"),
+    [
+        ({"action": "log"}, {"action": "log"}, True, Action.LOG),
+        ({"action": "log"}, {"action": "log"}, False, Action.PASS),
+        ({"action": "log", "on_error": "pass"}, {"action": "block"}, True, Action.BLOCK),
+        ({"action": "log", "on_error": "pass"}, {"action": "block"}, False, Action.PASS),
+        # Whether it was the rule or its on_error that said so is not recorded.
+        ({"action": "log"}, {"action": "block"}, True, None),
+        ({"action": "log", "on_error": "pass"}, {"action": "mask"}, True, None),
+        ({"action": "mask"}, {"action": "mask"}, True, Action.MASK),
+        ({"action": "log", "mode": "shadow"}, {"action": "log"}, True, Action.LOG),
+        ({"action": "log", "mode": "canary 50%"}, {"action": "log"}, True, Action.LOG),
+        ({"action": "log", "mode": "off"}, {"action": "log"}, True, None),
+        ({"action": "log", "roles": ["user"]}, {"action": "log"}, True, None),
+        ({"action": "log", "when": 'account.tier == "x" && score("a.x") >= 0.5'}, {"action": "log"}, False, None),
+    ],
+)
+def test_what_an_expression_asked_is_told_by_what_became_of_it(
+    old: dict[str, Any], new: dict[str, Any], fires: bool, action: Action | None
+) -> None:
+    """Facts are in no record; but whether a rule fired is, and the same rule asks the same."""
+    then = built(
+        make([rule("asks", **(GOLD | old)), rule("other", action="log", when={"finding": "a.y", "at_least": 1})])
+    )
+    now = built(make([rule("asks", **(GOLD | new)), rule("unscannable", when={"finding": "b.x", "at_least": 1})]))
+    texts, rows = [Message(Role.USER, "abcdef", "/t")], Rows()
+    facts = Facts(account=Account("someone", tier="silver" if fires else "gold"), lot=b"lot")
+    decision = decide(then, Stage.INPUT, texts, Report((HIGH,)), facts)
+    notes = Notes(Metrics(), "chat", "POST", "/v1/chat/completions", "someone", then.revision)
+    notes.decided(decision, texts)
+    body = orjson.loads(orjson.dumps(notes.outcome().body))
+    take(rows, notes.id, body["action"], body["rule"] or "", body)
+    heard = describe(then)
+    heard["stages"] = describe(now)["stages"]  # as if b had been asked, too, and found nothing
+    (one,) = Backtest(now, {then.revision: heard}.get).decide(rows)
+    assert one.action is action
+    (one,) = Backtest(now, {then.revision: {**heard, "rules": {}}}.get).decide(rows)
+    assert one.action is None, "an older description tells nothing of rules"
 
 
 @pytest.mark.parametrize(("to", "unasked"), [("m", False), ("other", True)])
