@@ -38,6 +38,8 @@ def shown(value: float, unit: str) -> str:
     """A number in its unit, short."""
     if unit == "bool_on_off":
         return "on" if value else "off"
+    if unit == "s" and value >= 1:
+        return f"{value:,.3g} s"
     factor, sign = UNITS.get(unit, (1, ""))
     return f"{value * factor:,.3g}{sign}"
 
@@ -71,6 +73,8 @@ def _lines(series: Series, unit: str, begin: float, end: float) -> str:
 
 
 def _bars(series: Series, unit: str) -> str:
+    now = max((points[-1][0] for _, points in series), default=0.0)
+    series = [each for each in series if each[1][-1][0] == now]  # what is no more is not drawn
     top = max((points[-1][1] for _, points in series), default=1) or 1
     ordered = sorted(series, key=lambda each: -each[1][-1][1])
     return "".join(
@@ -116,7 +120,7 @@ def main() -> None:
             picture = GRAFANA / f"{board.name}.png"
             command = [
                 tool("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                "--window-size=1280,800", f"--screenshot={picture}", str(folder / f"{board.name}.html"),
+                "--window-size=1280,1000", f"--screenshot={picture}", str(folder / f"{board.name}.html"),
             ]  # fmt: skip
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             print(picture)
