@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 from proxy.cli import ELSEWHERE
 
@@ -29,9 +28,9 @@ LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 
 
-def imported(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
-    """(top-level package, line) of each import in a tree; a relative one counts as its own floor."""
-    for node in ast.walk(tree):
+def imported(nodes: Iterable[ast.AST], path: Path) -> Iterator[tuple[str, int]]:
+    """(top-level package, line) of each import; a relative one counts as its own floor."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.partition(".")[0], node.lineno
@@ -44,22 +43,16 @@ def imported(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
                 yield (node.module or "").partition(".")[0], node.lineno
 
 
-def at_import(tree: ast.Module) -> ast.Module:
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
     """What runs when the module is imported: not the bodies of functions, nor what is for type checkers."""
-
-    class Shallow(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
-
-        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-            return None
-
-        def visit_If(self, node: ast.If) -> ast.AST | None:
-            return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
-
-    return ast.Module(body=[kept for node in tree.body if (kept := Shallow().visit(node))], type_ignores=[])
+    yield node
+    for child in ast.iter_child_nodes(node):
+        typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not typing and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from at_import(child)
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
@@ -68,19 +61,29 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports_point_downwards(path: Path) -> None:
+def wrong_imports(path: Path, tree: ast.AST) -> list[str]:
+    """A floor above, or what tests need."""
     floor = path.relative_to(ROOT).parts[0]
-    allowed = FLOORS[floor] | {floor}
-    for package, line in imported(parsed(path), path):
-        assert package not in FLOORS.keys() - allowed, f"{name(path)}:{line} imports {package}: a floor above"
-        assert package not in {"tests", "pytest", "hypothesis"}, f"{name(path)}:{line} imports {package}"
+    wrong = FLOORS.keys() - FLOORS[floor] - {floor} | {"tests", "pytest", "hypothesis"}
+    return [f"{name(path)}:{line} imports {what}" for what, line in imported(ast.walk(tree), path) if what in wrong]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if TRAINING not in path.parents], ids=name)
-def test_heavy_things_are_imported_late(path: Path) -> None:
-    for package, line in imported(at_import(parsed(path)), path):
-        assert package not in HEAVY, f"{name(path)}:{line} imports {package} at import time"
+# One test for all files: one for each would be a thousand.
+
+
+def test_imports_point_downwards() -> None:
+    assert [line for path in FILES for line in wrong_imports(path, parsed(path))] == []
+
+
+def test_heavy_things_are_imported_late() -> None:
+    early = [
+        f"{name(path)}:{line} imports {package} at import time"
+        for path in FILES
+        if TRAINING not in path.parents
+        for package, line in imported(at_import(parsed(path)), path)
+        if package in HEAVY
+    ]
+    assert early == []
 
 
 def test_starting_needs_nothing_heavy() -> None:
@@ -110,19 +113,23 @@ def all_imported(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_modules_and_functions_are_short(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert text.count("\n") <= LONGEST_MODULE, f"{name(path)} has {text.count(chr(10))} lines"
-    for node in ast.walk(ast.parse(text)):
+def too_long(path: Path) -> Iterator[str]:
+    lines = path.read_text("utf-8").count("\n")
+    if lines > LONGEST_MODULE:
+        yield f"{name(path)} has {lines} lines"
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert length <= LONGEST_FUNCTION, f"{name(path)}:{node.lineno} {node.name} has {length} lines"
+            if length > LONGEST_FUNCTION:
+                yield f"{name(path)}:{node.lineno} {node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"], ids=name)
-def test_modules_say_what_they_are_for(path: Path) -> None:
-    assert ast.get_docstring(parsed(path)), name(path)
+def test_modules_and_functions_are_short() -> None:
+    assert [line for path in FILES for line in too_long(path)] == []
+
+
+def test_modules_say_what_they_are_for() -> None:
+    assert [name(path) for path in FILES if path.name != "__main__.py" and not ast.get_docstring(parsed(path))] == []
 
 
 def test_a_wrong_import_is_seen() -> None:
@@ -130,5 +137,6 @@ def test_a_wrong_import_is_seen() -> None:
     wrong = "import proxy.app\nfrom tests import x\nif TYPE_CHECKING:\n import torch\ndef f():\n import transformers\n"
     tree = ast.parse(wrong)
     path = ROOT / "policies" / "x.py"
-    assert {package for package, _ in imported(tree, path)} == {"proxy", "tests", "torch", "transformers"}
+    assert {package for package, _ in imported(ast.walk(tree), path)} == {"proxy", "tests", "torch", "transformers"}
     assert {package for package, _ in imported(at_import(tree), path)} == {"proxy", "tests"}
+    assert wrong_imports(path, tree) == ["policies/x.py:1 imports proxy", "policies/x.py:2 imports tests"]
