@@ -38,6 +38,7 @@ def added(raw: bytes, file: str, entries: Mapping[str, Sequence[Any]]) -> bytes:
     if document.problems or not isinstance(document.value, dict):
         problem = str(document.problems[0]) if document.problems else f"{file}: not a policy"
         raise ScaffoldError(f"{problem} (mend it first: penstock check {file})")
+    _refuse_known(document, entries)
     text = raw.decode("utf-8-sig")
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines()
@@ -121,6 +122,18 @@ def _dumped(value: Any) -> str:
     out = io.StringIO()
     yaml.dump(value, out)
     return out.getvalue()
+
+
+def _refuse_known(before: Document, entries: Mapping[str, Sequence[Any]]) -> None:
+    """Raises ScaffoldError where an entry is there already."""
+    known = before.value if isinstance(before.value, dict) else {}
+    ids = {each.get("id") for each in known.get("rules") or () if isinstance(each, dict)}
+    for entry in entries.get("rules", ()):
+        if entry.get("id") in ids:
+            raise ScaffoldError(f"{before.file}: it has a rule '{entry['id']}' already: choose another id")
+    for name, _ in entries.get("classifiers", ()):
+        if name in (known.get("classifiers") or {}):
+            raise ScaffoldError(f"{before.file}: it has a classifier '{name}' already: choose another id for the rule")
 
 
 def _same_but(before: Document, after: Document, entries: Mapping[str, Sequence[Any]]) -> None:

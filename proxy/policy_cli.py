@@ -50,7 +50,8 @@ def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> Non
                     for line in str(failure.get("problem")).splitlines():
                         typer.echo(f"  {clean(line)}")
             if not processes:
-                typer.echo("no process serves from this data directory")
+                mend = "name another by --data-dir, or by PENSTOCK_CONFIG the settings of the one that serves"
+                typer.echo(clean(f"no process serves from {store.root}: {mend}"))
     raise typer.Exit(1 if any(state.get("last_failure") for state in processes) else 0)
 
 

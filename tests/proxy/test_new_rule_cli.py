@@ -117,6 +117,16 @@ def test_brackets_are_not_added_to(block: str) -> None:
         added(block.encode(), "f.yaml", {"rules": [{"id": "b"}]})
 
 
+def test_what_is_there_already_is_named() -> None:
+    made = added(
+        begun("x", "o", "d"), "f", {"rules": [{"id": "r"}], "classifiers": [("r-words", {"kind": "patterns"})]}
+    )
+    with pytest.raises(ScaffoldError, match="a rule 'r' already: choose another id"):
+        added(made, "f", {"rules": [{"id": "r"}]})
+    with pytest.raises(ScaffoldError, match="a classifier 'r-words' already"):
+        added(made, "f", {"classifiers": [("r-words", {"kind": "patterns"})]})
+
+
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
 values = st.recursive(
     st.one_of(texts, st.integers(-5, 5), st.booleans(), st.floats(0, 1).map(lambda x: round(x, 3))),
