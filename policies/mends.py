@@ -86,6 +86,11 @@ _KNOWN_AS = {
     "ttl": "lasts",
     "for": "lasts",
     "until": "lasts",
+    "content": "text",
+    "prompt": "text",
+    "expected": "expect",
+    "should": "expect",
+    "asserts": "expect",
     "reason": "because",
     "why": "because",
     "skip": "drop",
@@ -214,9 +219,9 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         mend = f"write {meant}" if meant is not None else did_you_mean(str(value), words)
         _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
     elif kind in _TYPES:
-        _add(document, path, f"'{holder}' {_TYPES[kind][0]}, not {_shown(value)}", _typed(kind, value))
+        _add(document, path, f"'{holder}' {_TYPES[kind][0]}, not {_shown(value)}", _typed(kind, path, value))
     elif kind == "string_pattern_mismatch":
-        _add(document, path, f"'{holder}' cannot be {_shown(value)}", _PATTERNS.get(str(holder), ""))
+        _mismatch(document, path, value, "[key]" in detail["loc"])
     elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         (sign, limit), *_ = context.items()
         words_for = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -238,19 +243,49 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         _add(document, path, f"'{holder}': {detail['msg']}", _MEND_OF.get(kind, ""))
 
 
+def _mismatch(document: Document, path: Path, value: Any, of_key: bool) -> None:
+    if of_key:
+        mend = _PATTERNS.get(_holder(path[:-1]), "")
+        _add(document, path, f"'{slips.visible(str(path[-1]))}' is no name here", mend, at_key=True)
+        return
+    _add(document, path, f"'{_holder(path)}' cannot be {_shown(value)}", _PATTERNS.get(_holder(path), ""))
+
+
 def _holder(path: Path) -> str:
     """The last key of a path: what a person would call the thing that is wrong."""
     return next((part for part in reversed(path) if isinstance(part, str)), "the file")
 
 
-def _typed(kind: str, value: Any) -> str:
+def _typed(kind: str, path: Path, value: Any) -> str:
     """How a value of another type is written as the one that it must have."""
+    holder = _holder(path)
+    if kind == "list_type" and isinstance(value, str):
+        return f"write [{value}]"
+    if kind in _MAPPINGS:
+        of_rule = path[:2] == ("override", "rules") and len(path) == 3
+        form = "{{mode: {}}}" if of_rule else _FORMS.get(holder, "")
+        return f"write {form.format(_plain(value))}" if form else _TYPES[kind][1]
+    if holder == "extends":
+        return "write one name: a policy extends one other"
     if kind not in ("int_type", "float_type") or not isinstance(value, str) or _NUMERAL.fullmatch(value):
         return _TYPES[kind][1]
     meant = slips.number(value)
     return f"write {meant:g}" if meant is not None else f"write a number like {1 if kind == 'int_type' else 0.5}"
 
 
+_MAPPINGS = frozenset({"dict_type", "model_type", "model_attributes_type"})
+_FORMS = {
+    "when": "{{finding: classifier.label, at_least: 0.8}}, or an expression",
+    "expect": "{{action: {}}}",
+    "n": "{{at_least: {}}}",
+    "max_tokens": "{{at_least: {}}}",
+    "account": "{{id: {}}}",
+    "classifiers": "name: {{kind: ...}}, a line for each",
+    "rules": "the id of a rule, then what differs: {{jailbreak: {{mode: off}}}}",
+    "strike": "one name",
+    "flag": "one name",
+}
+"""What a mapping looks like where another value was written, with that value in it."""
 _NUMERAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 
 
@@ -305,6 +340,15 @@ def _meant(detail: ErrorDetails) -> str | None:
     return meant if meant in known else next(iter(difflib.get_close_matches(name, known, 1, 0.6)), None)
 
 
+_ASKED = {
+    **{name: f"request: {{{name}: ...}}" for name in case_form.CaseRequest.model_fields},
+    **{name: f"request: {{account: {{{name}: ...}}}}" for name in case_form.CaseAccount.model_fields if name != "id"},
+    "turns": "request: {before: [...]}",
+    "history": "request: {account: {history: {...}}}, or for turns request: {before: [...]}",
+}
+"""Keys that stand deeper in a case."""
+
+
 def _unknown_key(document: Document, path: Path) -> None:
     name, known = str(path[-1]), _known_keys(path[:-1])
     what = f"unknown key '{slips.visible(name)}'{_in(path[:-1])}"
@@ -312,6 +356,8 @@ def _unknown_key(document: Document, path: Path) -> None:
         what, mend = f"'{name}' cannot stand beside these keys", "a condition is one of finding, any, all"
     elif (meant := _KNOWN_AS.get(name.lower())) in known:
         mend = f"write '{meant}'"
+    elif _holder(path[:-1]) == "cases" and name in _ASKED:
+        mend = f"write {_ASKED[name]}"
     elif found := slips.strange(name):
         what, mend = found[1:]
     elif name == "on":

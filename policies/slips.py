@@ -176,6 +176,12 @@ CALLED = {
     "startswith": "write startsWith",
     "endswith": "write endsWith",
     "includes": 'write "..." in a list, or contains for a text',
+    "spans": 'for what was found write score("classifier.label"), or count("classifier.label", 0.8)',
+    "views": 'for what was found in a reading write score("classifier.label", "decoded")',
+    **dict.fromkeys(
+        ("messages", "message", "text", "content", "prompt", "input", "output", "answer", "response"),
+        'texts are read by classifiers: write score("classifier.label") >= 0.8',
+    ),
     "any": "write exists(x, ...)",
     "some": "write exists(x, ...)",
     **dict.fromkeys(

@@ -96,6 +96,9 @@ def _block(stop: _Stop) -> Told:
     if "<scalar>" in stop.problem:
         mend = "quote the whole of it; in single quotes '' stands for one"
         return stop.told("a text goes on behind its closing quote", mend)
+    if "'-'" in stop.problem:
+        mend = "write '- ' before each of them, or before none"
+        return stop.told("a '- ' among lines that are no list", mend)
     if stop.column == stop.began_column:
         return stop.told(f"not YAML: {stop.problem}", "check the indentation, and the '- ' of lists")
     what = f"this line begins in column {stop.column + 1}, unlike those that it stands with"

@@ -337,6 +337,8 @@ def _told(message: str, stage: Stage, text: str) -> list[Flaw]:
         at = sum(len(each) + 1 for each in lines[: int(line) - 1]) + int(column) - 1
         if not flaws or "*error*" not in what:  # what follows from a mistake is none of its own
             flaws.append(_reworded(_start(text, at), what, stage))
+    if not flaws and "recursion limit" in message:
+        return [Flaw(0, "brackets within brackets, more than 32 deep", "write several rules")]
     return flaws or [Flaw(0, f"not CEL: {message.splitlines()[0]}")]
 
 

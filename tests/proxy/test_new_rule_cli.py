@@ -90,7 +90,7 @@ def test_what_would_not_hold_is_not_written(tmp_path: Path) -> None:
     file = tmp_path / "demo.yaml"
     file.write_text(POLICY)
     for arguments, word in (
-        (["codename", "--word", "x"], "used already"),
+        (["codename", "--word", "x"], "already: choose another id"),
         (["x", "--word", "falcon", "--stop", "nothing like it"], "failed"),
         (["x", "--word", "bluebird", "--action", "log", "--stop", "a bluebird"], "decided block"),
         (["x", "--finding", "words.none", "--at-least", "0.5"], "finds no 'none'"),
