@@ -23,7 +23,8 @@ HOP_BY_HOP = frozenset(
 )
 # An alternative service would lead the client past Penstock.
 _NOT_RELAYED = HOP_BY_HOP | {b"alt-svc", b"content-length"}
-# What Penstock sets itself, or what would let a caller speak for a proxy in front of it.
+# What Penstock sets itself, what would let a caller speak for a proxy in front of it, and what some servers take for
+# another method or path than the one that was judged.
 _NOT_FORWARDED = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -31,6 +32,11 @@ _NOT_FORWARDED = HOP_BY_HOP | {
     b"expect",
     b"forwarded",
     b"via",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
 }
 
 

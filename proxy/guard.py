@@ -234,7 +234,7 @@ def _located(messages: Sequence[Message], report: Report) -> Report:
         if "#" not in messages[index].origin:
             findings.append(finding)
             continue
-        if span is not None and messages[index].origin.endswith(_JOINED):
+        if span is not None and messages[index].origin.endswith(tuple(_PARTS)):
             if index not in joints:
                 joints[index] = _parts(messages, index)
             parts = joints[index]
@@ -246,19 +246,19 @@ def _located(messages: Sequence[Message], report: Report) -> Report:
     return report._replace(findings=tuple(findings))
 
 
-_JOINED = "#joined"
-_PART = re.compile(r"/[0-9]+(?:/text)?")
-"""What leads from a list of parts to the text of one of them."""
+_PARTS = {"#joined": re.compile(r"/[0-9]+(?:/text)?"), "#thoughts": re.compile(r"/[0-9]+/thinking")}
+"""How the origin of a joined text ends, and what leads from the list to the text of one of its parts."""
 
 
 def _parts(messages: Sequence[Message], joined: int) -> list[tuple[int, int]]:
     """(where it begins in the joined text, its index) of each part; none where it is not made of them exactly."""
-    base = messages[joined].origin.removesuffix(_JOINED)
+    base, _, kind = messages[joined].origin.rpartition("#")
+    path = _PARTS["#" + kind]
     parts: list[tuple[int, int]] = []
     texts: list[str] = []
     size = 0
     for index, message in enumerate(messages[:joined]):
-        if message.origin.startswith(base) and _PART.fullmatch(message.origin, len(base)):
+        if message.origin.startswith(base) and path.fullmatch(message.origin, len(base)):
             parts.append((size, index))
             texts.append(message.text)
             size += len(message.text)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WITHHELD = "[WITHHELD]"
 """Stands for a text that holds, or may hold, what the policy masks and nobody can place."""
-DERIVED = ("#joined", "#decoded", "#said")
+DERIVED = ("#joined", "#thoughts", "#decoded", "#bytes", "#said")
 """How origins end of readings that were derived from other texts."""
 
 

@@ -84,7 +84,7 @@ class Body:
 
     def encoded(self, role: Role, value: str, origin: str) -> None:
         """Bytes that were named as unscannable: where they are a text, it is read besides."""
-        self.add(role, text_in(value), origin + "#decoded")
+        self.add(role, text_in(value), origin + "#bytes")
 
     def arguments(self, text: str, origin: str) -> None:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""

@@ -318,9 +318,11 @@ def _thoughts(index: int) -> int:
 
 
 def _number(item: Any, otherwise: int | None) -> Any:
-    """The number under which an item of a list goes on in the next chunks; 1.0 is 1 to most clients."""
+    """The number under which an item of a list goes on in the next chunks; 1.0, and true, is 1 to many clients."""
     number = item.get("index", otherwise) if isinstance(item, dict) else otherwise
-    return int(number) if type(number) is float and number.is_integer() else number
+    if type(number) is bool or (type(number) is float and number.is_integer()):
+        return int(number)
+    return number
 
 
 def _may_change(piece: Piece) -> bool:

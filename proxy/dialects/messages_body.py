@@ -150,6 +150,13 @@ def read_content(body: Body, value: Any, role: Role, origin: str) -> None:
         if len(texts) > 1:
             # What is split over blocks is one text to the model, and to the reader.
             body.add(role, "".join(texts), origin + "#joined")
+        thoughts = [item["thinking"] for item in value if isinstance(item, dict) and _thinks(item)]
+        if len(thoughts) > 1:
+            body.add(Role.REASONING, "".join(thoughts), origin + "#thoughts")
+
+
+def _thinks(block: dict[str, Any]) -> bool:
+    return block.get("type") == "thinking" and isinstance(block.get("thinking"), str)
 
 
 def read_block(body: Body, block: dict[str, Any], role: Role, origin: str) -> list[str]:

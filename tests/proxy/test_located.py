@@ -24,12 +24,15 @@ def report(found: list[Finding]) -> Report:
 
 
 @pytest.mark.parametrize(("texts", "parts", "joined", "left"), CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("form", ["/messages/0/content/{}/text", "/messages/0/content/{}"])
+@pytest.mark.parametrize(
+    "form", ["/messages/0/content/{}/text", "/messages/0/content/{}", "/messages/0/content/{}/thinking"]
+)
 def test_what_a_part_has_too(
     texts: list[str], parts: list[tuple[int, int, int]], joined: list[tuple[int, int]], left: int, form: str
 ) -> None:
     messages = [Message(Role.USER, text, form.format(index)) for index, text in enumerate(texts)]
-    messages.append(Message(Role.USER, "".join(texts), "/messages/0/content#joined"))
+    name = "#thoughts" if form.endswith("thinking") else "#joined"
+    messages.append(Message(Role.USER, "".join(texts), "/messages/0/content" + name))
     found = [Finding("c", "secret", 1.0, part, (start, end)) for part, start, end in parts]
     found += [Finding("c", "secret", 1.0, len(texts), span) for span in joined]
     kept = _located(messages, report(found)).findings
