@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import ipaddress
@@ -446,14 +447,18 @@ def _threads(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def bound(host: str, port: int, option: str) -> Generator[socket.socket, None, None]:
-    """A socket that listens there. Raises CannotServe."""
+    """A socket that listens there; `option` is that of the port. Raises CannotServe."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or str(error)
-        raise CannotServe(f"cannot listen on {host}:{port}: {reason} (choose another with --{option})") from None
+        reason = reason.partition(" (while attempting")[0]
+        mend = f"choose another with --{option}"
+        if number == errno.EADDRNOTAVAIL or (number or 0) < 0:  # below nought: no such name
+            mend = f"--{option.replace('port', 'host')} is an address of this machine, or 0.0.0.0 for all"
+        raise CannotServe(f"cannot listen on {host}:{port}: {reason} ({mend})") from None
     with sock:
         yield sock
 

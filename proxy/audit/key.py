@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -57,6 +58,14 @@ class Key:
         return cls(secret)
 
 
+MENDS = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or raise the quota",
+    errno.EROFS: "mount it writable, or name another directory",
+}
+"""What helps where no file can be made."""
+
+
 def _make_key(path: Path) -> None:
     # Written aside and linked into place: a second process sees the whole key or none.
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
@@ -73,7 +82,7 @@ def _make_key(path: Path) -> None:
             os.close(fd)
             os.unlink(aside)
     except OSError as error:
-        mend = f"create the directory {path.parent} or name another key file"
+        mend = MENDS.get(error.errno or 0, f"create the directory {path.parent} or name another key file")
         raise AuditUnavailable(f"cannot make the key file {path}: {error.strerror}", mend) from None
 
 

@@ -232,6 +232,8 @@ def _told(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         fault = Fault.READ_ONLY if "readonly" in str(error) else Fault.FULL if "full" in str(error) else Fault.AWAY
         mend = f"this user must be able to write {path.parent}, and the disk must have room"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            mend = "put a good copy back, or move it away: strikes and flags of this machine are in it"
         raise StateUnavailable(fault, f"{path}: {error}", mend) from None
 
 

@@ -17,6 +17,7 @@ from policies.load import load
 from proxy import keeper, policy_store
 from proxy.policy_store import Files, Store, StoreError
 from proxy.reloading import reload
+from proxy.server import CannotServe, bound
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 
 FIRST = RULES.format(**DEFAULTS)
@@ -302,3 +303,22 @@ def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="policies are kept there"):
         Store(tmp_path / "file" / "below").pin("abc")
+
+
+HOSTS = {
+    "127.0.0.1": "Address already in use (choose another with --admin-port)",
+    "192.0.2.1": "(--admin-host is an address of this machine",
+    "no-such.invalid": "(--admin-host is an address of this machine",
+}
+
+
+@pytest.mark.parametrize(("host", "mend"), HOSTS.items())
+def test_where_nobody_can_listen(host: str, mend: str) -> None:
+    with (
+        bound("127.0.0.1", 0, "port") as taken,
+        pytest.raises(CannotServe) as told,
+        bound(host, taken.getsockname()[1], "admin-port"),
+    ):
+        pass
+    assert mend in str(told.value)
+    assert "attempting" not in str(told.value)

@@ -216,7 +216,7 @@ async def _done(store: Store, what: str, account: str, more: list[Any], now: flo
 
 def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"this is no database, and it is long enough to be looked at" * 20)
-    with pytest.raises(StateUnavailable, match=r"state\.db"):
+    with pytest.raises(StateUnavailable, match=r"state\.db.*move it away"):
         Local(tmp_path / "state.db").put([strike("1")])
 
 
