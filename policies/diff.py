@@ -7,6 +7,7 @@ is stricter; the opposite is looser; where neither can be said for sure, nothing
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -62,11 +63,14 @@ def _by_id(policies: PolicySet) -> dict[str, Policy]:
 
 
 def _policies(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:
-    for name in before.keys() - after.keys():
-        yield Change("policy", name, "removed")
+    heirs = {name: heir for name in before.keys() - after.keys() for heir in after if _extends(after, heir, name)}
+    for name in sorted(before.keys() - after.keys()):
+        what = f"replaced by '{heirs[name]}', which extends it" if name in heirs else "removed"
+        yield Change("policy", name, what)
     for name, policy in after.items():
         if name not in before:
-            yield Change("policy", name, "added")
+            if name not in heirs.values():
+                yield Change("policy", name, "added")
             continue
         for key, old, new in _fields(before[name], policy, {"rules", "cases", "classifiers", "override"}):
             yield Change("policy", name, key, old, new)
@@ -114,24 +118,38 @@ def _leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]
 
 
 def _rules(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:
-    was, is_ = (
-        {_named(policy, rule): (policy.id, rule) for policy in policies.values() for rule in policy.rules}
-        for policies in (before, after)
-    )
+    was, is_ = (_named(policies) for policies in (before, after))
     for name in {**was, **is_}:
         if name not in is_:
             yield Change("rule", name, f"removed ({_doing(was[name][1])})", effect=_whole(was[name][1], Effect.LOOSER))
         elif name not in was:
             yield Change("rule", name, f"added ({_doing(is_[name][1])})", effect=_whole(is_[name][1], Effect.STRICTER))
         else:
-            if was[name][0] != is_[name][0]:
-                yield Change("rule", name, "moved to another policy", was[name][0], is_[name][0])
+            old, new = was[name][0], is_[name][0]
+            if old != new and not _extends(before, old, new) and not _extends(after, new, old):
+                yield Change("rule", name, "moved to another policy", old, new)
             yield from _rule(was[name][1], is_[name][1])
 
 
-def _named(policy: Policy, rule: Rule) -> str:
-    """A rule that is inherited has the id of another one."""
-    return rule.id if policy.extends is None else f"{policy.id}: {rule.id}"
+def _named(policies: Mapping[str, Policy]) -> dict[str, tuple[str, Rule]]:
+    """(policy, rule) by the rule's id; one that is inherited in a set that has the base as well is named by both."""
+    count = Counter(rule.id for policy in policies.values() for rule in policy.rules)
+    return {
+        rule.id if policy.extends is None or count[rule.id] == 1 else f"{policy.id}: {rule.id}": (policy.id, rule)
+        for policy in policies.values()
+        for rule in policy.rules
+    }
+
+
+def _extends(policies: Mapping[str, Policy], name: str, base: str) -> bool:
+    """Whether a policy of the set extends one that need not be in it."""
+    seen = set[str]()
+    while name in policies and name not in seen:
+        seen.add(name)
+        name = policies[name].extends or ""
+        if name == base:
+            return True
+    return False
 
 
 def _doing(rule: Rule) -> str:
@@ -215,12 +233,13 @@ def _rising(was: Any, is_: Any) -> Effect:
 
 
 def _cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:
-    was, is_ = (
-        {f"{policy.id}/{case.name}": case for policy in policies.values() for case in policy.cases}
-        for policies in (before, after)
-    )
+    was, is_ = (_cases_of(policies) for policies in (before, after))
     yield from _inherited_cases(before, after)
+    told = {name for policy in (*before.values(), *after.values()) if policy.override for name in policy.override.cases}
     for name in {**was, **is_}:
+        owner, _, own = name.partition("/")
+        if own in told and not (owner in before and owner in after):
+            continue
         if name not in is_:
             yield Change("case", name, "removed")
         elif name not in was:
@@ -231,6 +250,18 @@ def _cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterato
                 yield Change("case", name, "expects", old, new)
             else:
                 yield Change("case", name, "its text or scores changed")
+
+
+def _cases_of(policies: Mapping[str, Policy]) -> dict[str, Case]:
+    """Cases by policy and name, those of packs that are only extended under the pack's name."""
+    own = {f"{policy.id}/{case.name}": case for policy in policies.values() for case in policy.cases}
+    inherited = {
+        f"{base}/{case.name}": case
+        for policy in policies.values()
+        for base, _, case in policy.inherited_cases
+        if base not in policies
+    }
+    return {**inherited, **own}
 
 
 def _inherited_cases(before: Mapping[str, Policy], after: Mapping[str, Policy]) -> Iterator[Change]:

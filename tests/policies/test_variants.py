@@ -202,3 +202,23 @@ def test_what_is_overridden_of_a_base(tmp_path: Path) -> None:
         "inherited case mine/silence of the guard stops a request: expects what its base says -> block",
         "inherited case mine/history of a crime: expects what its base says -> nothing: it is dropped",
     ]
+
+
+def test_a_pack_beside_what_extends_it(tmp_path: Path) -> None:
+    """Only what is said otherwise differs, not every rule by its owner."""
+    other = tmp_path / "mine.yaml"
+    head = "id: mine\nversion: 1\nowner: o\ndescription: d\nextends: baseline\n"
+    other.write_text(
+        head + "override: {rules: {jailbreak: {mode: shadow}}, cases: {a recipe: {drop: true, because: b}}}\n"
+    )
+    assert [str(each) for each in diff(load("baseline"), load(str(other)))] == [
+        "policy baseline: replaced by 'mine', which extends it",
+        "rule jailbreak: mode enforce -> shadow: looser",
+        "inherited case mine/a harmless persona: expects what its base says -> nothing: it is dropped",
+    ]
+    back = [str(each) for each in diff(load(str(other)), load("baseline"))]
+    assert back[:3] == [
+        "policy mine: removed",
+        "policy baseline: added",
+        "rule jailbreak: mode shadow -> enforce: stricter",
+    ]
