@@ -209,7 +209,7 @@ def test_a_pack_beside_what_extends_it(tmp_path: Path) -> None:
     other = tmp_path / "mine.yaml"
     head = "id: mine\nversion: 1\nowner: o\ndescription: d\nextends: baseline\n"
     other.write_text(
-        head + "override: {rules: {jailbreak: {mode: shadow}}, cases: {a recipe: {drop: true, because: b}}}\n"
+        head + "override: {rules: {jailbreak: {mode: shadow}}, cases: {a harmless persona: {drop: true, because: b}}}\n"
     )
     assert [str(each) for each in diff(load("baseline"), load(str(other)))] == [
         "policy baseline: replaced by 'mine', which extends it",
