@@ -1,8 +1,8 @@
 """What lies outside of this process and does not tell how it is: looked at each second, and told as a part (`parts`).
 
 Open files by the number of the next, upstreams by the faults that exchanges met, classifiers by their breakers,
-policies by what could not be loaded. Redis, the audit, the encoder's server and the collector of traces are told of by
-those who use them.
+policies and keys by what could not be loaded. Redis, the audit, the encoder's server and the collector of traces are
+told of by those who use them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from classifiers.base import Classifier, Silence
 from classifiers.panel import Panel
@@ -22,6 +23,9 @@ from .logs import get_logger
 from .metrics import Metrics
 from .parts import Parts
 from .routing import REFUSED, Routing
+
+if TYPE_CHECKING:
+    from .accounts.keys import Keys
 
 log = get_logger("penstock.outside")
 
@@ -49,7 +53,7 @@ CLASSIFIER = {
 
 
 class Outside:
-    """The upstreams, classifiers and policies of one process. For its event loop."""
+    """The upstreams, classifiers, policies, keys and files of one process. For its event loop."""
 
     def __init__(
         self,
@@ -59,7 +63,9 @@ class Outside:
         keepers: Mapping[str, Keeper],
         parts: Parts,
         metrics: Metrics,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
         self._plane, self._panel, self._routing, self._keepers = plane, panel, routing, keepers
         self._parts, self._metrics = parts, metrics
         self._faults: dict[tuple[str, ...], float] = {}
@@ -77,6 +83,7 @@ class Outside:
     def look(self) -> None:
         """Tell how it stands with each."""
         self._files()
+        self._callers()
         self._upstreams()
         self._classifiers()
         for name, keeper in self._keepers.items():
@@ -101,6 +108,16 @@ class Outside:
             )  # fmt: skip
         elif "files" in self._parts:
             self._parts.well("files")
+
+    def _callers(self) -> None:
+        if self._keys is not None and self._keys.fault:
+            self._parts.ill(
+                "keys", "unreadable", self._keys.fault,
+                mend="put the last good copy back; `penstock doctor --only callers` looks at it",
+                meanwhile="the keys that were read last stay in force, and this process is not ready",
+            )  # fmt: skip
+        elif "keys" in self._parts:
+            self._parts.well("keys")
 
     def _upstreams(self) -> None:
         now, seen = time.monotonic(), self._metrics.faults.counts()

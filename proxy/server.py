@@ -140,7 +140,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
             *_stopping(plane),
         )
         stack.callback(watching(running))
-        stack.callback(asyncio.create_task(Outside(plane, panel, routing, keepers, parts, metrics).run()).cancel)
+        stack.callback(asyncio.create_task(Outside(plane, panel, routing, keepers, parts, metrics, keys).run()).cancel)
         listener = Listener(plane, max_body=settings.max_request_bytes, **_times(settings))
         admin = None if admin_socket is None else await _administered(settings, running, admin_socket)
         await listener.start(data_socket, seat.accepting if seat is not None else None)

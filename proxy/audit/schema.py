@@ -72,6 +72,11 @@ _ERRNO = {
 }
 
 
+_GONE = (
+    "missing", "{path} is gone", "put it back, or move its -head file away too and restart, which begins a new one",
+)  # fmt: skip
+
+
 def explain(error: Exception, path: FilePath) -> AuditUnavailable:
     """The error as one line for an operator."""
     if isinstance(error, AuditUnavailable):
@@ -81,6 +86,8 @@ def explain(error: Exception, path: FilePath) -> AuditUnavailable:
         known = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     elif isinstance(error, OSError):
         known = _ERRNO.get(error.errno or 0)
+        if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(os.fspath(path)) or "."):
+            known = _GONE
     if known is None:
         return AuditUnavailable(f"{path}: {error}", "see `penstock audit verify`")
     folder = os.path.dirname(os.fspath(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 import os
 import sqlite3
 import threading
@@ -609,6 +610,12 @@ async def test_a_read_only_file_is_said_to_be_read_only(tmp_path: Path) -> None:
     path.chmod(0o400)
     with pytest.raises(AuditUnavailable, match="may not be opened"):
         await Audit.open(path)
+
+
+def test_a_file_that_is_gone_is_not_said_to_lack_its_directory(tmp_path: Path) -> None:
+    told = explain(FileNotFoundError(errno.ENOENT, "no such file"), tmp_path / "a.db")
+    assert told.problem == f"{tmp_path / 'a.db'} is gone"
+    assert "put it back" in told.mend
 
 
 @pytest.mark.parametrize(

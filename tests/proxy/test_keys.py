@@ -99,14 +99,28 @@ async def test_a_revoked_key_ends_at_once(stand: Make) -> None:
         assert (await ask(s, late)).status_code == 200
 
 
-async def test_a_broken_file_is_told(stand: Make) -> None:
+async def test_a_broken_file_is_told(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.outside.LOOK", 0.05)
+    monkeypatch.setattr("proxy.accounts.keys.LOOK", 0.05)
     async with stand(keys={"ci": {}}) as s:
+        good = (s.data / "keys.json").read_text()
         (s.data / "keys.json").write_text("{")
         async with asyncio.timeout(30):
             while (ready := await s.client.get(s.admin_url + "/readyz")).status_code == 200:
                 await asyncio.sleep(0.05)
         assert "keys.json" in ready.json()["checks"]["keys"]
         assert (await ask(s, s.keys["ci"])).status_code == 200
+        await metric(s, 'penstock_part_up{part="keys"} 0.0')
+        (s.data / "keys.json").write_text(good)
+        await metric(s, 'penstock_part_up{part="keys"} 1.0')
+        assert (await s.client.get(s.admin_url + "/readyz")).status_code == 200
+
+
+async def metric(s: Stand, line: str) -> None:
+    """Once the page of metrics says so."""
+    async with asyncio.timeout(30):
+        while line not in (await s.client.get(s.admin_url + "/metrics")).text:
+            await asyncio.sleep(0.02)
 
 
 SCOPES = {
