@@ -346,10 +346,11 @@ class Connection(asyncio.Protocol):
             self._gathering.cancel()
             self._gathering = None
 
-    def _due(self) -> None:
-        """The stream pauses: what there is is all there is for now."""
-        self._hasty = True
-        self._feed()
+    def _due(self, more: bool) -> None:
+        """The stream pauses, or there is enough: it is read at once. `more` is still with the kernel."""
+        self._hasty = more
+        if not more:
+            self._feed()
 
     def _feed(self) -> None:
         """Give what there is to whoever waits for it."""

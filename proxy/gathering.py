@@ -76,12 +76,12 @@ class Beat:
 
 
 class Gathering:
-    """What one connection leaves with the kernel. `due` is called when what there is should be read at once; more may
-    then still be with the kernel, which tells of it as usual. `at` is the beat of the next look, 0 for none."""
+    """What one connection leaves with the kernel. `due` is called when what there is should be read at once, and told
+    whether the kernel will tell of more in a moment. `at` is the beat of the next look, 0 for none."""
 
     __slots__ = ("_beat", "_delay", "_due", "_file", "_had", "_kept", "_muted", "_since", "_size", "_socket", "at")
 
-    def __init__(self, sock: socket.socket, beat: Beat, due: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, beat: Beat, due: Callable[[bool], None]) -> None:
         self._socket, self._beat, self._due = sock, beat, due
         self._file = sock.fileno()
         self._muted = False
@@ -124,7 +124,7 @@ class Gathering:
             return
         self._mute(False)
         if there:
-            self._due()
+            self._due(came > 0)
 
     def _mute(self, muted: bool) -> None:
         if muted is not self._muted:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 MOST_WANTED = 16 * 1024
 """Bytes of a stream that are gathered at most before they are read."""
+FINE, COARSE, FAR = 4, 2, 64
+"""Most parts that events become which came together, by how many characters are held back. A part leaves whole, so each
+holds back a little more than it had to; and it costs as much memory and time as an event would alone."""
 FEW = 8
 """Events that came together and are looked at one by one, though the first ones were alike."""
 DRAIN = 1.0
@@ -51,6 +54,7 @@ class Streamed:
             self._enforcing = True
             hold_back = None if hold_back is None else max(hold_back, self._restoring.longest)
         self._gate = Gate(hold_back, enforcing=self._enforcing, sequel=self._reader.sequel)
+        self._runs = FINE if hold_back is not None and hold_back < FAR else COARSE
         self._head = Answer(response.status, relayed(response), b"")
         self._decoder = Decoder()
         self._most = exchange.max_answer
@@ -138,7 +142,7 @@ class Streamed:
     def _put(self, chunk: bytes) -> None:
         """Put what has arrived into the gate. Raises Malformed and Undecodable."""
         reader, decoder = self._reader, self._decoder
-        while chunk and decoder.whole and not reader.complete and (parts := reader.runs(chunk)):
+        while chunk and decoder.whole and not reader.complete and (parts := reader.runs(chunk, self._runs)):
             for part in parts:
                 self._gate.push(part)
             chunk = chunk[sum([part.extent[1] for part in parts]) :]
@@ -184,7 +188,7 @@ class Streamed:
             gate.push(part)
             if known and hopeful:  # those behind it may be like it
                 hopeful = False
-                for part in reader.runs(b"".join(frames[position:])):
+                for part in reader.runs(b"".join(frames[position:]), self._runs):
                     gate.push(part)
                     position += part.extent[0]
 

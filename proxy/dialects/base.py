@@ -150,9 +150,9 @@ class StreamReader(Protocol):
         where they must be read."""
         ...
 
-    def runs(self, raw: bytes) -> list[Part]:
-        """As `repeat` for many events that stand behind each other: parts that are runs of events, from the first one
-        on. What they leave over must be looked at one by one."""
+    def runs(self, raw: bytes, most: int) -> list[Part]:
+        """As `repeat` for many events that stand behind each other: at most `most` parts that are runs of events,
+        from the first one on. What they leave over must be looked at one by one."""
         ...
 
     def read(self, event: Event) -> Part:

@@ -57,9 +57,9 @@ class ChatReader:
                 pieces.append(Piece(piece.channel, piece.role, text, piece.kind, piece.group, piece.path))
         return Part(raw, tuple(pieces), self._turns(pieces))
 
-    def runs(self, raw: bytes) -> list[Part]:
+    def runs(self, raw: bytes, most: int) -> list[Part]:
         parts: list[Part] = []
-        for lump in self._repeats.lumps(raw):
+        for lump in self._repeats.lumps(raw, most):
             pieces: list[Piece] = []
             slots: list[int] = []
             for slot, (column, piece) in enumerate(zip(lump.columns, lump.notes, strict=True)):

@@ -84,9 +84,9 @@ class MessagesReader:
         texts, known = found
         return Part(raw, tuple([piece._replace(text=text) for text, piece in zip(texts, known, strict=True) if text]))
 
-    def runs(self, raw: bytes) -> list[Part]:
+    def runs(self, raw: bytes, most: int) -> list[Part]:
         parts: list[Part] = []
-        for lump in self._repeats.lumps(raw):
+        for lump in self._repeats.lumps(raw, most):
             said = [(slot, "".join(column)) for slot, column in enumerate(lump.columns)]
             pieces = [lump.notes[slot].saying(text) for slot, text in said if text]
             parts.append(lump.part(pieces, [slot for slot, text in said if text]))

@@ -21,9 +21,6 @@ import orjson
 from ..gate import Part, Piece, Run
 from ..strict import Malformed, parse
 
-RUNS = 2
-"""Most parts that a lump of equal events becomes: a part leaves whole, so each holds back a little more than it had to,
-and costs as much memory and time as an event would alone."""
 FEWEST = 4
 """Events in one of several parts."""
 MOST = 4
@@ -209,9 +206,9 @@ class Repeats:
                 return texts, shape.notes
         return None
 
-    def lumps(self, raw: bytes) -> list[Lump]:
-        """Whole events of the likeliest shape with which `raw` begins, in at most RUNS parts; nothing where it does not
-        begin with one, or another event stands between two of them."""
+    def lumps(self, raw: bytes, most: int) -> list[Lump]:
+        """Whole events of the likeliest shape with which `raw` begins, in at most `most` parts; nothing where it does
+        not begin with one, or another event stands between two of them."""
         shape = self._shapes[0] if self._shapes else None
         if shape is None or not raw.startswith(shape.form.fixed[0]):
             return []
@@ -221,7 +218,7 @@ class Repeats:
         if lump is None:
             return []
         count = len(lump.columns[0])
-        parts = min(RUNS, count // FEWEST)
+        parts = min(most, count // FEWEST)
         if parts < 2:
             return [lump]
         size = -(-count // parts)

@@ -89,9 +89,9 @@ class ResponsesReader:
                 pieces.append(piece._replace(text=text if piece.path == ("delta",) else "\n" + text))
         return Part(raw, tuple(pieces), (), sequence)
 
-    def runs(self, raw: bytes) -> list[Part]:
+    def runs(self, raw: bytes, most: int) -> list[Part]:
         parts: list[Part] = []
-        for lump in () if self._over else self._repeats.lumps(raw):
+        for lump in () if self._over else self._repeats.lumps(raw, most):
             pieces: list[Piece] = []
             slots: list[int] = []
             sequence = None

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from proxy import stream
 from proxy.audit import Reader
 from proxy.logs import captured
 from proxy.sse import Decoder
@@ -318,7 +319,10 @@ async def test_long_streams_share_one_connection(stand: Make) -> None:
         s.upstream.reply = [*replies.sse(events, gap=0.005)[:-1], 0.02, b"0\r\n\r\n"]
         for _ in range(4):
             assert (await s.chat("Hi", stream=True)).content.endswith(b"[DONE]\n\n")
-            await settled(s)  # the end that the upstream sends late has come
+            await settled(s)
+            async with asyncio.timeout(30):
+                while stream._DRAINS:  # until the end that the upstream sends late has come
+                    await asyncio.sleep(0.005)
         assert s.upstream.connections == 1
 
 

@@ -147,7 +147,7 @@ async def test_what_is_due_comes_on_one_beat_and_in_order() -> None:
         number = 0
 
     async def made(number: int, delay: float) -> Looked:
-        looked = Looked(ends[0], beat, lambda: None)
+        looked = Looked(ends[0], beat, lambda more: None)
         looked.number = number
         looked.at = beat.add(looked, delay)
         return looked

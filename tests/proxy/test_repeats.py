@@ -15,7 +15,7 @@ from proxy.dialects.base import Request
 from proxy.dialects.chat_stream import ChatReader
 from proxy.dialects.completions import CompletionsReader
 from proxy.dialects.messages_stream import MessagesReader
-from proxy.dialects.repeats import RUNS, Repeats
+from proxy.dialects.repeats import Repeats
 from proxy.dialects.responses_stream import ResponsesReader
 from proxy.gate import Gate, Mask, Part
 from proxy.sse import Decoder, read
@@ -31,6 +31,8 @@ def chunk(content: str, index: int = 0, **more: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
 
 
+MOST = 4
+"""Parts that a lump may become."""
 PATH = ("choices", 0, "delta", "content")
 
 
@@ -279,7 +281,7 @@ def left(reader: Any, hold: int | None, lumps: list[list[bytes]], *, at_once: bo
         return b"".join(reader.rewritten(r.part, r.edits) if r.edits else r.part.whole for r in released)
 
     for lump in lumps:
-        parts = reader.runs(b"".join(lump)) if at_once else []
+        parts = reader.runs(b"".join(lump), MOST) if at_once else []
         runs += len(parts)
         rest = Decoder().frames(b"".join(lump)[sum(part.extent[1] for part in parts) :])
         for part in parts:
@@ -318,7 +320,7 @@ def test_what_comes_at_once_is_read_in_few_parts(reader: Any, made: Any) -> None
     """Or the speed that this exists for is gone. And each of them may leave by itself."""
     events = made([f"word {n} " for n in range(100)])
     lumps = [events[at : at + 20] for at in range(0, len(events), 20)]
-    assert 3 * RUNS <= left(reader(Request(model="m")), 8, lumps, at_once=True)[1] <= 5 * RUNS
+    assert 3 * MOST <= left(reader(Request(model="m")), 8, lumps, at_once=True)[1] <= 5 * MOST
 
 
 @pytest.mark.parametrize(("reader", "made"), STREAMS.values(), ids=STREAMS.keys())
@@ -328,7 +330,7 @@ def test_what_waits_is_kept_packed(reader: Any, made: Any) -> None:
     for raw in events[:30]:
         one.repeat(raw) or one.read(read(raw))
     came = b"".join(events[30:])
-    parts = one.runs(came)
+    parts = one.runs(came, MOST)
     assert b"".join(part.whole for part in parts) == came
     assert tuple(map(sum, zip(*[part.extent for part in parts], strict=True))) == (len(events[30:]), len(came))
     assert 3 * sum(len(part.raw) for part in parts) < len(came)
@@ -338,9 +340,9 @@ def test_what_waits_is_kept_packed(reader: Any, made: Any) -> None:
 def test_a_run_with_something_strange_in_it_is_parsed(text: bytes) -> None:
     plain = event(chunk("Hello"))
     repeats = learned(chunk("Hello"), PATH)
-    assert repeats.lumps(plain * 3)
+    assert repeats.lumps(plain * 3, MOST)
     for raw in (plain + plain.replace(b"Hello", text) + plain, plain * 2 + plain.replace(b"Hello", text)):
-        assert repeats.lumps(raw) == []
+        assert repeats.lumps(raw, MOST) == []
 
 
 def test_a_slot_cannot_reach_into_the_next_one() -> None:
@@ -348,4 +350,4 @@ def test_a_slot_cannot_reach_into_the_next_one() -> None:
     repeats = learned(chunk("Hello"), PATH)
     for texts in ((b"a\\", b',"b'), (b'a","b', b"c"), (b'a"', b"b"), (b"a\\", b",5,", b"c"), (b"a\\", b"b")):
         raw = b"".join(event(chunk("Hello")).replace(b"Hello", text) for text in texts)
-        assert repeats.lumps(raw) == []
+        assert repeats.lumps(raw, MOST) == []
