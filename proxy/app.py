@@ -338,7 +338,9 @@ class DataPlane:
                 exchange = known.exchange(known.dialect, guard, self._shared, caller, notes)
                 exchange.elsewhere = known.elsewhere
                 bodiless = not body and incoming.method in _BODILESS
-                await exchange.run(known.lead, incoming.query, None if bodiless else body)
+                running = exchange.run(known.lead, incoming.query, None if bodiless else body)
+                del body  # it is not needed as long as this exchange lasts
+                await running
         except asyncio.CancelledError:
             # The client hung up, it took too long, or this process is about to end.
             if not caller.gone and not caller.started:

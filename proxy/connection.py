@@ -170,6 +170,13 @@ class Pool(Protocol):
 class Connection(asyncio.Protocol):
     """One connection: at most one exchange at a time."""
 
+    __slots__ = (
+        "_appetite", "_asked", "_body", "_buffered", "_chunked", "_complete", "_deadline", "_error", "_gap",
+        "_gathering", "_hasty", "_head_done", "_head_size", "_headers", "_informational", "_keep_alive", "_loop",
+        "_parser", "_paused", "_poll", "_pool", "_pulse", "_sated", "_seen", "_sized", "_status", "_taste",
+        "_transport", "_usual", "_waiter", "chunked", "kept", "rested", "usable",
+    )  # fmt: skip
+
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop, gap: float) -> None:
         self._pool, self._loop, self._gap = pool, loop, gap
         self._transport: asyncio.Transport | None = None
@@ -186,7 +193,7 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
-        self._head_size = 0
+        self._status = self._head_size = 0
         self._informational = 0
         self._head_done = False
         self._sized = False  # the length of the body is known to the parser
@@ -224,7 +231,8 @@ class Connection(asyncio.Protocol):
                 raise self._error
             await self._wait()
         self._deadline = self._loop.time() + self._gap
-        return Response(self, self._parser.get_status_code(), self._headers)
+        headers, self._headers = self._headers, []
+        return Response(self, self._status, headers)
 
     def rest(self, limit: int) -> bytes | None:
         """The rest of the body, where all of it is here already and no larger than `limit`."""
@@ -378,6 +386,7 @@ class Connection(asyncio.Protocol):
                 self._complete = True  # a body that ends with the connection
             else:
                 self._fail(Fault.RESET, "the upstream closed the connection before its answer was whole")
+        del self._parser  # it knows us: else both would lie about until the collector comes
         self._wake()
 
     # -- httptools
@@ -408,7 +417,7 @@ class Connection(asyncio.Protocol):
         self._sized = self._sized or status in {204, 304}
         # Asked now: once the message is complete, the parser has forgotten it.
         self._keep_alive = self._parser.should_keep_alive()
-        self._head_done = True
+        self._status, self._head_done = status, True
 
     def _limit(self, value: bytes) -> None:
         """What the upstream says of how long, and for how many more requests, it keeps this connection."""

@@ -100,7 +100,6 @@ class Exchange:
         self._said: Cache | None = None  # what slow classifiers found in the answer so far, once one was asked
         self._recorded = False  # the outcome is on its way to the disk
         self._tokens: Tokens | None = None  # names of what was masked, once a mask has a number
-        self._opaque: set[tuple[str, str]] = set()
         self.reviews = shared.reviews
         self.approved: set[tuple[str, str, str]] | None = None  # stage, policy and rule of what a person let pass
         self.elsewhere: Elsewhere | None = None
@@ -143,8 +142,10 @@ class Exchange:
             self._declare()  # it needs one in any case: the disk works while the model begins
         else:
             self._untold = self._later.add(self._declare)
+        forwarding = self._forward(request, way, head, body)
+        del body
         try:
-            await self._forward(request, way, head, body)
+            await forwarding
         except asyncio.CancelledError:
             self._cancelled()
             raise
@@ -254,8 +255,10 @@ class Exchange:
     async def _forward(self, request: Request, way: Way, head: bytes, body: bytes | None) -> None:
         notes = self.notes
         head = notes.sent(way.backend.name, head)
+        sending = way.backend.send(head, body)
+        del body
         try:
-            response = await way.backend.send(head, body)
+            response = await sending
         except UpstreamError as error:
             await self._upstream_failed(error)
             return

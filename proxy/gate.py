@@ -12,7 +12,6 @@ INVARIANT 3: the parts of a tool call leave after the whole call was judged, or 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,7 +22,7 @@ from classifiers.base import Message, Role
 STRIDE = 32
 """Fewest characters of flowing text that are collected before they are judged. Where more are held back it is half of
 that: each look reads CONTEXT again, and readers who are that far behind do not see the difference."""
-COMPACT = 64
+COMPACT = 16
 """Pieces of one text that are kept apart before they are joined: many small strings cost more than they hold."""
 CONTEXT = 1000
 """Characters before the release frontier that are judged again with what follows them."""
@@ -148,7 +147,7 @@ class _Channel:
     judged: int = 0
     approved: int = 0
     closed: bool = False
-    masks: list[Mask] = field(default_factory=list)
+    masks: tuple[Mask, ...] = ()
 
 
 _Held = tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]
@@ -165,7 +164,7 @@ class Gate:
         self._enforcing = enforcing
         self._last: dict[Role, _Channel] | None = {} if sequel else None
         self._channels: dict[str, _Channel] = {}
-        self._queue: deque[_Held] = deque()
+        self._queue: list[_Held] = []
         self._unjudged = 0  # characters of flowing text
         self.flowed = 0  # characters of flowing text so far
         self._size = 0
@@ -203,8 +202,9 @@ class Gate:
             channel.closed = False
             if self._keep is not None and piece.kind is not Kind.CALL:  # a call is always judged whole
                 channel.tail += piece.text
-                spare = channel.approved - self._keep - channel.base
-                if spare > CONTEXT:  # forget what no window will need
+                atom = piece.kind is Kind.ATOM
+                spare = (channel.judged if atom else channel.approved - self._keep) - channel.base
+                if spare > (0 if atom else CONTEXT):  # forget what no window will need
                     channel.tail = channel.tail[spare:]
                     channel.base += spare
             if piece.kind is Kind.FLOW:
@@ -219,7 +219,7 @@ class Gate:
         """The stream has ended. Where it ended badly (`clean` False), an unfinished tool call can never leave: it and
         all parts behind it are dropped."""
         if not clean and self._enforcing:
-            kept: deque[_Held] = deque()
+            kept: list[_Held] = []
             for part, ends in self._queue:
                 if any(channel.kind is Kind.CALL and not channel.closed for _, channel, _ in ends):
                     break
@@ -309,20 +309,21 @@ class Gate:
         """The parts that may leave now, in order."""
         out: list[Release] = []
         queue = self._queue
-        while queue:
-            part, ends = queue[0]
+        while len(out) < len(queue):
+            part, ends = queue[len(out)]
             edits: tuple[tuple[Piece, str], ...] = ()
             for piece, channel, end in ends:
                 if self._enforcing and end > channel.approved:
+                    del queue[: len(out)]
                     return out
                 if channel.masks and (edited := _edited(piece.text, end, channel.masks)) != piece.text:
                     edits += ((piece, edited),)
-            queue.popleft()
             if edits and part.run is not None:
-                queue.extendleft(reversed(_apart(part, part.run, ends)))
+                queue[len(out) : len(out) + 1] = _apart(part, part.run, ends)
                 continue
             self._size -= len(part.raw)
             out.append(Release(part, edits))
+        queue.clear()
         return out
 
     def _opened(self, piece: Piece) -> _Channel:
@@ -370,11 +371,13 @@ class Gate:
             frontier = end - self._hold if self._hold is not None else 0
             # A match that touches the end may grow with the next letters: wait for them.
             frontier = min([frontier, *(mask.start for mask in found if mask.end >= end)])
-        # What has left cannot be changed any more: keep the old masks before the frontier, take the new ones behind it.
-        done = [mask for mask in channel.masks if mask.start < channel.approved]
-        floor = max([channel.approved, *(mask.end for mask in done)])
-        fresh = [Mask(max(m.start, floor), m.end, m.replacement) for m in found if m.end > floor]
-        channel.masks = done + sorted(fresh, key=lambda mask: mask.start)
+        if found or channel.masks:
+            # What has left cannot be changed any more: keep the old masks before the frontier, take the new ones behind
+            # it.
+            done = [mask for mask in channel.masks if mask.start < channel.approved]
+            floor = max([channel.approved, *(mask.end for mask in done)])
+            fresh = [Mask(max(m.start, floor), m.end, m.replacement) for m in found if m.end > floor]
+            channel.masks = (*done, *sorted(fresh, key=lambda mask: mask.start))
         channel.approved = max(channel.approved, frontier)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol, cast
@@ -208,7 +207,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0
         self._caller: Caller | None = None
-        self._waiting: deque[tuple[Incoming, bytes]] = deque()
+        self._waiting: list[tuple[Incoming, bytes]] = []  # hardly ever more than one
         self.deaf = self.last = self.old = False
         self.drained: asyncio.Future[None] | None = None
         self.since = listener.loop.time()
@@ -239,7 +238,7 @@ class Connection(asyncio.Protocol):
         elif self.last:
             transport.close()
         elif self._waiting:
-            self._begin(*self._waiting.popleft())
+            self._begin(*self._waiting.pop(0))
             if not self._waiting:
                 transport.resume_reading()
 
@@ -293,6 +292,7 @@ class Connection(asyncio.Protocol):
         self.deaf = True
         self._waiting.clear()
         self._listener.connections.discard(self)
+        del self._parser  # it knows us: else both would lie about until the collector comes
         if self.drained is not None and not self.drained.done():
             self.drained.set_result(None)
         caller = self._caller

@@ -67,7 +67,7 @@ class Notes:
         self.trace: Trace | None = None
         self.kept: Kept | None = None
         self.leave: Leave | None = None
-        self._acted: set[tuple[str, str]] = set()
+        self._acted: Set[tuple[str, str]] = _NOBODY
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -88,7 +88,8 @@ class Notes:
                 seen = self._stages[decision.stage] = Seen()
             seen.add(decision, [*messages, *[message for message, _ in places]] if places else messages)
             if self.leave is not None:
-                self._acted.update([(item.policy, item.rule) for item in decision.fired if not item.not_evaluated])
+                acted = {(item.policy, item.rule) for item in decision.fired if not item.not_evaluated}
+                self._acted = acted | self._acted
         if self.trace is not None:
             self.trace.said(decision.stage, messages)
         if self.kept is not None:
@@ -316,6 +317,7 @@ class Seen:
         return facts
 
 
+_NOBODY: Set[tuple[str, str]] = frozenset()
 _NOTHING = Seen()
 """What was seen at a stage where there was nothing to see; nobody adds to it."""
 _STAGES = {stage: str(stage) for stage in Stage}

@@ -56,13 +56,14 @@ class Streamed:
         self._gate = Gate(hold_back, enforcing=self._enforcing, sequel=self._reader.sequel)
         self._runs = FINE if hold_back is not None and hold_back < FAR else COARSE
         self._head = Answer(response.status, relayed(response), b"")
+        response.headers.clear()
         self._decoder = Decoder()
         self._most = exchange.max_answer
         self._problem: Exception | None = None
         self._bytes = 0  # of the stream since its first text
         self._waiting: tuple[Question, Decision, float] | None = None  # for a person
         self._unjudged: list[Part] = []  # parts that hold something that is no text
-        self._opaque: set[tuple[str, str]] = set()  # what was judged of such parts
+        self._opaque: set[tuple[str, str]] | None = None  # what was judged of such parts, once there were any
         if self._notes.kept is not None:
             self._notes.kept.streams = True
 
@@ -242,11 +243,14 @@ class Streamed:
 
     async def _judge_opaque(self) -> None:
         """Judge what came and is no text, or raise Blocked: it is whole where it stands, so it need not wait."""
+        if not self._unjudged:
+            return
         parts, self._unjudged = self._unjudged, []
-        fresh = [item for part in parts for item in part.unscannable if item not in self._opaque]
+        known = self._opaque = self._opaque or set()
+        fresh = [item for part in parts for item in part.unscannable if item not in known]
         if not fresh:
             return
-        self._opaque.update(fresh)
+        known.update(fresh)
         places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in dict.fromkeys(fresh)]
         decision = await self._exchange.decide(Stage.OUTPUT, [], places)
         if decision.fired:
@@ -283,6 +287,7 @@ class Streamed:
         if tell is not None:
             tell()
         self._caller.start(self._head.status, self._head.headers)
+        self._head.headers.clear()  # they have left
 
     def _refusal(self, decision: Decision) -> bytes:
         self._exchange.stopped(decision)

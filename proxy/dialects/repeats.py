@@ -46,7 +46,7 @@ class Form:
 
     __slots__ = ("_bare", "_seams", "fixed", "numbers", "padded", "texts", "width")
 
-    def __init__(self, fixed: tuple[bytes, ...], numbers: frozenset[int], *, padded: bool = False) -> None:
+    def __init__(self, fixed: tuple[bytes, ...], numbers: tuple[int, ...], *, padded: bool = False) -> None:
         self.fixed, self.numbers, self.padded = fixed, numbers, padded
         self.width = len(fixed) - 1
         self.texts = tuple(range(self.width - padded))  # the slots that hold any
@@ -247,7 +247,7 @@ class Repeats:
         edges = [0, *(edge for slot in slots for edge in slot), len(raw)]
         fixed = tuple(raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
         if _proven(fixed, start, tree, paths):
-            numbers = frozenset(n for n, path in enumerate(paths) if type(_at(tree, path)) is int)
+            numbers = tuple([n for n, path in enumerate(paths) if type(_at(tree, path)) is int])
             self._shapes.insert(0, Shape(Form(fixed, numbers), notes))
             del self._shapes[MOST:]
             self._tries = TRIES
