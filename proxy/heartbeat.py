@@ -189,10 +189,11 @@ def caught_by(policies: PolicySet) -> list[tuple[Case, frozenset[str]]]:
     for policy in policies.policies:
         if policy.applies_to is not None:
             continue  # its cases hold for the requests that it is for
-        for case in policy.cases:
+        inherited = [(each.case, each.base) for each in policy.inherited_cases]
+        for case, base in [*((case, "") for case in policy.cases), *inherited]:
             if case.scores is not None or case.failed or case.request is not None or case.calls:
                 continue
-            result = run_case(policies, case, policy.id, policy.id, live=True)
+            result = run_case(policies, case, policy.id, policy.id, True, base)
             if result.decision is not None:
                 holds, rule = result.outcome is Outcome.PASSED, case.expect.rule
                 found.append((case, frozenset(_finders(result.decision, rule) if holds else _needed(policy, rule))))

@@ -13,13 +13,14 @@ import pytest
 from classifiers.base import Finding, Message, Role
 from classifiers.panel import Panel
 from policies.check import check
+from policies.load import load
 from policies.model import Stage
 from proxy import probes
 from proxy.app import DIALECTS, SERVED
 from proxy.dialects.base import Dialect
 from proxy.dialects.moderations import Moderations
 from proxy.guard import Guard
-from proxy.heartbeat import Heartbeat
+from proxy.heartbeat import Heartbeat, caught_by
 from proxy.metrics import Metrics
 from proxy.reloading import reload
 from tests.proxy.conftest import DEFAULTS, RULES, Make
@@ -275,3 +276,11 @@ def test_what_is_said_is_read_in_the_same_roles(name: str, stage: Stage) -> None
     body = dialect.read_request(tree) if stage is Stage.INPUT else dialect.read_response(tree)
     read: list[Message] = body.messages
     assert {(role, text) for role, text in said} <= {(message.role, message.text) for message in read}
+
+
+def test_cases_of_a_pack_beat_for_what_extends_it(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("id: mine\nversion: 1\nowner: o\ndescription: d\nextends: privacy\n")
+    caught = {case.name: finders for case, finders in caught_by(load(str(mine)))}
+    assert caught == {case.name: finders for case, finders in caught_by(load("privacy"))}
+    assert frozenset().union(*caught.values()) == {"pii", "secrets"}
