@@ -201,8 +201,11 @@ class Local:
                 self._db = _opened(self.path)
             try:
                 yield self._db
-            except sqlite3.Error:
-                if self._db.in_transaction:
+            except sqlite3.Error as error:
+                if _broken(error):
+                    self._db.close()  # a good copy that is put in its place is to be seen
+                    self._db = None
+                elif self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
 
@@ -225,6 +228,11 @@ def _opened(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _broken(error: Exception) -> bool:
+    """Whether what lies there is no database, or no whole one."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
+
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
     try:
@@ -232,7 +240,7 @@ def _told(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         fault = Fault.READ_ONLY if "readonly" in str(error) else Fault.FULL if "full" in str(error) else Fault.AWAY
         mend = f"this user must be able to write {path.parent}, and the disk must have room"
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        if _broken(error):
             mend = "put a good copy back, or move it away: strikes and flags of this machine are in it"
         raise StateUnavailable(fault, f"{path}: {error}", mend) from None
 

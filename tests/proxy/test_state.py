@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from math import inf
@@ -218,6 +219,25 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"this is no database, and it is long enough to be looked at" * 20)
     with pytest.raises(StateUnavailable, match=r"state\.db.*move it away"):
         Local(tmp_path / "state.db").put([strike("1")])
+
+
+def test_a_good_copy_that_is_put_back_is_seen(tmp_path: Path) -> None:
+    path, copy = tmp_path / "state.db", tmp_path / "copy.db"
+    kept = Local(copy)
+    kept.mark([Flag("a", "banned", inf, time.time(), "x")])
+    kept.close()
+    local = Local(path)
+    local.mark([Flag("b", "banned", inf, time.time(), "x")])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(b"no database any more " * 1000)
+    with pytest.raises(StateUnavailable, match="move it away"):
+        local.mark([Flag("c", "banned", inf, time.time(), "x")])
+    for left in tmp_path.glob("state.db*"):
+        left.unlink()
+    copy.rename(path)
+    assert [flag.account for flag in local.marked()] == ["a"]
+    local.close()
 
 
 def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
