@@ -53,7 +53,7 @@ def _effort(tree: Json) -> str:
     """The reasoning effort that is asked for; `thinking` where only that is asked for."""
     said = [tree.get("reasoning_effort"), *(_of(tree.get(key)).get("effort") for key in ("reasoning", "output_config"))]
     found = next((each for each in said if isinstance(each, str) and each), "")
-    return found or ("thinking" if _of(tree.get("thinking")).get("type") in {"enabled", "adaptive"} else "")
+    return found or ("thinking" if _name(_of(tree.get("thinking")).get("type")) in {"enabled", "adaptive"} else "")
 
 
 def _names(tree: Json) -> Iterator[str]:
@@ -80,13 +80,13 @@ def _turns(tree: Json) -> Iterator[Turn]:
     for key in ("prompt", "input"):
         if isinstance(tree.get(key), str):
             yield Turn(Role.USER)
-    called: dict[Any, str] = {}
+    called: dict[str, str] = {}
     for item in (*_list(tree.get("messages")), *_list(tree.get("input"))):
         role = _ROLES.get(str(item.get("role")))
         if role is None:
             yield from _step(item, called)
         elif role is Role.TOOL_RESULT:
-            yield Turn(role, _name(called.get(item.get("tool_call_id"), item.get("name"))))
+            yield Turn(role, _name(called.get(_name(item.get("tool_call_id")), item.get("name"))))
         else:
             blocks = _list(item.get("content"))
             steps = [turn for block in blocks for turn in _step(block, called)]
@@ -97,19 +97,19 @@ def _turns(tree: Json) -> Iterator[Turn]:
                 yield from _call_step(call, called)
 
 
-def _step(item: Json, called: dict[Any, str]) -> Iterator[Turn]:
+def _step(item: Json, called: dict[str, str]) -> Iterator[Turn]:
     """The step that an item or a block of a known kind is."""
     kind = str(item.get("type"))
     if kind.endswith(("_call", "tool_use")):
         yield from _call_step(item, called)
     elif kind.endswith(("_output", "tool_result")):
-        identity = item.get("call_id", item.get("tool_use_id"))
+        identity = _name(item.get("call_id", item.get("tool_use_id")))
         yield Turn(Role.TOOL_RESULT, _name(called.get(identity)))
     elif kind == "reasoning" or kind.endswith("thinking"):
         yield Turn(Role.REASONING)
 
 
-def _call_step(item: Json, called: dict[Any, str]) -> Iterator[Turn]:
+def _call_step(item: Json, called: dict[str, str]) -> Iterator[Turn]:
     call = _call(item)
     if call is not None:
         for key in ("call_id", "id"):

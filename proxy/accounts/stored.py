@@ -65,7 +65,7 @@ def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if isinstance(inner, dict):
                 yield from _named(inner.get("container_id"), f"tools[{index}].environment.container_id")
     for index, item in enumerate(_list(tree.get("input"))):
-        if isinstance(item, dict) and item.get("type") in {None, "item_reference"} and "content" not in item:
+        if isinstance(item, dict) and item.get("type") in (None, "item_reference") and "content" not in item:
             yield from _named(item.get("id"), f"input[{index}].id")
     for outer, inner_name in _COMPARED:
         inner = tree.get(outer)
@@ -89,7 +89,7 @@ def _files(tree: Any) -> Iterator[tuple[str, str]]:
             stack += [inner for inner in value if type(inner) in _HOLDS]
             continue
         found = value.get("file_id")
-        if type(found) is str and found and value.get("type") not in _CITES:
+        if type(found) is str and found and str(value.get("type")) not in _CITES:
             yield found, "file_id"
         called = str(value.get("type")).endswith("tool_use")
         stack += [inner for key, inner in value.items() if type(inner) in _HOLDS and not (called and key == "input")]

@@ -161,7 +161,7 @@ def _thinks(block: dict[str, Any]) -> bool:
 
 def read_block(body: Body, block: dict[str, Any], role: Role, origin: str) -> list[str]:
     """One block; answers its text, where it is a part of the speaker's own."""
-    kind = block.get("type")
+    kind = kind_of(block)
     if role is Role.USER and kind in _FOREIGN:
         # The user's own words or a stranger's: judged as both.
         again = Body()
@@ -173,15 +173,21 @@ def read_block(body: Body, block: dict[str, Any], role: Role, origin: str) -> li
     return _members(body, block, kind, speaker(kind, role), origin)
 
 
+def kind_of(block: dict[str, Any]) -> str | None:
+    """A block's type; None where it has none that is a word."""
+    kind = block.get("type")
+    return kind if isinstance(kind, str) else None
+
+
 def opaque_kind(block: dict[str, Any]) -> str | None:
     """What a block holds that is no text, if anything."""
-    kind, source = block.get("type"), block.get("source")
+    kind, source = kind_of(block), block.get("source")
     if kind == "image":
         return "image"
     if kind == "container_upload":
         return "file"
     if kind == "document":
-        of = source.get("type") if isinstance(source, dict) else None
+        of = kind_of(source) if isinstance(source, dict) else None
         return None if of in _READABLE or isinstance(source, str) else "file"
     if kind == "redacted_thinking" or not ENCRYPTED.isdisjoint(block):
         return "encrypted"

@@ -23,6 +23,7 @@ from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
     error_of,
+    kind_of,
     read_block,
     read_content,
     read_field,
@@ -141,7 +142,7 @@ class MessagesReader:
             case "message_start":
                 self._head = tree["message"]
             case "content_block_start":
-                index, kind = tree["index"], tree["content_block"].get("type")
+                index, kind = tree["index"], kind_of(tree["content_block"])
                 self._shown[index] = kind
                 self._next = max(self._next, index + 1)
                 self._spoke = self._spoke or kind == "text"
@@ -221,7 +222,7 @@ class MessagesReader:
             if index in self._begun:
                 raise Malformed("a block begins twice")
             self._begun.add(index)
-            self._open[index] = block.get("type")
+            self._open[index] = kind_of(block)
             self._called = self._called or self._open[index] == "tool_use"
             self._block(pieces, opaque, block, index)
         elif index not in self._open:
@@ -239,7 +240,7 @@ class MessagesReader:
         return closes
 
     def _block(self, pieces: list[Piece], opaque: list[tuple[str, str]], block: dict[str, Any], index: int) -> None:
-        kind, base = block.get("type"), f"/content/{index}"
+        kind, base = kind_of(block), f"/content/{index}"
         self._own({"content": [block]})
         body = Body()
         read_block(body, block, Role.ASSISTANT, base)

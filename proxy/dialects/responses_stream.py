@@ -210,7 +210,7 @@ class ResponsesReader:
         group, key = self._group(tree)
         grows = name.endswith((".delta", ".added"))
         item = tree.get("item")
-        if name.startswith(_CLIENT_EVENTS) or (isinstance(item, dict) and item.get("type") in _CLIENTS):
+        if name.startswith(_CLIENT_EVENTS) or (isinstance(item, dict) and str(item.get("type")) in _CLIENTS):
             self._calls.add(group)
         if name == "response.output_item.added":
             self._done.discard(group)

@@ -122,7 +122,7 @@ def penstock(upstream: str, data: Path) -> Iterator[str]:
     with _serving(
         command,
         f"http://127.0.0.1:{admin}/readyz",
-        PENSTOCK_OPEN_FIELDS="background,previous_response_id,conversation,prompt,item_reference",
+        PENSTOCK_OPEN_FIELDS="background,previous_response_id,conversation,prompt,item_reference,thread",
         PENSTOCK_OPEN_ROUTES=",".join(family.path for family in FAMILIES),
         PYTHONPATH=str(packages.ROOT),
     ):
