@@ -80,11 +80,11 @@ class Stand:
         turns = [{"role": "user", "content": item} if isinstance(item, str) else item for item in messages]
         return await self.client.post("/v1/chat/completions", json={"model": "m", "messages": turns, **more})
 
-    async def rows(self) -> list[Any]:
-        """What the audit says of every exchange so far."""
+    async def rows(self, most: int = 1000) -> list[Any]:
+        """What the audit says of every exchange so far, or of the last ones."""
         await self.running.audit.probe()
         with Reader(self.data / "audit.db") as reader:
-            return list(reader.latest(1000))
+            return list(reader.latest(most))
 
 
 @pytest.fixture(autouse=True)
