@@ -462,6 +462,8 @@ class Connection(asyncio.Protocol):
         # Nobody waits: the reader is slow, not the upstream; its next wait begins with a new deadline.
         if self._complete or self._error or self._waiter is None or self._body or now < self._deadline:
             return
+        if self._gathering is not None and self._gathering.at:
+            return  # what has come is with the kernel
         what = "began no answer" if not self._head_done else f"sent nothing for {self._gap:g} s"
         self._fail(Fault.TIMEOUT, f"the upstream {what} in time")
         self._wake()

@@ -65,14 +65,15 @@ class Beat:
         self._timer = loop.call_at(beat * BEAT, self._ring, loop)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        beat = self._next
-        now = loop.time()
-        for gathering in self._due.pop(int(beat)):
-            if gathering.at == beat:
-                gathering.look(now)
-        self._timer, self._next = None, math.inf
-        if self._due:
-            self._await(min(self._due), loop)
+        beat, now = self._next, loop.time()
+        try:
+            for gathering in self._due.pop(int(beat)):
+                if gathering.at == beat:
+                    gathering.look(now)
+        finally:  # whatever became of one, the others are looked at
+            self._timer, self._next = None, math.inf
+            if self._due:
+                self._await(min(self._due), loop)
 
 
 class Gathering:

@@ -123,6 +123,16 @@ async def test_the_next_answer_on_the_connection_comes_at_once() -> None:
         await upstream.close()
 
 
+async def test_what_is_left_with_the_kernel_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.6)
+    taster = Taster(WHOLE)
+    async with Simulator(slow(50, 0.03)) as simulator:
+        upstream = Upstream(simulator.url, gap=0.3)
+        assert await (await asked(upstream)).pump(taster) is False
+        await upstream.close()
+    assert sum(taster.sizes) == 5000
+
+
 async def test_who_leaves_is_not_looked_at() -> None:
     """The number of its socket may be another's by then."""
     async with Simulator(slow(100)) as simulator:
