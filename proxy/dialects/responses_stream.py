@@ -148,10 +148,10 @@ class ResponsesReader:
     def rewritten(self, part: Part, edits: Sequence[tuple[Piece, str]]) -> bytes:
         tree = exact(part.raw)
         for piece, text in edits:
-            target = tree
-            for step in piece.path[:-1]:
+            target, spelled = tree, "logprobs" in piece.path
+            for step in piece.path[: piece.path.index("logprobs") if spelled else -1]:
                 target = target[int(step) if isinstance(target, list) else step]
-            if piece.path[-1] != "logprobs":
+            if not spelled:
                 target[int(piece.path[-1]) if isinstance(target, list) else piece.path[-1]] = text
             if isinstance(target, dict) and target.get("logprobs"):
                 target["logprobs"] = []  # they spell the text again, token by token

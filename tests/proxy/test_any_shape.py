@@ -20,6 +20,7 @@ from proxy.dialects.completions import Completions
 from proxy.dialects.messages import Messages
 from proxy.dialects.responses import Responses
 from proxy.facts import calls_of, facts_of
+from proxy.gate import Kind
 from proxy.sse import read
 from proxy.strict import Malformed
 from tests.proxy.leaves import places
@@ -92,6 +93,10 @@ def test_any_event(dialect: str, key: str, tree: Any) -> None:
             raw = shapes.event(event, name=event.get("type"))
             part = reader.repeat(raw) or reader.read(read(raw))
             said += [piece.text for piece in part.pieces]
+            for piece in part.pieces:
+                if piece.path and piece.kind is not Kind.ATOM:  # it may be masked
+                    assert b"[MASKED]" in reader.rewritten(part, [(piece, "[MASKED]")]) or "logprobs" in piece.path
+            reader.released(part)
             if part.unscannable:
                 return
     except Malformed:
