@@ -57,7 +57,8 @@ def _upgraded(path: str, db: sqlite3.Connection) -> int:
                 rows = _rewritten(path, db)
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # a full disk has ended it already
+                    db.execute("ROLLBACK")
                 raise
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             return rows
