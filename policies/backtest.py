@@ -79,6 +79,8 @@ class Rows:
     rules: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
+    unreadable: set[int] = field(default_factory=set)
+    """Rows whose record is not as Penstock writes it."""
     ended: set[int] = field(default_factory=set)
     """Rows whose request a rule or a person answered, so that no model was asked."""
     routed: dict[int, str] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class Again:
     why: str = ""
 
 
+UNREADABLE = Again(None, PASSED, why="its record is not as Penstock writes it")
 UNCLEAR = Again(None, PASSED, why="it was recorded without roles")
 ELSEWHERE = Again(None, PASSED, why="it was routed to another model, and whose policy found what is not recorded")
 
@@ -172,6 +175,8 @@ class Backtest:
                 known[place] = one
             elsewhere = routed and self._policies.selective and revision != self._policies.revision
             again.append(UNCLEAR if row in unclear else ELSEWHERE if elsewhere else one)
+        for row in rows.unreadable:
+            again[row] = UNREADABLE
         return again
 
     def _one(self, first: Verdict, second: Verdict, stopped: bool, action: str, revision: str) -> Again:

@@ -37,7 +37,7 @@ def recorded(log: Reader, since: float = 0.0) -> Iterator[Rows]:
     """The decided exchanges in a log that ended at or after `since` (unix seconds). Raises AuditUnavailable."""
     rows = Rows()
     for id, action, rule, body in log.select(_DECIDED, (since, since)):
-        take(rows, id, action, rule, orjson.loads(body))
+        take(rows, id, action, rule, _parsed(body))
         if len(rows.ids) >= CHUNK:
             yield rows
             rows = Rows()
@@ -45,15 +45,35 @@ def recorded(log: Reader, since: float = 0.0) -> Iterator[Rows]:
         yield rows
 
 
-def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> None:
-    """Add one exchange, whose record is `body`."""
+def _parsed(body: bytes | str) -> Any:
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return None
+
+
+def take(rows: Rows, id: str, action: str, rule: str, body: Any) -> None:
+    """Add one exchange, whose record is `body`. One that is not as Penstock writes it is added as unreadable."""
     row = len(rows.ids)
     rows.ids.append(id)
     rows.actions.append(action)
     rows.rules.append(rule)
-    rows.revisions.append(body.get("revision") or "")
+    rows.revisions.append("")
+    rows.scopes.append(_NOBODY)
+    try:
+        _take(rows, row, action, body)
+    except (AttributeError, TypeError, ValueError):
+        _forget(rows, row)
+
+
+def _take(rows: Rows, row: int, action: str, body: dict[str, Any]) -> None:
     get = body.get
-    rows.scopes.append(Scope(get("dialect", ""), get("model", ""), get("account", ""), get("stream", False)))
+    scope = Scope(get("dialect", ""), get("model", ""), get("account", ""), get("stream", False))
+    revision = get("revision") or ""
+    # Values of other types could not be looked up, and a log may have been written by anybody.
+    if action not in _ACTIONS or not all(type(each) in _PLAIN for each in (revision, *scope)):
+        raise TypeError("no record of Penstock's")
+    rows.revisions[row], rows.scopes[row] = revision, scope
     if "routed" in body:
         rows.routed[row] = str(body["routed"].get("to", ""))
     if not get("review", {}).get(str(Stage.INPUT), {}).get("passed", True):
@@ -70,6 +90,24 @@ def take(rows: Rows, id: str, action: str, rule: str, body: dict[str, Any]) -> N
                 rows.ended.add(row)
 
 
+def _forget(rows: Rows, row: int) -> None:
+    """Leave of a row only that it cannot be read."""
+    rows.actions[row] = str(Action.PASS)
+    rows.unreadable.add(row)
+    rows.routed.pop(row, None)
+    rows.ended.discard(row)
+    for part in rows.stages.values():
+        for at in (part.judged, part.unclear, part.untold):
+            while at and at[-1] == row:
+                at.pop()
+        part.silent.pop(row, None)
+        part.fired.pop(row, None)
+        for at, values in part.columns.values():
+            while at and at[-1] == row:
+                at.pop()
+                values.pop()
+
+
 def _ends(actions: Collection[str], body: dict[str, Any]) -> bool:
     """Whether one of the rules that fired on a request answered it."""
     if _ENDING.isdisjoint(actions):
@@ -78,6 +116,9 @@ def _ends(actions: Collection[str], body: dict[str, Any]) -> bool:
     return "routed" not in body or "upstream" not in body or str(Action.BLOCK) in actions
 
 
+_ACTIONS = frozenset(map(str, Action))
+_PLAIN = frozenset({str, bool})
+_NOBODY = Scope()
 _ENDING = frozenset(map(str, ENDS))
 _STAGES = [(str(stage), stage) for stage in Stage]
 
@@ -102,7 +143,9 @@ def _stage(part: Part, row: int, seen: dict[str, Any]) -> None:
     if unplaced:
         _columns(part, row, unplaced, True)
     if "rules" in seen or "shadow" in seen:
-        part.fired[row] = {**seen.get("shadow", {}), **seen.get("rules", {})}
+        part.fired[row] = fired = {**seen.get("shadow", {}), **seen.get("rules", {})}
+        if not _ACTIONS.issuperset(fired.values()):
+            raise ValueError("a rule that did what no rule does")
     failures = seen.get("failures")
     if failures:
         part.silent[row] = frozenset(failures), frozenset(seen.get("present", ())) & _ROLES
@@ -115,6 +158,8 @@ def _columns(part: Part, row: int, by_role: dict[str, dict[str, float]], placele
             part.unclear.append(row)
             continue
         for name, score in scores.items():
+            if type(score) is not float and type(score) is not int:
+                raise TypeError("a score that is no number")
             key = role, name, placeless, view
             column = columns.get(key)
             if column is None:

@@ -20,7 +20,7 @@ from policies.heard import describe
 from policies.model import Action, Policy, Stage
 from proxy.metrics import Metrics
 from proxy.record import Notes
-from proxy.recorded import take
+from proxy.recorded import _parsed, take
 from tests.policies.test_engine import CLASSIFIERS, LABELS, ROLES, built, make, policies_of, rule, rules
 
 Seen = tuple[list[Message], Report]
@@ -112,7 +112,7 @@ def without_six_decimals(what: Seen) -> Seen:
     return texts, report._replace(findings=found)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(sets, exchanges)
 def test_by_the_same_policy_all_is_as_it_was(policies: list[Policy], all_seen: list[tuple[Seen, Seen]]) -> None:
     ready, rows = built(*policies), Rows()
@@ -126,7 +126,7 @@ def test_by_the_same_policy_all_is_as_it_was(policies: list[Policy], all_seen: l
     assert (changes.decisions, changes.changed, changes.unknown) == (len(all_seen), 0, {})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(sets, sets, exchanges)
 def test_what_is_known_of_another_policy_is_what_it_decides(
     old: list[Policy], new: list[Policy], all_seen: list[tuple[Seen, Seen]]
@@ -333,3 +333,36 @@ def test_counting() -> None:
         ("old", "new passes", 2, rows.ids[0:2]),
     ]
     assert plain["reasons"] == {"because: new blocks": 4, "t2: new blocks": 4}
+
+
+ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [None, {}, [], "user", 0, True, {"a.x": 0.9}, {"user": {"a.x": 0.9}}, {"a.x": "high"}, {"a": None}, {"user": None}]
+)
+SEEN = ("scores", "role", "by_role", "unplaced", "failures", "present", "rules", "shadow", "views")
+STAGES = {
+    stage: st.one_of(ODD, st.dictionaries(st.sampled_from(SEEN), ODD, max_size=4)) for stage in ("input", "output")
+}
+BODIES = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("revision", "routed", "review", "dialect", "model", "account", "stream"), ODD) | STAGES
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(ODD, BODIES), st.sampled_from(["pass", "block", "odd"]))
+def test_a_log_that_others_wrote_into_is_no_traceback(body: Any, action: str) -> None:
+    """What is in it of ours is decided all the same, as if the rest were not there."""
+    ready, rows = built(make([rule()])), Rows()
+    ours = {"revision": "then", "input": {"scores": {"a.x": 0.9}, "role": "user"}}
+    take(rows, "pn_1", "block", "r", ours)
+    take(rows, "pn_2", action, "r", body)
+    take(rows, "pn_3", "block", "r", ours)
+    first, second, third = Backtest(ready, lambda _: describe(ready)).decide(rows)
+    assert first.action is third.action is Action.BLOCK
+    if 1 in rows.unreadable:
+        assert (second.action, second.why) == (None, "its record is not as Penstock writes it")
+
+
+def test_what_is_no_json_is_unreadable() -> None:
+    rows = Rows()
+    take(rows, "pn_1", "block", "r", _parsed(b"{"))
+    assert rows.unreadable == {0}
