@@ -331,7 +331,8 @@ class Connection(asyncio.Protocol):
             now = self._loop.time()
             if self._seen:
                 gap = (now - self._seen) / (len(self._body) - before or 1)
-                self._pulse += (gap - self._pulse) / STEADY if self._pulse else gap
+                # A pause is no pace: it counts for little.
+                self._pulse += (min(gap, STEADY * self._pulse) - self._pulse) / STEADY if self._pulse else gap
             self._seen = now
             # A piece that is larger than they were may hold more text than was expected.
             if self._buffered >= self._appetite or len(data) > self._usual or not self._gather():
