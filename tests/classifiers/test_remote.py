@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from classifiers.base import Classifier, Message, NoAnswer, Role
 from classifiers.catalog import OptionError, create
 from classifiers.options import Options
 from classifiers.remote import Remote, _tensors
+from tests.bench.candidates import free_port
 from tests.classifiers.services import FAULTS, ask
 from tests.classifiers.tables import table
 from tests.packages import packages
@@ -206,21 +206,13 @@ def test_labels_and_digest() -> None:
 # A real MLServer, with a small model of ours
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of an MLServer that serves `shouting`."""
     installed = packages("mlserver")
     folder = tmp_path_factory.mktemp("mlserver") / "shouting"
     shutil.copytree(MODEL, folder)
-    http, grpc, metrics = free_ports(3)
+    http, grpc, metrics = free_port(), free_port(), free_port()
     settings = {
         "host": "127.0.0.1",
         "http_port": http,
@@ -315,7 +307,7 @@ def test_a_real_server_is_checked(mlserver: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_seen_when_it_is_checked() -> None:
-    [port] = free_ports(1)
+    port = free_port()
     assert remote(f"http://127.0.0.1:{port}").labels  # nobody is asked
     with pytest.raises(OptionError, match=r"not ready \(no connection"):
         remote(f"http://127.0.0.1:{port}", check=True)

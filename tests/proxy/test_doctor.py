@@ -24,6 +24,7 @@ from proxy.cli import app
 from proxy.config import load
 from proxy.doctor import checks, disk
 from proxy.doctor.base import Finding, Place, State
+from tests.bench.candidates import free_port
 from tests.encoder_service import EncoderService
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 from tests.proxy.keyring import give
@@ -190,9 +191,7 @@ async def test_what_the_upstream_says(
 
 
 def test_nobody_is_there(given: dict[str, Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    (found,) = looked({**given, "upstream": f"http://127.0.0.1:{port}/v1"}, "upstream")
+    (found,) = looked({**given, "upstream": f"http://127.0.0.1:{free_port()}/v1"}, "upstream")
     assert found.state is State.WRONG
     assert "refused" in found.detail
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 import socketserver
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from proxy import doctor_cli
 from proxy.config import load
 from proxy.doctor.base import Finding, Place, State
 from proxy.doctor.remembered import _memory
+from tests.bench.candidates import free_port
 from tests.proxy.conftest import standing
 from tests.proxy.keyring import give
 from tests.proxy.test_accounts_remembered import KEYS, RULES, Asker, ready, until
@@ -55,9 +55,7 @@ def answering(reply: bytes) -> Iterator[str]:
 
 @contextlib.contextmanager
 def missing() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        port = made.getsockname()[1]
-    yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+    yield f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0"
 
 
 @contextlib.contextmanager

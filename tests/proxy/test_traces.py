@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from proxy.config import load
 from proxy.server import CannotServe, serving
 from proxy.traces import MOST, Traces
+from tests.bench.candidates import free_port
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.upstream import End, Upstream, replies, shapes
 
@@ -203,8 +203,7 @@ async def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeyp
 
 
 async def test_a_collector_that_is_gone_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     monkeypatch.setitem(os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS))
     async with Upstream() as upstream:

