@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from . import compose, corpus, encoder, export, fit, mine, shipped
 from .corpus import CorpusError, Example, Tally
+from .labels import NAMES
 
 
 def say(text: str) -> None:
@@ -32,13 +34,19 @@ def arguments() -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         default=120.0,
-        help="most computing time for all trainings, on all threads (default 120)",
+        help="most computing time for all trainings, on all threads (default 120); 0 with --start: their mean as it is",
     )
     parser.add_argument("--epochs", type=int, default=1, help="passes before the mining of false alarms (default 1)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cap", type=int, default=None, help="most rows of any source (for a quick try)")
     parser.add_argument("--dev-cap", type=int, default=1500, help="most rows of any dev source")
-    parser.add_argument("--start", type=Path, help="a model directory to go on from, with one shorter epoch")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        nargs="+",
+        default=(),
+        help="model directories to go on from, with one shorter epoch: from the mean of their weights",
+    )
     parser.add_argument("--weights", type=Path, nargs="*", default=(), help="trained weights: skip the training")
     return parser
 
@@ -82,7 +90,9 @@ def run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     recipe = fit.Recipe(epochs=options.epochs, minutes=options.minutes / options.seeds, threads=options.threads)
     paths = [Path(path) for path in options.weights]
-    if not paths:
+    if options.start and not options.minutes:
+        paths = [_mean(options.start, work)]
+    elif not paths:
         most = min(MINED[1 if options.start else 0], len(training) // 5)
         spare = mine.spare(corpus.load(options.data, "train", capped=False)[0], [*training, *kept], most)
         paths = [work / f"seed{seed}.safetensors" for seed in range(options.seeds)]
@@ -106,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
 
     shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
-    version, start = _begun_with(options.start)
+    version, start = _begun_with(options.start, options.minutes)
     facts: dict[str, Any] = {
         "version": version,
         "summary": "MiniLM-L6 (Apache-2.0) fine-tuned with one sigmoid head per label; static int8 ONNX.",
@@ -138,21 +148,31 @@ def train(training: list[Example], spare: list[Example], recipe: fit.Recipe, kep
 
 REST, AGAIN = 0.6, 0.13
 """The part of the texts that the last epoch sees again, and how much slower it learns; the part that a model sees again
-which goes on from one that ships."""
-MINED = 8000, 2500
+which goes on from others."""
+LEAST = 300
+"""The bad texts of a head that a last epoch sees at least, or all where there are fewer: what is not heard again is
+forgotten."""
+MINED = 8000, 1000
 """Most honest texts among which false alarms are sought; and for a model that goes on, which has learnt from most."""
 
 
-def go_on(training: list[Example], spare: list[Example], seeds: dict[Path, fit.Recipe], start: Path) -> None:
-    """All seeds, each from the model in the directory `start`."""
-    import torch
-    from safetensors.torch import save_file
-
-    first = next(iter(seeds)).with_name("start.safetensors")
-    save_file({name: torch.from_numpy(value) for name, value in shipped.weights(start).items()}, str(first))
+def go_on(training: list[Example], spare: list[Example], seeds: dict[Path, fit.Recipe], start: Sequence[Path]) -> None:
+    """All seeds, each from the mean of the models in the directories `start`."""
+    first = _mean(start, next(iter(seeds)).parent)
     hard = mined(spare, first, next(iter(seeds.values())))
     for path, recipe in seeds.items():
         refine(training, hard, recipe, first, path, AGAIN)
+
+
+def _mean(directories: Sequence[Path], work: Path) -> Path:
+    """Writes the mean of the weights of the models in `directories` to a file in `work`."""
+    import torch
+    from safetensors.torch import save_file
+
+    known, path = [shipped.weights(directory) for directory in directories], work / "start.safetensors"
+    mean = {name: np.mean([each[name] for each in known], axis=0, dtype=np.float32) for name in known[0]}
+    save_file({name: torch.from_numpy(value) for name, value in mean.items()}, str(path))
+    return path
 
 
 def mined(spare: list[Example], weights: Path, recipe: fit.Recipe) -> list[Example]:
@@ -167,21 +187,33 @@ def refine(
 ) -> None:
     """The last epoch of a seed, from the weights in `start`: `share` of the texts, our own ones and the `hard` ones."""
     ours = [e for e in training if e.source in {"handwritten", "composed"}]
-    part = random.Random(recipe.seed).sample(training, int(share * len(training)))
+    part = again(training, share, random.Random(recipe.seed))
     fit.train(part + ours + hard, replace(recipe, epochs=1, rate=REST * recipe.rate), kept, say, start)
 
 
-def _begun_with(start: Path | None) -> tuple[int, dict[str, Any]]:
-    """The version of the new model, and what the card says of the one that it goes on from."""
-    if start is None:
+def again(training: Sequence[Example], share: float, rng: random.Random) -> list[Example]:
+    """`share` of the texts, and of each head's bad ones LEAST at least."""
+    order = rng.sample(range(len(training)), len(training))
+    taken = set(order[: int(share * len(training))])
+    for name in NAMES:
+        bad = [place for place in order if training[place].targets.get(name) == 1.0]
+        missing = max(0, LEAST - len(taken.intersection(bad)))
+        taken.update([place for place in bad if place not in taken][:missing])
+    return [training[place] for place in order if place in taken]
+
+
+def _begun_with(start: Sequence[Path], minutes: float) -> tuple[int, dict[str, Any]]:
+    """The version of the new model, and what the card says of those that it goes on from."""
+    before = [json.loads((each / "card.json").read_text("utf-8")) for each in start]
+    if not before:
         return 1, {}
-    before = json.loads((start / "card.json").read_text("utf-8"))
+    versions = [int(card["version"]) for card in before]
     told = {
-        "version": before["version"],
-        "model.onnx": before["files"]["model.onnx"],
-        "share of texts seen again": AGAIN,
+        "versions": versions,
+        "model.onnx": [card["files"]["model.onnx"] for card in before],
+        "share of texts seen again": AGAIN if minutes else 0,
     }
-    return before["version"] + 1, {"goes on from": told}
+    return 1 + max(versions), {"goes on from the mean of": told}
 
 
 def _sources(tally: Tally, training: list[Example]) -> list[dict[str, Any]]:
@@ -198,7 +230,7 @@ def _quantisation(work: Path, dev: tuple[Example, ...], int8: Any, most: int = 2
     from ..embedded import Encoder
     from . import measure
     from .judge import judge
-    from .labels import INDEX, NAMES
+    from .labels import INDEX
 
     chosen = np.random.default_rng(0).permutation(len(dev))[:most]
     whole = judge(Encoder.open(work), [dev[i] for i in chosen], say)

@@ -319,5 +319,6 @@ def epoch(examples: Sequence[Example], rng: Rng, share: float = 0.15, extra: flo
         made += outside(_with_composed(stocked, rng), count, rng) + compose.outside(count // 2, rng)
     if direct and stocked.prompts:
         made += company(stocked, direct, count // 2, rng)
+        made += [disguise(fill(each, stocked, rng), rng, share) for each in compose.personas(count // 3, rng)]
     rng.shuffle(made)
     return made

@@ -1,5 +1,5 @@
-"""Texts of ours that are put together from parts: orders and errands in many carriers, and requests that come as code.
-What is written is in data/*.yaml; here is only the putting together."""
+"""Texts of ours that are put together from parts: orders and errands in many carriers, requests that come as code, and
+roles to play. What is written is in data/*.yaml; here is only the putting together."""
 
 from __future__ import annotations
 
@@ -76,6 +76,19 @@ def code(count: int, rng: Rng) -> list[Example]:
     return made
 
 
+def personas(count: int, rng: Rng) -> list[Example]:
+    """`count` roles that a model is asked to play, every second one of which has dropped its rules."""
+    grammar = parts("personas")
+    made = []
+    for number in range(count):
+        kind, prefix = ("jailbreak", "loose") if number % 2 else ("benign", "")
+        own = {slot: grammar[prefix + slot] for slot in ("name", "who", "vow", "closing")}
+        # One name in all of a text.
+        text = grow(rng.choice(grammar["frame"]), {**grammar, **own, "name": [rng.choice(own["name"])]}, rng).strip()
+        made.append(Example(text, targets(kind, "prompt"), "composed", "prompt", "en", WEIGHT, f"persona:{kind}"))
+    return made
+
+
 def composed(seed: int = 0) -> list[Example]:
-    """What is composed once for a training; `outside` is composed afresh for each epoch."""
+    """What is composed once for a training; `outside` and `personas` are composed afresh for each epoch."""
     return code(360, random.Random(seed))

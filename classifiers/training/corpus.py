@@ -220,32 +220,48 @@ def unique(examples: Iterable[Example]) -> list[Example]:
     return list(merged.values())
 
 
-MOST_HARMFUL = 0.5
-"""What the harmful texts of a language may weigh against its honest ones. As much as those would teach that a text in
-it is harmful more often than not: in English they are a fifth."""
+MOST_BAD: Mapping[str, float] = {"harmful": 0.5, "injection": 0.1, "jailbreak": 0.1}
+"""What the texts of a language that are bad for a head may weigh against its honest ones. As much as those would teach
+that a text in it is harmful more often than not; in English they are a fifth, and of injections a fortieth."""
 
 
 def balance_languages(examples: Sequence[Example], least: float = 0.1) -> list[Example]:
-    """The examples with weights under which no language says by itself whether a text is harmful. The side that has
-    too much is made lighter: harmful texts beyond MOST_HARMFUL of the honest ones, honest ones beyond their share in
-    English. Every text keeps `least` of its weight."""
-    sums: dict[tuple[str, float], float] = defaultdict(float)
-    for example in examples:
-        if "harmful" in example.targets:
-            sums[_tongue(example), example.targets["harmful"]] += example.weight
-    usual = max(1 / MOST_HARMFUL, sums["", 0.0] / sums["", 1.0] if sums["", 1.0] else 0.0)
+    """The examples with weights under which no language says by itself whether a text is harmful or an attack. The side
+    that has too much is made lighter: bad texts beyond MOST_BAD of the honest ones, those that are not harmful beyond
+    their share in English. Every text keeps `least` of its weight."""
+    sums: dict[tuple[str, str, float], float] = defaultdict(float)
+    tongues = [_tongue(example) for example in examples]
+    for example, tongue in zip(examples, tongues, strict=True):
+        for head in MOST_BAD.keys() & example.targets.keys():
+            sums[head, tongue, example.targets[head]] += example.weight
+    english = sums["harmful", "", 0.0], sums["harmful", "", 1.0]
+    usual = max(1 / MOST_BAD["harmful"], english[0] / english[1] if english[1] else 0.0)
     made = []
-    for example in examples:
-        side, tongue, share = example.targets.get("harmful"), _tongue(example), 1.0
-        if side is not None and tongue:
-            fair = sums[tongue, 1.0 - side] * (MOST_HARMFUL if side else usual)
-            share = max(least, min(1.0, fair / sums[tongue, side]))
-        made.append(replace(example, weight=example.weight * share))
+    for example, tongue in zip(examples, tongues, strict=True):
+        share = 1.0
+        for head in MOST_BAD.keys() & example.targets.keys() if tongue else ():
+            bad, honest = sums[head, tongue, 1.0], sums[head, tongue, 0.0]
+            if example.targets[head] == 1.0:
+                share = min(share, honest * MOST_BAD[head] / bad)
+            elif head == "harmful":
+                share = min(share, bad * usual / honest)
+        made.append(replace(example, weight=example.weight * max(least, share)))
     return made
+
+
+GERMAN = frozenset((
+    "aber", "als", "auf", "bei", "bitte", "das", "dem", "den", "der", "die", "ein", "eine", "für", "haben",
+    "ich", "ist", "kann", "kein", "mein", "mir", "mit", "nicht", "oder", "sie", "sind", "und", "von",
+    "welche", "wenn", "wie", "wir", "zu", "zum", "über",
+))  # fmt: skip
+"""A set that names no languages is English but for its German rows, of which every third is an injection."""
 
 
 def _tongue(example: Example) -> str:
     """The language of an example; nothing for English, which most sources do not name."""
+    if not example.lang:
+        words = example.text[:2000].casefold().split()
+        return "de" if sum(word in GERMAN for word in words) > 0.15 * len(words) else ""
     return "" if example.lang == "en" else example.lang
 
 

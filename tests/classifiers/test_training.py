@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from classifiers.training import __main__ as training
 from classifiers.training import augment, calibrate, compose, corpus, measure
 from classifiers.training.corpus import CorpusError, Example
 from classifiers.training.labels import CATEGORIES, LABELS, NAMES, NEAR, TIERS, targets
@@ -169,6 +170,16 @@ def test_no_language_says_by_itself_that_a_text_is_harmful(harmful: int, honest:
     assert {e.weight for e in weights if e.lang != "te"} == {1.0}
 
 
+def test_no_language_says_by_itself_that_a_text_is_an_attack() -> None:
+    german = "Ich bin mit dem Bus zu spät gekommen, was kann ich tun?"
+    attacks = [Example(f"{german} {i}", {"injection": 1.0}, "a", "prompt") for i in range(30)]
+    honest = [Example(f"{german} Nr. {i}", {"injection": 0.0}, "a", "prompt") for i in range(60)]
+    english = [Example(f"I was late, what can I do? {i}", {"injection": float(i % 2)}, "a", "prompt") for i in range(9)]
+    weights = [e.weight for e in corpus.balance_languages(attacks + honest + english)]
+    assert sum(weights[:30]) == pytest.approx(0.1 * 60)
+    assert set(weights[30:]) == {1.0}
+
+
 def test_sets_that_name_a_language_differently_mean_the_same(tmp_path: Path) -> None:
     named = ("Deutsch", "DE", "de", "", "English")
     rows = [row(f"text {i}") | {"lang": lang} for i, lang in enumerate(named)]
@@ -276,6 +287,28 @@ def test_requests_in_code_come_in_pairs() -> None:
     made = compose.code(300, random.Random(0))
     assert sum(example.targets["harmful"] for example in made) == 150
     assert not [example for example in made if "{code}" in example.text]
+
+
+def test_roles_to_play_come_in_pairs_with_one_name_in_each() -> None:
+    made = compose.personas(400, random.Random(0))
+    assert [e.targets["jailbreak"] for e in made].count(1.0) == 200
+    assert len({e.text for e in made}) > 390
+    slots = compose.parts("personas")
+    assert not [e for e in made if any("{" + name + "}" in e.text for name in slots)]
+    for example in made:
+        loose = "loose" * (example.targets["jailbreak"] == 1.0)
+        vows = [vow.removeprefix("{name}") for vow in slots[loose + "vow"] if vow.startswith("{name}")]
+        says = {example.text[: example.text.index(vow)].rsplit(None, 1)[-1] for vow in vows if vow in example.text}
+        assert len(says) <= 1
+
+
+def test_a_model_that_goes_on_hears_every_head_again() -> None:
+    rare = [Example(f"rare {i}", {"extremism": 1.0}, "a", "prompt") for i in range(40)]
+    many = [Example(f"many {i}", {"hate": 1.0, "harmful": 1.0}, "a", "prompt") for i in range(3000)]
+    taken = training.again(rare + many, 0.05, random.Random(0))
+    assert sum(e.targets.get("extremism") == 1.0 for e in taken) == 40
+    assert sum(e.targets.get("hate") == 1.0 for e in taken) == training.LEAST
+    assert len(taken) == len({e.text for e in taken}) == 40 + training.LEAST
 
 
 def test_a_slot_that_is_not_known_stays() -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from classifiers.encoder import DEFAULT_MODEL, MODELS
 from classifiers.runtime import Session
 from classifiers.training import export, graph, shipped
 from classifiers.training.encoder import ATTENTION_HEADS, EPSILON, FIRST, INNER, LAST, LAYERS, WIDTH
@@ -163,6 +166,30 @@ def test_a_shipped_model_gives_its_weights_back(files: tuple[Path, Path], weight
 
 def test_int8_is_small(files: tuple[Path, Path]) -> None:
     assert files[1].stat().st_size < 0.3 * files[0].stat().st_size
+
+
+def test_sums_of_products_fit_in_16_bits(files: tuple[Path, Path]) -> None:
+    """A processor without VNNI adds two neighbouring products of uint8 and int8 in 16 bits, and cuts what is more. Then
+    the same file would judge differently there."""
+    found = pairs(files[1])
+    assert len(found) == 6 * LAYERS
+    assert all(100 < most <= graph.PAIR for most in found.values())
+    assert 255 * graph.PAIR < 1 << 15
+
+
+def test_the_shipped_model_judges_alike_on_every_processor() -> None:
+    assert set(pairs(MODELS / DEFAULT_MODEL / "model.onnx").values()) <= set(range(graph.PAIR + 1))
+
+
+def pairs(path: Path) -> dict[str, int]:
+    """The most that two neighbouring weights of a column come to, by product."""
+    known = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(path)).graph.initializer}
+    sizes = {name: np.abs(value.astype(int)) for name, value in known.items() if name.endswith(".weight")}
+    return {
+        name: int((size[0::2] + size[1::2]).max())
+        for name, size in sizes.items()
+        if name.startswith("layers.") and ".norm" not in name
+    }
 
 
 def test_what_is_evened_out_is_worth_it(weights: dict[str, NDArray[np.float32]]) -> None:
