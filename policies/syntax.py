@@ -94,6 +94,9 @@ def _second_colon(stop: _Stop) -> Told:
 
 def _block(stop: _Stop) -> Told:
     if "<scalar>" in stop.problem:
+        if (opened := _opened_before(stop)) is not None:
+            what = f"quotes that are opened here are closed in line {stop.line + 1} only"
+            return Told(*opened, what, "close them where the text ends")
         mend = "quote the whole of it; in single quotes '' stands for one"
         return stop.told("a text goes on behind its closing quote", mend)
     if "'-'" in stop.problem:
@@ -103,6 +106,16 @@ def _block(stop: _Stop) -> Told:
         return stop.told(f"not YAML: {stop.problem}", "check the indentation, and the '- ' of lists")
     what = f"this line begins in column {stop.column + 1}, unlike those that it stands with"
     return stop.told(what, "indent it like the line above it")
+
+
+def _opened_before(stop: _Stop) -> tuple[int, int] | None:
+    """Where quotes were opened that end just before, if that was in an earlier line."""
+    before = "\n".join([*stop.lines[: stop.line], stop.lines[stop.line][: stop.column]]).rstrip()
+    if before[-1:] not in ('"', "'"):
+        return None
+    opened = before.rfind(before[-1], 0, len(before) - 1)
+    line = before.count("\n", 0, opened)
+    return (line + 1, opened - before.rfind("\n", 0, opened)) if opened >= 0 and line < stop.line else None
 
 
 def _special(stop: _Stop) -> Told:
