@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .accounts.secret import PREFIX as KEY_PREFIX
 from .dialects.base import Speaker
 from .upstream import Headers, Response
 
+PREFIX = KEY_PREFIX.encode()
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -129,6 +131,8 @@ def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | Non
         for name, value in received
         if name not in dropped and b"_" not in name and not name.startswith((b"x-penstock-", b"x-forwarded-"))
     ]
+    if credentials is not None:  # some clients say their key in a header of their own, too
+        kept = [pair for pair in kept if PREFIX not in pair[1]]
     kept.append((b"accept-encoding", b"identity"))
     kept.extend(credentials or ())
     return kept

@@ -11,15 +11,15 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from policies.facts import ANONYMOUS, Account
 
 from .accounts.claims import claim, claims
 from .accounts.holder import Holder
 from .accounts.identity import Denied, Identities, Identity
-from .accounts.secret import PREFIX as KEY_PREFIX
 from .accounts.stored import first_id
-from .answers import Answer, forwarded, problem
+from .answers import PREFIX, Answer, forwarded, problem
 from .audit import Audit, Key
 from .config import Settings
 from .dialects.base import Dialect, Request, Speaker
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from .traces import Traces
 
 log = get_logger("penstock.app")
-
-PREFIX = KEY_PREFIX.encode()
 
 DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
     (b"/v1/chat/completions", Chat()),
@@ -201,7 +199,7 @@ class DataPlane:
             return None
         try:
             identity = self._identities.of(incoming.headers)
-            if self._identities.known and PREFIX in incoming.target:
+            if self._identities.known and PREFIX in unquote_to_bytes(incoming.target):
                 text = "A Penstock key stands in the URL, where others can read it: send it as your client's API key."
                 raise Denied(text, "key_in_url", 400)
         except Denied as error:
