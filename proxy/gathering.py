@@ -23,7 +23,7 @@ EVENTS = 2
 """How many events are expected between two looks: where none came, the stream pauses."""
 SLOWEST = 0.25
 """Seconds between two looks at most; a stream slower than that is read as it comes."""
-REST = 0.04
+REST = 0.06
 """Seconds after it was read last in which a stream is not read again, unless it pauses."""
 PATIENCE = 2.0
 """Seconds for which bytes are left with the kernel at most."""
