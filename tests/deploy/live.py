@@ -167,19 +167,22 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
     shutil.copy(Path(__file__).with_name("policy.yaml"), folder / "policy.yaml")
     try:
         async with contextlib.AsyncExitStack() as stack:
+            admin = free_port()
+            prometheus = stack.enter_context(
+                watched(folder, ("127.0.0.1", admin))
+            )  # first: it looks for targets slowly
             upstream = await stack.enter_async_context(Upstream(_reply, keep=False))
             encoder = EncoderService()
             there = await stack.enter_async_context(Upstream(encoder, keep=False))
             redis = stack.enter_context(redis_server.server())
             secret = give(folder / "penstock")
             settings = load(
-                None, upstream=upstream.url, policy=str(folder / "policy.yaml"), port=0, admin_port=0,
+                None, upstream=upstream.url, policy=str(folder / "policy.yaml"), port=0, admin_port=admin,
                 data_dir=folder / "penstock", heartbeat_interval=1, metrics_models=["gpt-4o-mini", "claude"],
                 log_level="error", credentials="keys", upstream_key="sk-shown", state=redis.url(), encoder=there.url,
                 encoder_fallback="embedded", keep_content="fired", content_key="5a" * 32,
             )  # fmt: skip
             running = await stack.enter_async_context(serving(settings))
-            prometheus = stack.enter_context(watched(folder, running.admin_address))
             base, headers = "http://{}:{}".format(*running.address), {"authorization": f"Bearer {secret}"}
             client = await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=base, timeout=30, trust_env=False, headers=headers)
