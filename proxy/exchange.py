@@ -190,7 +190,7 @@ class Exchange:
         decision = self.decide_now(stage, messages, unscannable)
         if decision is None:
             if self._said is None and stage is Stage.OUTPUT:
-                self._before, self._said = said_before(self._asked), Cache(SAID)
+                self._before, self._said = self._before or said_before(self._asked), Cache(SAID)
             # Turns of a conversation come again with the next one. What the model says now comes again in this answer
             # alone, if at all: a stream of Responses says each text up to five times.
             scope, memory = (self.notes.account, None) if stage is Stage.INPUT else (None, self._said)
@@ -292,7 +292,9 @@ class Exchange:
         if coding != b"identity":
             raise Malformed("it is compressed although nobody asked for that")
         if kind == b"text/event-stream" and response.status == 200:
-            await Streamed(self, request, response).run()
+            streamed = Streamed(self, request, response)
+            self._let_go(request)
+            await streamed.run()
         elif kind == b"application/json" or kind.endswith(b"+json"):
             await self.whole(request, response)
         elif response.status >= 400:
@@ -315,6 +317,14 @@ class Exchange:
         await self.send(
             problem(self.dialect, response.status, "upstream_error", text, self.notes.id, relayed(response))
         )
+
+    def _let_go(self, request: Request) -> None:
+        """What was asked is judged and sent, and a stream may last: keep of it what the answer is judged with, and all
+        only where it is kept anyway, or where names of what is masked must differ from words in it."""
+        if self.notes.kept is None and self._tokens is None and not self.guard.numbers:
+            self._before = said_before(self._asked)
+            request.tree = None
+            request.messages.clear()
 
     async def whole(self, request: Request, response: Response) -> None:
         """A JSON answer, of whatever status."""

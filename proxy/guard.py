@@ -20,7 +20,7 @@ from classifiers.panel import Asked, Panel, asked_of
 from policies.engine import Decision, PolicySet, decide
 from policies.facts import ANONYMOUS, Account, Call, Facts
 from policies.marks import memory_of
-from policies.model import Action, Stage
+from policies.model import NUMBER, Action, Stage
 from policies.plan import Hold, plan, stream_mode
 from policies.ready import MOST_FACES
 
@@ -37,8 +37,8 @@ ENCRYPTED = "encrypted"
 
 
 class Guard:
-    """`policies` and what asking by them takes. `policies`, its `classifiers` where they work, and `hold` are for
-    reading."""
+    """`policies` and what asking by them takes. `policies`, its `classifiers` where they work, `hold`, and whether any
+    mask has `numbers` are for reading."""
 
     def __init__(self, policies: PolicySet, panel: Panel, metrics: Metrics) -> None:
         self.policies = policies
@@ -51,6 +51,7 @@ class Guard:
         }
         self._added = metrics.added
         self.asks = policies.asks
+        self.numbers = any(NUMBER in rule.mask_with for rule in policies.rules)
         self.memory = memory_of(policies.policies)
         self._asking: tuple[Account, Callable[[str], str]] | None = None
         self._facts: Facts | None = None

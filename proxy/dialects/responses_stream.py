@@ -10,6 +10,7 @@ blocked one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from classifiers.base import Role
 
@@ -54,7 +55,7 @@ class ResponsesReader:
     sequel = True
 
     def __init__(self, request: Request) -> None:
-        self._request = request
+        self._request = copy(request)  # its tree is wanted to the end
         self._told = Told()
         self._groups: dict[int | str, int] = {}  # output index (or item id) -> group
         self._done: set[int] = set()  # groups whose item is done
