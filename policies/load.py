@@ -152,9 +152,13 @@ def _unique(known: list[_Read]) -> None:
         for what, path, name in named:
             line = document.places[path][0]
             first = seen.setdefault((what, name), (document.file, path, line))
-            if first[:2] != (document.file, path):
-                used = f"'{name}' is used already at {first[0]}:{first[2]}"
-                document.problems.append(document.problem(path, used, "choose another"))
+            if first[:2] == (document.file, path):
+                continue
+            used = f"'{name}' is used already at {first[0]}:{first[2]}"
+            mend = "choose another" if what != "policy" else "choose another, or move one of the two files elsewhere"
+            document.problems.append(document.problem(path, used, mend))
+            if what == "policy":
+                break  # it is a copy, and all that is in it is there twice
 
 
 def _for_all(known: list[_Read]) -> None:

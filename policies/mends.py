@@ -147,6 +147,10 @@ def parse(document: Document) -> model.Policy | None:
         _add(document, (), "an empty file", "write a policy: id, version, owner, description and rules")
     elif not isinstance(value, dict):
         _add(document, (), "not a policy", "write 'key: value' lines: id, version, owner, description and rules")
+    elif value and not value.keys() & model.Policy.model_fields.keys():
+        _add(
+            document, (), "not a policy: no key of one is in it", "move the file out of here, or write id, version ..."
+        )
     else:
         return _validated(document, value)
     return None
