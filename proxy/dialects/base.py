@@ -36,6 +36,8 @@ class NotFound(BadRequest):
         self.code = code
 
 
+MOST = 64
+"""Models that may answer in another's place."""
 _HOLDS_TEXT = frozenset({str, dict, list})
 
 
@@ -109,7 +111,7 @@ class Request(Body):
 
     def others(self) -> list[str]:
         """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes.
-        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's.)"""
+        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's.) Raises BadRequest for more than MOST."""
         found: list[str] = []
         for field_name in ("fallbacks", "models") if isinstance(self.tree, dict) else ():
             named = self.tree.get(field_name)
@@ -117,6 +119,8 @@ class Request(Body):
                 name = item.get("model") if isinstance(item, dict) else item
                 if name is not None:
                     found.append(name if isinstance(named, list) and isinstance(name, str) else "")
+                    if len(found) > MOST:
+                        raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
         return found
 
 
