@@ -114,7 +114,7 @@ def test_tail_joins_both_halves_to_one_line(path: Path) -> None:
 
 
 def test_json_lines(path: Path) -> None:
-    lines = [json.loads(line) for line in run("tail", "--json", "--path", path).output.splitlines()]
+    lines = [json.loads(line) for line in run("tail", "--json", "--path", path).stdout.splitlines()]
     assert [line["outcome"] for line in lines] == [outcome for _, _, _, outcome in EXCHANGES]
     assert [line["intent"] for line in lines] == [intent for _, _, intent, _ in EXCHANGES]
 

@@ -45,7 +45,7 @@ async def test_recorded_traffic_decided_again(stand: Make, tmp_path: Path, monke
         new.write_text(text)
         result = await asyncio.to_thread(run, new, "--audit", log, *more)
         assert result.exit_code == 0, result.output
-        return json.loads(result.output) if more else result.output
+        return json.loads(result.stdout) if more else result.output
 
     assert await told(same) == "changes 0 of 4 decisions\n"
     shadow = await told(RULES.format(**{**DEFAULTS, "mode": "shadow"}), "--output", "json")

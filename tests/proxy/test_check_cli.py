@@ -74,7 +74,7 @@ def test_all_outputs_say_the_same(policy: Path, before: str, after: str, code: i
     policy.write_text(POLICY.replace(before, after))
     told = {output: run("demo.yaml", "--output", output) for output in ("text", "json", "github")}
     assert {each.exit_code for each in told.values()} == {code}
-    plain: dict[str, Any] = json.loads(told["json"].output)
+    plain: dict[str, Any] = json.loads(told["json"].stdout)
     assert plain["ok"] == (code == 0)
     found = next(each for each in plain["findings"] if each["id"] == id)
     assert (found["file"], found["grade"]) == ("demo.yaml", level)
@@ -93,7 +93,7 @@ def test_strict(policy: Path) -> None:
 
 def test_live_runs_what_was_skipped(policy: Path) -> None:
     def outcomes(*args: str) -> dict[str, str]:
-        return {case["name"]: case["outcome"] for case in json.loads(run(*args, "--output", "json").output)["cases"]}
+        return {case["name"]: case["outcome"] for case in json.loads(run(*args, "--output", "json").stdout)["cases"]}
 
     assert outcomes("demo.yaml")["for real"] == "skipped"
     assert set(outcomes("demo.yaml", "--live").values()) == {"passed"}

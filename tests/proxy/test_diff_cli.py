@@ -29,7 +29,7 @@ def test_what_changed(tmp_path: Path) -> None:
     assert "rule injection-in-tool-result: threshold of guard.injection_indirect 0.8801 -> 0.8: stricter" in lines
     assert any(line.startswith("rule number-told: stream") for line in lines)
     assert lines[-1].endswith("1 stricter, 1 other")
-    plain = json.loads(run("baseline", mine, "--output", "json").output)
+    plain = json.loads(run("baseline", mine, "--output", "json").stdout)
     assert plain["changes"][0] == {
         "subject": "rule",
         "id": "injection-in-tool-result",

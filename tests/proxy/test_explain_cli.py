@@ -166,7 +166,7 @@ def test_text_is_shown_where_it_is_asked_for(files: Path) -> None:
 
 def test_json_has_all_of_it(files: Path) -> None:
     told = run("-", "--policy", files / "p.yaml", "--output", "json", input=json.dumps(CHAT))
-    plain = json.loads(told.output)
+    plain = json.loads(told.stdout)
     assert plain["input"]["action"] == "block"
     assert plain["input"]["failures"] == {"broken": "crash"}
     rules = {each["rule"]: each for each in plain["input"]["rules"]}
@@ -197,7 +197,7 @@ SHAPES = [
 @pytest.mark.parametrize(("body", "path"), SHAPES, ids=[path for _, path in SHAPES])
 def test_the_shape_tells_the_api(files: Path, body: dict[str, Any], path: str) -> None:
     told = run("-", "--policy", files / "p.yaml", "--output", "json", input=json.dumps(body))
-    assert json.loads(told.output)["path"] == path
+    assert json.loads(told.stdout)["path"] == path
 
 
 def test_what_cannot_be_judged(files: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_request_that_goes_elsewhere_is_judged_twice(files: Path) -> None:
     ]
     assert "  birds: small is asked, and by what is for it the request is judged again" in lines
     assert lines.count("  none-of-it: the caller gets the rule's words") == 1
-    told = json.loads(run(files / "request.json", "--policy", files / "p.yaml", "--output", "json").output)
+    told = json.loads(run(files / "request.json", "--policy", files / "p.yaml", "--output", "json").stdout)
     assert [each["rule"] for each in told["input"]["rules"] if each["state"] == "met"] == ["birds"]
     assert told["input_elsewhere"]["rule"] == "none-of-it"
 
@@ -263,7 +263,7 @@ def test_a_streamed_answer(files: Path, dialect: str, size: int) -> None:
         "--output", "json",
     )  # fmt: skip
     assert told.exit_code == 0, told.output
-    tree = json.loads(told.output)
+    tree = json.loads(told.stdout)
     assert (tree["output"]["action"], tree["output"]["rule"]) == ("block", "codename")
     assert tree["input"]["action"] != "block"
 

@@ -165,7 +165,7 @@ async def test_back_with_one_command(stand: Make, tmp_path: Path) -> None:
         # What is pinned stays, whatever is written or loaded.
         assert await reload(s.running)
         assert revision(s) == revisions[0]
-        status = json.loads((await told("status", "--json", *data)).output)
+        status = json.loads((await told("status", "--json", *data)).stdout)
         assert status["pinned"] == revisions[0]
         assert [(each["pid"], each["revision"]) for each in status["processes"]] == [(os.getpid(), revisions[0])]
         assert (await told("activate", revisions[2][:6], *data)).exit_code == 0
@@ -175,7 +175,7 @@ async def test_back_with_one_command(stand: Make, tmp_path: Path) -> None:
         assert revision(s) == revisions[1]  # it survives a restart
         assert "the setting" in (await told("unpin", *data)).output
         await until(lambda: revision(s) == revisions[0])
-        events = [json.loads(line)["event"] for line in (await told("history", "--json", *data)).output.splitlines()]
+        events = [json.loads(line)["event"] for line in (await told("history", "--json", *data)).stdout.splitlines()]
         assert events[:5] == ["loaded", "loaded", "loaded", "pinned", "loaded"]
         shown = (await told("show", revisions[2], *data)).output
         assert "word: EVEN" in shown

@@ -62,7 +62,7 @@ async def test_it_is_printed_and_served(stand: Make) -> None:
     async with stand() as s:
         served = await s.client.get(s.admin_url + "/openapi.json")
     assert served.headers["content-type"] == "application/json"
-    assert served.json() == json.loads(CliRunner().invoke(app, ["openapi"]).output) == document()
+    assert served.json() == json.loads(CliRunner().invoke(app, ["openapi"]).stdout) == document()
 
 
 def upstream(request: Request) -> replies.Reply:

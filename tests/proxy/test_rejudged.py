@@ -46,7 +46,7 @@ def run(tmp_path: Path, *more: str, policy: str = NEW) -> Any:
     log = tmp_path / "data" / "audit.db"
     result = CliRunner().invoke(app, ["backtest", str(new), "--audit", str(log), *more])
     assert result.exit_code == 0, result.output
-    return json.loads(result.output) if "json" in more else result.output
+    return json.loads(result.stdout) if "json" in more else result.output
 
 
 async def test_a_new_classifier_is_asked(stand: Make, key_file: Path, tmp_path: Path) -> None:
