@@ -18,8 +18,7 @@ from tests.classifiers.tables import messages, seen, table
 
 TABLE = table("patterns")
 PATTERNS = Patterns.from_options("p", {"patterns": TABLE["patterns"]})
-# Not longer: Hypothesis draws from the long literals of our own modules too.
-ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=1000)
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
 @pytest.mark.parametrize("case", TABLE["cases"], ids=lambda case: ascii(case["text"])[:40])
