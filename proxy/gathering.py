@@ -17,8 +17,8 @@ from fcntl import ioctl
 from sys import byteorder
 from termios import FIONREAD
 
-BEAT = 0.02
-"""Seconds between two beats."""
+BEAT = 0.01
+"""Seconds between two beats. Longer ones save more, and keep whoever asks meanwhile waiting for longer."""
 EVENTS = 2
 """How many events are expected between two looks: where none came, the stream pauses."""
 SLOWEST = 0.25
