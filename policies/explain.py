@@ -5,10 +5,10 @@ Nothing is decided here: what fired is read off the decision, and the scores bes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from classifiers.base import Finding, Message, Role
 from classifiers.readings import seen_in
@@ -18,9 +18,6 @@ from .facts import Facts
 from .forms import Mode
 from .model import Policy, Rule, Stage
 from .ready import BUILT_IN, PolicySet
-
-if TYPE_CHECKING:
-    from .cel.parts import Part
 
 
 class State(StrEnum):
@@ -102,7 +99,7 @@ def _values(rule: Rule, stage: Stage, facts: Facts | None) -> dict[str, Any]:
     if facts is None or not isinstance(rule.when, str):
         return {}
     from .cel.condition import compiled
-    from .cel.parts import Follows
+    from .cel.parts import Follows, leaves
     from .cel.variables import values
 
     condition = compiled(rule.when, stage, frozenset(rule.roles))
@@ -112,21 +109,11 @@ def _values(rule: Rule, stage: Stage, facts: Facts | None) -> dict[str, Any]:
         found["account.history"] = {name: facts.account.history.get(name, 0) for name in sorted(reads.history)}
     if "calls" in found:
         found["calls"] = [call.name for call in facts.calls]
-    if any(isinstance(part, Follows) for part in _leaves(condition.root)):
+    if any(isinstance(part, Follows) for part in leaves(condition.root)):
         found["the conversation"] = [
             f"{turn.role}:{turn.name}" if turn.name else str(turn.role) for turn in facts.turns
         ]
     return found
-
-
-def _leaves(part: Part) -> Iterator[Part]:
-    from .cel.parts import below
-
-    inner = below(part)
-    if not inner:
-        yield part
-    for each in inner:
-        yield from _leaves(each)
 
 
 class _Asked(NamedTuple):

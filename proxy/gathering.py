@@ -3,7 +3,7 @@
 Decision: the kernel is asked to tell of nothing (SO_RCVLOWAT), and a common beat looks at how much has come. Why: what
 is held back cannot leave before more text came, and who is woken for each event finds cold caches: that costs more than
 all that is done with it. On the beat many streams are read behind each other. Cost: what is ready waits for the next
-beat, and the end of a stream is seen when nothing came for the time between one or two events.
+beat, and the end of a stream is seen when nothing came between two looks: two to four events' time late.
 """
 
 from __future__ import annotations

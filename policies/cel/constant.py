@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from classifiers.base import Role
 
 from .condition import Condition, Flaw
-from .parts import Atom, Choice, Constant, Count, Fact, Follows, Part, Score, Truth, below, compared
+from .parts import Atom, Choice, Constant, Count, Fact, Follows, Part, Score, Truth, below, compared, leaves
 from .variables import VARIABLES
 
 MOST_CASES = 4096
@@ -88,7 +88,7 @@ class _Case:
 
 def _cases(part: Part, condition: Condition) -> Iterator[_Case]:
     choices: dict[_Key, set[_Value]] = {}
-    for leaf in _leaves(part):
+    for leaf in leaves(part):
         match leaf:
             case Score() | Count():
                 for bit in {leaf.not_below, leaf.above} if isinstance(leaf, Score) else {leaf.bit}:
@@ -103,14 +103,6 @@ def _cases(part: Part, condition: Condition) -> Iterator[_Case]:
         del choices[max(choices, key=lambda key: len(choices[key]))]
     for values in itertools.product(*choices.values()):
         yield _Case(condition.atoms, dict(zip(choices, values, strict=True)))
-
-
-def _leaves(part: Part) -> Iterator[Part]:
-    inner = below(part)
-    if not inner:
-        yield part
-    for each in inner:
-        yield from _leaves(each)
 
 
 def _around(variable: str, value: _Value) -> set[_Value]:

@@ -7,6 +7,7 @@ fails, never the opposite; so a rule that could fire goes on to be one that coul
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -196,6 +197,15 @@ def below(part: Part) -> tuple[Part, ...]:
             return part.asked, part.one, part.other
         case _:
             return ()
+
+
+def leaves(part: Part) -> Iterator[Part]:
+    """The parts at the ends, made of no others."""
+    inner = below(part)
+    if not inner:
+        yield part
+    for each in inner:
+        yield from leaves(each)
 
 
 def shown(part: Part, wanted: bool = True) -> frozenset[int]:

@@ -66,6 +66,14 @@ rules:
 """
 
 
+def together(folder: Path, **others: str) -> dict[str, Any]:
+    """Settings with POLICY, which leads to `small`, and other policies by the names of their files."""
+    (folder / "set").mkdir()
+    for name, text in {"capable": POLICY.format(to="small"), **others}.items():
+        (folder / "set" / f"{name}.yaml").write_text(text)
+    return {"policy": str(folder / "set")}
+
+
 @PROSE
 @STREAM
 async def test_another_model_is_asked(stand: Make, dialect: str, stream: bool) -> None:
@@ -120,11 +128,7 @@ async def test_a_detour_is_no_fallback(stand: Make) -> None:
 
 async def test_a_fallback_has_the_same_policies(tmp_path: Path, stand: Make) -> None:
     """T57: what a provider would have another model answer is judged by the policies of the one that was asked."""
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
-    (folder / "small.yaml").write_text(SMALL)
-    async with stand(settings={"policy": str(folder)}) as s:
+    async with stand(settings=together(tmp_path, small=SMALL)) as s:
         for model, other, status in (
             ("big", "small", 400),
             ("small", "big", 400),
@@ -148,11 +152,7 @@ async def test_the_callers_own_list_of_models_does_not_bind_the_policy(stand: Ma
 
 async def test_it_is_judged_again_by_the_policy_that_is_for_it(tmp_path: Path, stand: Make) -> None:
     """T57."""
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
-    (folder / "small.yaml").write_text(SMALL)
-    async with stand(settings={"policy": str(folder)}) as s:
+    async with stand(settings=together(tmp_path, small=SMALL)) as s:
         assert (await s.chat("LOCK MARK", model="big")).status_code == 400
         assert not s.upstream.requests
         await s.chat("LOCK PIN", model="big")
@@ -166,14 +166,10 @@ async def test_it_is_judged_again_by_the_policy_that_is_for_it(tmp_path: Path, s
 
 
 async def test_two_rules_that_send_it_to_each_other_end(tmp_path: Path, stand: Make) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
     back = SMALL.replace(
         "    action: advise\n    advice: You know little of locks.\n", "    action: route\n    route_to: big\n"
     )
-    (folder / "small.yaml").write_text(back)
-    async with stand(settings={"policy": str(folder)}) as s:
+    async with stand(settings=together(tmp_path, small=back)) as s:
         assert (await s.chat("LOCK", model="big")).status_code == 200
         assert json.loads(s.upstream.requests[-1].body)["model"] == "small"
 
@@ -218,13 +214,8 @@ async def test_a_route_goes_before_words_unless_they_are_the_other_models(
     tmp_path: Path, stand: Make, alone: bool
 ) -> None:
     """`alone`: no policy looks at more than the texts, so nothing is judged again."""
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
-    (folder / "words.yaml").write_text(WORDS.format(applies=""))
-    if not alone:
-        (folder / "tiny.yaml").write_text(SMALL.replace("[small]", "[tiny]"))
-    async with stand(settings={"policy": str(folder)}) as s:
+    others = {} if alone else {"tiny": SMALL.replace("[small]", "[tiny]")}
+    async with stand(settings=together(tmp_path, words=WORDS.format(applies=""), **others)) as s:
         assert "Our words." not in (await s.chat("LOCK", model="big")).text
         assert json.loads(s.upstream.requests[-1].body)["model"] == "small"
         # Who asks for it already goes nowhere.
@@ -233,11 +224,8 @@ async def test_a_route_goes_before_words_unless_they_are_the_other_models(
 
 
 async def test_words_of_the_other_models_policy(tmp_path: Path, stand: Make) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "capable.yaml").write_text(POLICY.format(to="small"))
-    (folder / "words.yaml").write_text(WORDS.format(applies="applies_to: {models: [small]}\n"))
-    async with stand(settings={"policy": str(folder)}) as s:
+    words = WORDS.format(applies="applies_to: {models: [small]}\n")
+    async with stand(settings=together(tmp_path, words=words)) as s:
         assert "Our words." in (await s.chat("LOCK", model="big")).text
         assert not s.upstream.requests
         (row,) = await settled(s)
