@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,10 @@ rules:
     action: block
     on_error: {on_error}
 """
-REMOTE = "kind: remote, url: {url}, model: m, labels: [null, loud], timeout_ms: 300"
-JUDGE = "kind: judge, url: {url}/v1, model: m, format: llama_guard, timeout_ms: 300"
+REMOTE = "kind: remote, url: {url}, model: m, labels: [null, loud], timeout_ms: {wait:.0f}"
+JUDGE = "kind: judge, url: {url}/v1, model: m, format: llama_guard, timeout_ms: {wait:.0f}"
+WAIT = 4.0
+"""Seconds that a part outside may take; fewer where a test waits for that."""
 
 
 class Other:
@@ -91,7 +94,7 @@ Open = Callable[[Make, pytest.MonkeyPatch], contextlib.AbstractAsyncContextManag
 async def upstream(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     other = Other(api.answer)
     with captured() as lines:
-        async with stand(settings={"first_byte_timeout": 0.3}) as s:
+        async with stand(settings={"first_byte_timeout": WAIT}) as s:
             s.upstream.reply = other
             yield Case(s, other, "upstream upstream", lines, 500)
 
@@ -110,7 +113,7 @@ async def _judged(stand: Make, well: Any, options: str, on_error: str, status: i
     other = Other(well)
     with captured() as lines:
         async with Upstream(other) as there:
-            policy = JUDGED.format(options=options.format(url=there.url), on_error=on_error)
+            policy = JUDGED.format(options=options.format(url=there.url, wait=1000 * WAIT), on_error=on_error)
             async with stand(policy=policy) as s:
                 yield Case(s, other, "classifier far", lines, status, breaker.FAULTS + 1)
 
@@ -125,7 +128,7 @@ def judge(stand: Make, monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractAs
 
 @contextlib.asynccontextmanager
 async def policy(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
-    monkeypatch.setattr(policy_fetch, "TIMEOUT", 0.3)
+    monkeypatch.setattr(policy_fetch, "TIMEOUT", WAIT)
     raw = bundle(FIRST)
 
     def well(request: Request) -> Reply:
@@ -143,7 +146,7 @@ async def policy(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 async def collector(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     other = Other(lambda request: replies.content(b"", content_type="application/x-protobuf"))
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(WAIT))
     with captured() as lines:
         async with Upstream(other) as there:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", there.url)
@@ -184,6 +187,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("part", "fault"), ROWS, ids=[f"{part}, {fault}" for part, fault in ROWS])
 async def test_a_part_that_fails(part: str, fault: str, stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, states = PARTS[part]
+    if fault == "slow":
+        monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
     async with opened(stand, monkeypatch) as case:
         assert (await case.stand.chat("Hi 0")).status_code == 200
         await case.until("ready")
