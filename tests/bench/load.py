@@ -56,7 +56,7 @@ def _requests(candidate: Candidate, scenario: Requests, seed: int) -> Sample:
 
 
 def _streams(candidate: Candidate, scenario: Streams, seed: int) -> Sample:
-    """first_event_ms and first_text_ms: medians from the request's last byte; cpu_us: for each event that arrived;
+    """first_event_ms and first_text_ms: medians from when the request is written; cpu_us: for each event that arrived;
     resident_mib: memory at the end; events: arrived in a second; paced: the same as a share
     of what the pace of the streams allows; 'failed: ...': streams refused, blocked, cut or broken, by reason."""
     options = {

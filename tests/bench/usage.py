@@ -6,9 +6,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
+
+T = TypeVar("T")
 
 
 def _stat(pid: int) -> list[str]:
@@ -37,18 +40,37 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of the tree in MiB; pages that processes share count once for each."""
-    return sum(_of_tree(pid, _resident_kib)) / 1024
+    """Resident memory of the tree in MiB, what its processes share once: pages of a file that several have in memory
+    (as many as whoever has most of them), and those of a parent that a fork has not written to."""
+    own = 0
+    files: dict[tuple[str, str], int] = {}
+    for anonymous, mapped in _of_tree(pid, _memory):
+        own += anonymous
+        for place, size in mapped:
+            files[place] = max(files.get(place, 0), size)
+    return (own + sum(files.values())) / 1024
 
 
-def _resident_kib(pid: int) -> int:
-    for line in (PROC / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    return 0  # it has ended, and its parent has not noticed
+def _memory(pid: int) -> tuple[int, list[tuple[tuple[str, str], int]]]:
+    """KiB of no file, of what is shared with a fork its share; and (file, offset) with how many KiB of it are there."""
+    rollup = (PROC / str(pid) / "smaps_rollup").read_text()
+    anonymous = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:"))
+    mapped: list[tuple[tuple[str, str], int]] = []
+    place: tuple[str, str] | None = None
+    resident = 0
+    for line in (PROC / str(pid) / "smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if " " in name:  # a new mapping: addresses, permissions, offset, device, inode, path
+            fields = line.split(maxsplit=5)
+            place = (fields[5], fields[2]) if len(fields) > 5 and fields[5].startswith("/") else None
+        elif name == "Rss":
+            resident = int(rest.split()[0])
+        elif name == "Anonymous" and place is not None:
+            mapped.append((place, resident - int(rest.split()[0])))
+    return anonymous, mapped
 
 
-def _of_tree(pid: int, read: Callable[[int], int]) -> Iterator[int]:
+def _of_tree(pid: int, read: Callable[[int], T]) -> Iterator[T]:
     """`read` of each process of the tree. Raises FileNotFoundError where `pid` itself has ended."""
     yield read(pid)
     for each in tree(pid)[1:]:
