@@ -23,6 +23,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from policies.words import Action
+
 from .audit import AuditUnavailable, Exchange, Key, Reader
 from .audit.chain import Head
 from .audit.search import Search
@@ -52,6 +54,10 @@ class Form(StrEnum):
     PARQUET = "parquet"
 
 
+_FORMS = {".jsonl": Form.JSONL, ".ndjson": Form.JSONL, ".parquet": Form.PARQUET}
+"""By how the file's name ends."""
+
+
 class Mode(StrEnum):
     """How a rule takes part."""
 
@@ -66,7 +72,7 @@ class Stage(StrEnum):
 
 
 def searching(  # noqa: PLR0913, PLR0917 - the options of a command
-    action: Annotated[str | None, typer.Option(help="What was done: pass, log, mask, block.")] = None,
+    action: Annotated[str | None, typer.Option(help=f"What was done: {', '.join(Action)}.")] = None,
     rule: Annotated[str | None, typer.Option(help="A rule that fired, in shadow too.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="A rule fired (the one of --rule) in this mode.")] = None,
     stage: Annotated[Stage | None, typer.Option(help="Where it was decided.")] = None,
@@ -82,6 +88,8 @@ def searching(  # noqa: PLR0913, PLR0917 - the options of a command
     until: Annotated[str | None, typer.Option(help="Began before: the same.")] = None,
 ) -> Search:
     """What the options of a search mean. In names `*` stands for any run of letters."""
+    if action is not None and "*" not in action and action not in list(Action):
+        raise typer.BadParameter(f"it is one of {', '.join(Action)}", param_hint="--action")
     return Search(
         since=None if since is None else parse_since(since),
         until=None if until is None else parse_since(until, "--until"),
@@ -123,6 +131,8 @@ def tail(
         latest = log.latest(n, search)
         for exchange in latest:
             _line(exchange, json)
+        if n and not latest:
+            typer.echo(f"audit: nothing like that in {log.name}", err=True)
         shown = {exchange.id for exchange in latest if exchange.outcome is not None}
         with contextlib.suppress(KeyboardInterrupt):
             while follow:
@@ -172,11 +182,13 @@ def export(
 ) -> None:
     """Write the exchanges that are looked for, one a row, as JSON lines or Parquet; memory stays small.
 
-    Parquet needs `pip install 'penstock[parquet]'`. A file is complete or not there.
+    Parquet needs Penstock's extra of that name. A file is complete or not there.
     """
     from .audit.export import Exporting, write
 
-    form = form or (Form.PARQUET if to.suffix == ".parquet" else Form.JSONL)
+    form = form or _FORMS.get(to.suffix) or (Form.JSONL if str(to) == "-" else None)
+    if form is None:
+        raise typer.BadParameter(f"{to.name} ends in none of {', '.join(_FORMS)}: say --form", param_hint="--to")
     if form is Form.PARQUET and str(to) == "-":
         raise typer.BadParameter("Parquet needs a file", param_hint="--to")
     with reading(), Reader(log_path(path)) as log:

@@ -111,14 +111,18 @@ def config(config: ConfigFile = None) -> None:
     """Print every setting: its value, where it may be set, and what it is for."""
     from .config import FILE_ONLY, ConfigError, Settings, load
 
+    wrong = ""
     try:
         settings = load(config)
     except ConfigError as error:
-        fail(str(error))
+        # Who asks because a setting is wrong wants the list all the more: the values are then the defaults.
+        settings, wrong = Settings(), str(error)
     for name, field in Settings.model_fields.items():
         shown = _shown(getattr(settings, name))
         where = "" if name in FILE_ONLY else f" [PENSTOCK_{name.upper()}]"
         out.print(f"{name}: {shown}  # {field.description or ''}{where}", markup=False)
+    if wrong:
+        fail(f"{wrong}\nnothing that was set is shown above, only defaults")
 
 
 @app.command()

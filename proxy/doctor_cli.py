@@ -27,11 +27,16 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def doctor(
+def doctor(  # noqa: PLR0913, PLR0917 - one parameter an option
     config: Annotated[Path | None, typer.Option(envvar="PENSTOCK_CONFIG", help="A YAML file of settings.")] = None,
     upstream: Annotated[str | None, typer.Option(help="As of `penstock serve`.")] = None,
     policy: Annotated[str | None, typer.Option(help="As of `penstock serve`.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="As of `penstock serve`.")] = None,
+    host: Annotated[str | None, typer.Option(help="As of `penstock serve`.")] = None,
+    port: Annotated[int | None, typer.Option(help="As of `penstock serve`.")] = None,
+    admin_host: Annotated[str | None, typer.Option(help="As of `penstock serve`.")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="As of `penstock serve`.")] = None,
+    workers: Annotated[int | None, typer.Option(help="As of `penstock serve`.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Look only at this: {', '.join(CHECKS)}. Repeatable.")] = None,
     output: Annotated[Output, typer.Option(help="How it is told.")] = Output.TEXT,
 ) -> None:
@@ -41,7 +46,10 @@ def doctor(
         raise typer.BadParameter(f"{unknown[0]}: one of {', '.join(CHECKS)}", param_hint="--only")
     began = time.time(), time.monotonic()
     try:
-        settings = load(config, upstream=upstream, policy=policy, data_dir=data_dir)
+        settings = load(
+            config, upstream=upstream, policy=policy, data_dir=data_dir, host=host, port=port, admin_host=admin_host,
+            admin_port=admin_port, workers=workers,
+        )  # fmt: skip
     except ConfigError as error:
         findings: Iterable[Finding] = [
             Finding("settings", State.WRONG, line, kubernetes_mend(line)) for line in str(error).splitlines()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from grafana_foundation_sdk.builders import bargauge, dashboard, prometheus, sta
 from grafana_foundation_sdk.builders.common import ReduceDataOptions, VizLegendOptions
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode, VariableRefresh
 
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -29,7 +30,7 @@ RATE = "$__rate_interval"
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One panel. `queries` are (PromQL, legend). `empty` says when it rightly shows nothing; without it a panel that
-    shows nothing is a fault. With `exemplars` its points lead to decisions."""
+    shows nothing is a fault. With `exemplars` its points lead to decisions. A number is red (from, below) those two."""
 
     title: str
     kind: Literal["lines", "number", "bars"]
@@ -38,6 +39,11 @@ class Panel:
     about: str = ""
     empty: str = ""
     exemplars: bool = False
+    red: tuple[float, float] = (inf, -inf)
+
+    def colour(self, value: float) -> str:
+        """Of a number."""
+        return "red" if value >= self.red[0] or value < self.red[1] else "green"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +125,12 @@ GUARD = Board(
     "guard", "Penstock: guard quality and cost", "Does the guard see what it must, and what does that take?",
     [
         Panel("Heartbeat", "number", "bool_on_off", [(f"min(penstock_guard_heartbeat{{{HERE}}})", "")],
-              "Off where any probe of the policy's own cases is not decided as the case says."),
+              "Off where any probe of the policy's own cases is not decided as the case says.", red=(inf, 1)),
         Panel("Oldest success of a probe", "number", "s",
-              [(f"time() - min(penstock_guard_heartbeat_success_timestamp_seconds{{{HERE}}})", "")]),
+              [(f"time() - min(penstock_guard_heartbeat_success_timestamp_seconds{{{HERE}}})", "")], red=(300, -inf)),
         Panel("Verdicts that failed open", "number", "short",
               [(f"sum(increase(penstock_fail_open_total{{{HERE}}}[$__range]))", "")],
-              "Text that passed although a classifier gave no answer, in this time."),
+              "Text that passed although a classifier gave no answer, in this time.", red=(0.5, -inf)),
         Panel("Heartbeat by classifier", "lines", "bool_on_off",
               [(f'min by (classifier, stage) (penstock_guard_heartbeat{{{HERE}, probe="bad"}})',
                 "{{classifier}} {{stage}}")]),
@@ -168,10 +174,10 @@ HEALTH = Board(
         Panel("Instances that answer", "number", "short", [('sum(up{job=~"$job"})', "")]),
         Panel("Revisions not enforced by all", "number", "short",
               [('max(penstock:policy_revisions:partial{job=~"$job"})', "")],
-              "More than none for long: replicas decide differently."),
+              "More than none for long: replicas decide differently.", red=(1, -inf)),
         Panel("Alerts that fire", "number", "short",
               [('count(count by (alertname) (ALERTS{alertname=~"Penstock.*", alertstate="firing"})) or vector(0)',
-                "")]),
+                "")], red=(1, -inf)),
         Panel("Revision by instance", "bars", "short",
               [(f"penstock_policy_revision{{{HERE}}}", "{{instance}} {{revision}}")]),
         Panel("Policies loaded again", "lines", "short",
@@ -244,12 +250,19 @@ def _panel(panel: Panel) -> Any:
         legend = VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
         made.fill_opacity(8).legend(legend.placement(LegendPlacement.BOTTOM))
     else:
-        made.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+        made.reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).thresholds(_thresholds(panel))
     for place, (expression, legend_text) in enumerate(panel.queries):
         query = prometheus.Dataquery().expr(expression).ref_id(chr(ord("A") + place)).datasource(SOURCE)
         query = query.range() if panel.kind == "lines" else query.instant()
         made.with_target(query.legend_format(legend_text or "__auto").exemplar(panel.exemplars))
     return made
+
+
+def _thresholds(panel: Panel) -> dashboard.ThresholdsConfig:
+    high, low = panel.red
+    steps = [Threshold(None, panel.colour(-inf))]
+    steps += [Threshold(value, panel.colour(value)) for value in (low, high) if abs(value) != inf]
+    return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 
 def written(board: Board) -> str:

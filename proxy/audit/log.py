@@ -138,7 +138,9 @@ class Audit:
             start: Callable[[], Line] = Process.with_packages
         else:
             where, start = _absolute(where), Process.start
-        audit = cls(start, where, secret, patience=patience, keep=keep, head=os.fspath(head), **limits)
+        # The writer's directory is another one.
+        noted = _absolute(head) if head else ""
+        audit = cls(start, where, secret, patience=patience, keep=keep, head=noted, **limits)
         await audit.begin()
         return audit
 

@@ -22,12 +22,14 @@ from tests.deploy.test_dashboards import GRAFANA, MADE
 
 COLOURS = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300")
 STYLE = """body{margin:0;padding:14px;background:#111217;color:#ccccdc;font:13px sans-serif;width:1252px}
-h1{font-size:19px;font-weight:500;margin:2px 0 12px}main{display:grid;grid-template-columns:repeat(3,1fr);gap:8px}
-section{background:#181b1f;border:1px solid #24272e;border-radius:3px;padding:8px}h2{font-size:13px;font-weight:500;
-margin:0 0 6px}p{margin:0;font-size:34px;color:#73bf69}ul{list-style:none;margin:4px 0 0;padding:0;font-size:11px;
-line-height:15px}li{display:inline-block;margin-right:9px}i{display:inline-block;width:10px;height:3px;margin-right:4px;
-vertical-align:middle}b{float:right;font-weight:500}div{margin:3px 0 7px}
-div u{display:block;height:6px;background:#73bf69}"""
+h1{font-size:19px;font-weight:500;margin:2px 0 12px}
+main{display:grid;grid-template-columns:repeat(3,1fr);gap:8px}
+section{background:#181b1f;border:1px solid #24272e;border-radius:3px;padding:8px}
+h2{font-size:13px;font-weight:500;margin:0 0 6px}p{margin:0;font-size:34px;color:#73bf69}
+p.red{color:#f2495c}ul{list-style:none;margin:4px 0 0;padding:0;font-size:11px;line-height:15px}
+li{display:inline-block;margin-right:9px}
+i{display:inline-block;width:10px;height:3px;margin-right:4px;vertical-align:middle}
+b{float:right;font-weight:500}div{margin:3px 0 7px}div u{display:block;height:6px;background:#73bf69}"""
 WIDTH, HEIGHT = 392, 130
 UNITS = {"s": (1000, " ms"), "percentunit": (100, " %"), "reqps": (1, "/s"), "bytes": (2**-20, " MiB")}
 
@@ -84,6 +86,12 @@ def _bars(series: Series, unit: str) -> str:
     )
 
 
+def _number(panel: Any, value: float | None) -> str:
+    if value is None:
+        return "<p>No data</p>"
+    return f"<p class={panel.colour(value)}>{shown(value, panel.unit)}</p>"
+
+
 async def page(made: live.Scene, board: Any, end: float) -> str:
     """One dashboard as a page."""
     out = [f"<meta charset=utf-8><style>{STYLE}</style><h1>{html.escape(board.title)}</h1><main>"]
@@ -97,7 +105,7 @@ async def page(made: live.Scene, board: Any, end: float) -> str:
             if panel.kind == "lines"
             else _bars(series, panel.unit)
             if panel.kind == "bars"
-            else f"<p>{shown(series[0][1][-1][1], panel.unit) if series else 'No data'}</p>"
+            else _number(panel, series[0][1][-1][1] if series else None)
         )
         out.append(f"<section><h2>{html.escape(panel.title)}</h2>{drawn}</section>")
     return "".join(out) + "</main>"

@@ -186,6 +186,20 @@ def test_export_writes_a_whole_file_or_none(path: Path, tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir() if "out" in each.name) == ["out.jsonl"]
 
 
+def test_export_guesses_no_form(path: Path, tmp_path: Path) -> None:
+    to = tmp_path / "out.csv"
+    result = run("export", "--to", to, "--path", path)
+    assert (result.exit_code, to.exists()) == (2, False)
+    assert run("export", "--to", to, "--form", "jsonl", "--path", path).exit_code == 0
+    assert len(to.read_text().splitlines()) == len(IDS)
+
+
+def test_tail_says_that_there_is_nothing(path: Path) -> None:
+    result = run("tail", "--path", path, "--rule", "none-such")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing like that" in result.stderr
+
+
 def test_export_names_the_package_that_it_needs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = run("export", "--to", tmp_path / "out.parquet", "--path", path)
@@ -244,7 +258,10 @@ def test_what_is_no_log_is_one_line(tmp_path: Path, command: list[str], content:
     assert not list(tmp_path.glob("a.db-*"))
 
 
-@pytest.mark.parametrize("args", [["--since", "soon"], ["--since", "99999999999d"], ["-n", "-1"], ["-n", "x"]])
+WRONG = [["--since", "soon"], ["--since", "99999999999d"], ["-n", "-1"], ["-n", "x"], ["--action", "blocked"]]
+
+
+@pytest.mark.parametrize("args", WRONG)
 def test_wrong_options_of_tail(path: Path, args: list[str]) -> None:
     assert run("tail", "--path", path, *args).exit_code == 2
 

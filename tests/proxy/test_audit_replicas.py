@@ -19,14 +19,17 @@ CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello.
 SECRET = "5c" * 32
 
 
-async def test_two_replicas_write_one_chain(postgres: Postgres, tmp_path: Path) -> None:
+async def test_two_replicas_write_one_chain(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = postgres.emptied()
+    monkeypatch.chdir(tmp_path)  # a data directory may be named as it lies from here, as the default is
     async with contextlib.AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Upstream(api.answer))
 
         async def replica(name: str, key: str) -> httpx2.AsyncClient:
             settings = load(
-                None, upstream=upstream.url, policy="observe", port=0, admin_port=0, data_dir=tmp_path / name,
+                None, upstream=upstream.url, policy="observe", port=0, admin_port=0, data_dir=Path(name),
                 audit_database=url, audit_key=key, heartbeat_interval=0, log_level="error",
             )  # fmt: skip
             running = await stack.enter_async_context(serving(settings))

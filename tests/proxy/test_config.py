@@ -183,6 +183,14 @@ def test_tables_are_printed_as_the_file_has_them(tmp_path: Path) -> None:
     assert set(tree) == set(Settings.model_fields)
 
 
+def test_settings_are_listed_where_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_PORT", "none")
+    result = CliRunner().invoke(app, ["config"])
+    assert result.exit_code == 1
+    assert "setting port" in result.stderr
+    assert set(YAML(typ="safe", pure=True).load(result.stdout)) == set(Settings.model_fields)
+
+
 def test_a_table_is_not_for_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_UPSTREAMS", "a")
     with pytest.raises(ConfigError, match=r"PENSTOCK_UPSTREAMS.*file"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import inspect
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ from proxy.cli import app
 from proxy.config import load
 from proxy.doctor import checks, disk
 from proxy.doctor.base import Finding, Place, State
+from proxy.serve import OPTIONS
 from tests.bench.candidates import free_port
 from tests.encoder_service import EncoderService
 from tests.proxy.conftest import DEFAULTS, RULES, Make
@@ -97,6 +99,19 @@ def test_wrong_usage() -> None:
     code, said = run("--only", "nothing")
     assert code == 2
     assert "packages" in said
+
+
+def test_it_takes_the_options_that_serve_takes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, said = run(
+            "--port", port, "--host", "127.0.0.1", "--workers", "3", "--only", "ports", "--only", "workers"
+        )
+    assert code == 1
+    assert f"127.0.0.1:{port} is taken" in said
+    assert "3 workers" in said
+    asked = inspect.signature(doctor_cli.doctor).parameters
+    assert {name.replace("-", "_") for name, _, _ in OPTIONS} - set(asked) == {"log_level"}
 
 
 def test_settings_that_cannot_be_read() -> None:
