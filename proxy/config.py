@@ -60,8 +60,9 @@ class Settings(BaseModel):
     keys_dir: Annotated[
         Path | None,
         Field(
-            description="Where keys.json and keys.key lie, the callers' keys and the secret of their hashes; the data "
-            "directory if not set. Servers that are given the same two files know the same keys."
+            description="Where keys.json, keys.key and keys.revoked lie: the callers' keys, the secret of their "
+            "hashes, and what was ended; the data directory if not set. Servers that are given the same files know the "
+            "same keys."
         ),
     ] = None
     end_user_header: Annotated[

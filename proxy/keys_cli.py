@@ -23,7 +23,7 @@ import typer
 from pydantic import ValidationError
 
 from .accounts.file import KeyFile, KeysUnavailable, hashing
-from .accounts.record import SCOPES, KeyRecord, new_id
+from .accounts.record import ID, SCOPES, KeyRecord, new_id
 from .accounts.secret import mint
 from .audit import Audit, AuditUnavailable, Record
 from .audit import new_id as new_decision
@@ -134,21 +134,26 @@ def revoke(which: Which, config: ConfigFile = None, data_dir: DataDir = None) ->
     """End a key for good: running servers refuse it within a second."""
     with _operator():
         settings = _settings(config, data_dir)
-        revoked: list[KeyRecord] = []
-
-        def edit(known: Any) -> list[KeyRecord]:
-            found = _one(known, which)
-            if found.revoked is None:
-                revoked.append(found.model_copy(update={"revoked": time.time()}))
-            return [revoked[0] if revoked and record.id == found.id else record for record in known]
-
-        KeyFile(settings.keys_path).change(edit)
-        if not revoked:
+        file, now = KeyFile(settings.keys_path), time.time()
+        try:
+            records = file.read()
+        except KeysUnavailable as error:
+            if not re.fullmatch(ID, which):
+                raise KeysUnavailable(f"{error}; until then a key is revoked by its id") from None
+            file.revoke(which, now)
+            typer.echo(f"{which} is revoked, if there is such a key: {error}", err=True)
+            write_down(settings, {"status": "key_revoked", "key": which})
+            return
+        found = _one(records, which)
+        if found.revoked is not None:
             typer.echo("it was revoked before", err=True)
             return
-        typer.echo(f"{revoked[0].id} is revoked", err=True)
+        ended = found.model_copy(update={"revoked": now})
+        file.revoke(found.id, now)  # first where no older copy of the keys takes it back
+        file.change(lambda known: [ended if record.id == found.id else record for record in known])
+        typer.echo(f"{found.id} is revoked", err=True)
         # Last: where nothing can be recorded a key must end all the same.
-        _tell(settings, revoked[0], "key_revoked")
+        _tell(settings, ended, "key_revoked")
 
 
 def _settings(file: Path | None, data_dir: Path | None) -> Settings:

@@ -110,13 +110,20 @@ class Outside:
             self._parts.well("files")
 
     def _callers(self) -> None:
-        if self._keys is not None and self._keys.fault:
+        if self._keys is None:
+            return
+        if self._keys.fault:
             self._parts.ill(
                 "keys", "unreadable", self._keys.fault,
-                mend="put the last good copy back; `penstock doctor --only callers` looks at it",
-                meanwhile="the keys that were read last stay in force, and this process is not ready",
+                mend="put the last good copy back; to end a key meanwhile: `penstock keys revoke ID`",
+                meanwhile="the keys that were read last stay in force, but for those that are revoked or expire",
             )  # fmt: skip
-        elif "keys" in self._parts:
+        elif self._keys.missing:
+            self._parts.ill(
+                "keys", "missing", "there is no file of keys",
+                mend="put it back, or make a key: `penstock keys create NAME`", meanwhile="nobody can ask",
+            )  # fmt: skip
+        else:
             self._parts.well("keys")
 
     def _upstreams(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from classifiers.base import Message, Role
 from classifiers.panel import Asked, Panel
@@ -15,24 +14,19 @@ from .guard import Guard
 from .parts import Parts
 from .routing import Routing
 
-if TYPE_CHECKING:
-    from .accounts.keys import Keys
-
 CANARY = Message(Role.USER, "penstock readiness canary", "")
 
 
 class Readiness:
     """What is not ready, and why: nothing when all is well."""
 
-    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, keys: Keys | None, parts: Parts) -> None:
-        self._plane, self._panel, self._audit, self._keys, self._parts = plane, panel, audit, keys, parts
+    def __init__(self, plane: DataPlane, panel: Panel, audit: Audit, parts: Parts) -> None:
+        self._plane, self._panel, self._audit, self._parts = plane, panel, audit, parts
 
     async def __call__(self) -> dict[str, str]:
         missing: dict[str, str] = {}
         if self._plane.draining:
             missing["drain"] = "this process is about to end"
-        if self._keys is not None and self._keys.fault:
-            missing["keys"] = self._keys.fault
         for guard in list(self._plane.guards.values()):
             for failure in await _silent(guard, self._panel):
                 missing[f"classifier {failure[0]}"] = failure[1]

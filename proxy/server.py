@@ -134,7 +134,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
             keepers,
             data_socket.getsockname()[:2],
             admin_socket.getsockname()[:2] if admin_socket is not None else ("", 0),
-            Readiness(plane, panel, audit, keys, parts),
+            Readiness(plane, panel, audit, parts),
             states(routing, parts),
             lambda: _refresh(metrics, audit, plane, panel, elsewhere),
             *_stopping(plane),

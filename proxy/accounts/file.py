@@ -6,21 +6,35 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..audit import AuditUnavailable, Key
+from . import revoked
 from .record import KeyRecord
 
 Records = Sequence[KeyRecord]
-Stamp = tuple[int, int, int]
+Seen = tuple[int, int, int] | None
+
+
+class Stamp(NamedTuple):
+    """What changes whenever a file does; None where there is none."""
+
+    keys: Seen
+    revoked: Seen
 
 
 class KeysUnavailable(Exception):
-    """The file of keys cannot be read or written. The message is one line for an operator, with the mend."""
+    """The files of keys cannot be read or written. The message is one line for an operator, with the mend. `ended` are
+    the ids of which they still say that they are revoked."""
+
+    def __init__(self, message: str, ended: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.ended = frozenset(ended)
 
 
 def hashing(path: Path) -> Callable[[bytes], str]:
@@ -40,35 +54,51 @@ class _Content(BaseModel):
 
 
 class KeyFile:
-    """The file at `path`. A missing one holds no keys. Methods raise KeysUnavailable."""
+    """The file at `path`, and that of what was revoked beside it. A missing one holds nothing. Methods raise
+    KeysUnavailable."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.revoked_path = path, path.with_suffix(".revoked")
 
-    def stamp(self) -> Stamp | None:
-        """What changes whenever the file does; None where there is none."""
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise KeysUnavailable(f"{self.path}: {error.strerror}") from None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+    def stamp(self) -> Stamp:
+        """See Stamp."""
+        return Stamp(_seen(self.path), _seen(self.revoked_path))
 
     def read(self) -> list[KeyRecord]:
         """Every key, revoked ones too, in the order in which they were made."""
+        try:
+            ended = revoked.read(self.revoked_path)
+        except OSError as error:
+            mend = "(this user must be able to read it)"
+            raise KeysUnavailable(f"{self.revoked_path}: {error.strerror} {mend}") from None
+        return [
+            each.model_copy(update={"revoked": ended[each.id]}) if each.revoked is None and each.id in ended else each
+            for each in self._read(ended)
+        ]
+
+    def _read(self, ended: Iterable[str]) -> list[KeyRecord]:
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise KeysUnavailable(f"{self.path}: {error.strerror} (this user must be able to read it)") from None
+            mend = "(this user must be able to read it)"
+            raise KeysUnavailable(f"{self.path}: {error.strerror} {mend}", ended) from None
         try:
             return _Content.model_validate_json(text).keys
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(step) for step in first["loc"]) or "the file"
-            raise KeysUnavailable(f"{self.path}: {place}: {first['msg']} (put the last good copy back)") from None
+            problem = f"{self.path}: {place}: {first['msg']} (put the last good copy back)"
+            raise KeysUnavailable(problem, [*ended, *_ended_in(text)]) from None
+
+    def revoke(self, id: str, at: float) -> None:
+        """End a key, also where the file of keys cannot be read."""
+        try:
+            revoked.add(self.revoked_path, id, at)
+        except OSError as error:
+            mend = "(this user must be able to write it)"
+            raise KeysUnavailable(f"{self.revoked_path}: {error.strerror} {mend}") from None
 
     def change(self, edit: Callable[[Records], Records]) -> None:
         """Replace the keys by what `edit` makes of them; nobody else changes them meanwhile."""
@@ -114,3 +144,23 @@ class KeyFile:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
             raise KeysUnavailable(f"{self.path}: {error.strerror} (nothing was changed)") from None
+
+
+def _seen(path: Path) -> Seen:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeysUnavailable(f"{path}: {error.strerror}") from None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _ended_in(text: bytes) -> Iterator[str]:
+    """What a file that is JSON, and none of ours, still says of revoked keys."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        tree = orjson.loads(text)
+        keys = tree.get("keys") if isinstance(tree, dict) else None
+        for each in keys if isinstance(keys, list) else ():
+            if isinstance(each, dict) and each.get("revoked") is not None and isinstance(each.get("id"), str):
+                yield each["id"]

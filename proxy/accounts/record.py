@@ -13,6 +13,7 @@ SCOPES = ("chat", "responses", "completions", "embeddings", "messages", "moderat
 operator's `open_routes` let pass unjudged."""
 USUAL = frozenset(SCOPES) - {"batches", "open"}
 
+ID = r"key_[0-9a-f]{12}"
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@/+-]{0,99}$")]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.:-]{0,63}$")]
 Scope = Literal[
@@ -25,7 +26,7 @@ class KeyRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: Annotated[str, Field(pattern=r"^key_[0-9a-f]{12}$")]
+    id: Annotated[str, Field(pattern=f"^{ID}$")]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     name: Label
     account: Label

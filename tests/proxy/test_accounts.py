@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_anything_may_be_presented(text: str) -> None:
 def test_no_file_holds_no_keys(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
     assert file.read() == []
-    assert file.stamp() is None
+    assert file.stamp() == (None, None)
 
 
 def test_what_is_kept_is_no_key(tmp_path: Path) -> None:
@@ -218,10 +220,62 @@ def test_a_broken_file_keeps_the_last_keys(tmp_path: Path) -> None:
     desk.keys.refresh()
     assert not desk.keys.fault
     assert desk.ask(secret).account.id == "ci"
+    assert not desk.keys.missing
     os.unlink(path)  # who takes the file away takes the keys away
     desk.keys.refresh()
+    assert desk.keys.missing
     with pytest.raises(Denied):
         desk.ask(secret)
+
+
+def ended_beside(path: Path, id: str, whole: bytes) -> None:
+    """`penstock keys revoke ID`, whatever the other file is."""
+    path.write_bytes(whole[:40])
+    KeyFile(path).revoke(id, time.time())
+
+
+def ended_by_hand(path: Path, id: str, whole: bytes) -> None:
+    path.write_bytes(b"")
+    path.with_suffix(".revoked").write_text(f"# stolen: {id}")
+
+
+def ended_inside(path: Path, id: str, whole: bytes) -> None:
+    """In a file that somebody broke by what he did beside it."""
+    tree = orjson.loads(whole)
+    for each in tree["keys"]:
+        if each["id"] == id:
+            each["revoked"] = time.time()
+        else:
+            each["scopes"] = ["everything"]
+    path.write_bytes(orjson.dumps(tree))
+
+
+@pytest.mark.parametrize("end", [ended_beside, ended_by_hand, ended_inside])
+def test_a_revocation_counts_where_the_keys_are_broken(tmp_path: Path, end: Callable[[Path, str, bytes], None]) -> None:
+    """And it stands when an older copy of the keys, in which it is none, is put back."""
+    lost, kept = give(tmp_path, "lost"), give(tmp_path, "kept")
+    desk, path = Desk(tmp_path), tmp_path / "keys.json"
+    whole = path.read_bytes()
+    asked = desk.ask(lost)
+    end(path, next(each.id for each in KeyFile(path).read() if each.name == "lost"), whole)
+    desk.keys.refresh()
+    assert desk.keys.fault
+    assert not desk.who.holds(asked)
+    version = desk.keys.version
+    desk.keys.refresh()
+    assert desk.keys.version == version  # told once
+    path.write_bytes(whole)
+    desk.keys.refresh()
+    assert not desk.keys.fault
+    for secret, works in ((lost, False), (kept, True)):
+        if works:
+            assert desk.ask(secret).account.id == "kept"
+        else:
+            with pytest.raises(Denied):
+                desk.ask(secret)
+    if end is not ended_inside:  # nor does it come back with a restart
+        with pytest.raises(Denied):
+            Desk(tmp_path).ask(lost)
 
 
 def test_a_broken_file_is_no_start(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from proxy.app import DIALECTS, SERVED
 from proxy.config import load as load_settings
+from proxy.logs import captured
 from proxy.reloading import reload
 from proxy.server import CannotServe, serving
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
@@ -99,21 +100,28 @@ async def test_a_revoked_key_ends_at_once(stand: Make) -> None:
         assert (await ask(s, late)).status_code == 200
 
 
-async def test_a_broken_file_is_told(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broken_file_is_told_and_changes_nothing(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.outside.LOOK", 0.05)
     monkeypatch.setattr("proxy.accounts.keys.LOOK", 0.05)
     async with stand(keys={"ci": {}}) as s:
+        await metric(s, 'penstock_part_up{part="keys"} 1.0')
         good = (s.data / "keys.json").read_text()
-        (s.data / "keys.json").write_text("{")
-        async with asyncio.timeout(30):
-            while (ready := await s.client.get(s.admin_url + "/readyz")).status_code == 200:
-                await asyncio.sleep(0.05)
-        assert "keys.json" in ready.json()["checks"]["keys"]
-        assert (await ask(s, s.keys["ci"])).status_code == 200
-        await metric(s, 'penstock_part_up{part="keys"} 0.0')
+        with captured() as lines:
+            (s.data / "keys.json").write_text("{")
+            await metric(s, 'penstock_part_up{part="keys"} 0.0')
+            ready = await s.client.get(s.admin_url + "/readyz")
+            assert (ready.status_code, ready.json()["checks"]) == (200, {})
+            assert ready.json()["parts"]["keys"].startswith(f"unreadable: {s.data / 'keys.json'}: ")
+            assert (await ask(s, s.keys["ci"])).status_code == 200
+            (line,) = [line for line in lines if line["level"] == "error"]
+            assert (line["part"], "penstock keys revoke" in line["mend"]) == ("keys", True)
         (s.data / "keys.json").write_text(good)
         await metric(s, 'penstock_part_up{part="keys"} 1.0')
-        assert (await s.client.get(s.admin_url + "/readyz")).status_code == 200
+        (s.data / "keys.json").unlink()
+        await metric(s, 'penstock_part_up{part="keys"} 0.0')
+        ready = await s.client.get(s.admin_url + "/readyz")
+        assert ready.json()["parts"]["keys"] == "missing: there is no file of keys"
+        assert (await ask(s, s.keys["ci"])).status_code == 401
 
 
 async def metric(s: Stand, line: str) -> None:

@@ -95,6 +95,24 @@ def test_a_key_is_revoked_for_good(desk: Desk) -> None:
     assert [row["status"] for row in desk.rows()] == ["key_created", "key_created", "key_revoked"]
 
 
+def test_a_key_is_revoked_by_its_id_where_the_keys_are_broken(desk: Desk) -> None:
+    secret = desk("create", "ci").stdout.strip()
+    id = json.loads(desk("list", "--json").stdout)[0]["id"]
+    path = desk.data / "keys.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    by_name = desk("revoke", "ci")
+    assert (by_name.exit_code, "by its id" in by_name.stderr) == (1, True)
+    ended = desk("revoke", id)
+    assert (ended.exit_code, str(path) in ended.stderr) == (0, True)
+    assert [(row["status"], row["key"]) for row in desk.rows()] == [("key_created", id), ("key_revoked", id)]
+    path.write_bytes(whole)
+    found = desk.keys().find(secret.encode())
+    assert found is not None
+    assert found.state(time.time()) == "revoked"
+    assert id not in desk("list").stdout
+
+
 def test_json_for_programs(desk: Desk) -> None:
     made = json.loads(desk("create", "ci", "--json").stdout)
     assert well_formed(made["key"])
