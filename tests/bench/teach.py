@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--sources", nargs="+", help="only these")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cap", type=int, default=400, help="most texts of a side that are read")
+    parser.add_argument("--json", type=Path, help="a file to write the results to as well")
     options = parser.parse_args()
     encoder = open_encoder(options.model)
     results: dict[int, list[Result]] = {count: [] for count in options.examples}
@@ -152,6 +153,12 @@ def main() -> int:
             )
         area, recall = (float(np.nanmean([getattr(row, name) for row in rows])) for name in ("auroc", "recall"))
         print(f"{'mean of ' + str(len(rows)) + ' sources':42s} {area:.3f} {recall:29.3f}")
+    if options.json:
+        told = {
+            count: [{"source": row.name, "auroc": row.auroc, "recall": row.recall} for row in rows]
+            for count, rows in results.items()
+        }
+        options.json.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     return 0
 
 
