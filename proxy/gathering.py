@@ -3,7 +3,7 @@
 Decision: the kernel is asked to tell of nothing (SO_RCVLOWAT), and a common beat looks at how much has come. Why: what
 is held back cannot leave before more text came, and who is woken for each event finds cold caches: that costs more than
 all that is done with it. On the beat many streams are read behind each other. Cost: what is ready waits for the next
-beat, and the end of a stream is seen when nothing came between two looks: two to four events' time late.
+beat, and the end of a stream is seen when nothing has come for a while: two events' time late.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from termios import FIONREAD
 BEAT = 0.01
 """Seconds between two beats. Longer ones save more, and keep whoever asks meanwhile waiting for longer."""
 EVENTS = 2
-"""How many events are expected between two looks: where none came, the stream pauses."""
+"""In the time of how many events one comes, unless the stream pauses."""
 SLOWEST = 0.25
 """Seconds between two looks at most; a stream slower than that is read as it comes."""
 REST = 0.06
@@ -30,6 +30,17 @@ PATIENCE = 2.0
 MUTED = 64 * 1024
 """Bytes of which the kernel tells in any case."""
 _COUNT = bytes(4)
+_QUIET = slice(52, 56)
+"""Where `struct tcp_info` of Linux has the milliseconds since bytes came last."""
+
+
+class _Borrowed(socket.socket):
+    """A socket of the event loop's: it is not closed with this object. (Its own is made anew for each call.)"""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.detach()
 
 
 class Beat:
@@ -83,8 +94,9 @@ class Gathering:
     __slots__ = ("_beat", "_delay", "_due", "_file", "_had", "_kept", "_muted", "_since", "_size", "_socket", "at")
 
     def __init__(self, sock: socket.socket, beat: Beat, due: Callable[[bool], None]) -> None:
-        self._socket, self._beat, self._due = sock, beat, due
+        self._beat, self._due = beat, due
         self._file = sock.fileno()
+        self._socket = _Borrowed(sock.family, sock.type, sock.proto, self._file)
         self._muted = False
         self._size = self._had = self._kept = self.at = 0
         self._delay = self._since = 0.0
@@ -119,13 +131,22 @@ class Gathering:
         except OSError:
             came = 0
         there, waited = self._kept + came, now - self._since
-        if there > self._had and waited < PATIENCE and (came < self._size or waited < REST):
-            self._had = there
-            self.at = self._beat.add(self, self._delay)
+        if there and waited < PATIENCE and (came < self._size or waited < REST) and (rest := self._rest(came)) > 0:
+            self._had = came
+            self.at = self._beat.add(self, rest)
             return
         self._mute(False)
         if there:
             self._due(came > 0)
+
+    def _rest(self, came: int) -> float:
+        """Seconds after which the stream will be taken to pause, where nothing comes until then; 0 where it does."""
+        if not came:
+            return 0.0
+        with contextlib.suppress(AttributeError, OSError):
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUIET.stop)
+            return self._delay - int.from_bytes(info[_QUIET], byteorder) / 1000
+        return self._delay if came > self._had else 0.0  # the system does not say
 
     def _mute(self, muted: bool) -> None:
         if muted is not self._muted:
