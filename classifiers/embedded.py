@@ -9,14 +9,13 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .base import Finding, Message, Role
-from .catalog import OptionError
-from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Passes, Span, read_card
+from .catalog import OptionError, UnknownOption, UnknownWord
+from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Passes, Span, place_of, read_card
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "Card", "Embedded", "Encoder", "Head", "read_card"]
 
@@ -47,22 +46,21 @@ class Embedded:
         given), `min_score` (in [0, 1), .01 unless given). Raises OptionError; no file is left unverified."""
         for option in options:
             if option not in {"model", "labels", "min_score"}:
-                raise OptionError(str(option), "no such option", "one of model, labels, min_score")
+                raise UnknownOption(str(option), ["model", "labels", "min_score"])
         model = options.get("model", DEFAULT_MODEL)
         if not isinstance(model, str) or not model:
             raise OptionError("model", "must be a name or a path", f"for example {DEFAULT_MODEL}")
         min_score = options.get("min_score", 0.01)
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < 1:
             raise OptionError("min_score", "must be a number from 0 to below 1", "for example 0.01")
-        shipped = MODELS / model
-        encoder = Encoder.open(shipped if shipped.is_dir() else Path(model))
+        encoder = Encoder.open(place_of(model))
         known = [head.label for head in encoder.card.heads]
         labels = options.get("labels", known)
         if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
             raise OptionError("labels", "must be a list of labels", "of " + ", ".join(known))
-        for label in labels:
+        for at, label in enumerate(labels):
             if label not in known:
-                raise OptionError("labels", f"model {model} has no label {label!r}", "one of " + ", ".join(known))
+                raise UnknownWord(f"labels.{at}", f"model {model} has no label {label!r}", str(label), known)
         return cls(name, encoder, labels, float(min_score))
 
     def on(self, encoder: Encoder) -> Embedded:

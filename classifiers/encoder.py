@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .catalog import OptionError
+from .catalog import OptionError, UnknownWord
 from .runtime import Engine, Floats, Session
 from .windows import SPECIAL, Window, span, split
 
@@ -123,6 +123,15 @@ class Passes:
     def place(self, window: int) -> Span | None:
         """[start, end) of a window in code points of the text; None where there is but one."""
         return None if len(self.windows) == 1 else span(self.windows[window], self.offsets)
+
+
+def place_of(model: str) -> Path:
+    """The directory of the shipped model of that name, or the one at that path. Raises OptionError (for `model`)."""
+    shipped, given = MODELS / model, Path(model)
+    if shipped.is_dir() or given.exists():
+        return shipped if shipped.is_dir() else given
+    names = sorted(card.parent.name for card in MODELS.glob("*/card.json"))
+    raise UnknownWord("model", f"no shipped model and no directory {model!r}", model, names)
 
 
 def read_card(directory: Path) -> Card:

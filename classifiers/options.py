@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .catalog import OptionError
+from .catalog import OptionError, UnknownOption, UnknownWord
 
 _LABEL = re.compile(r"\S{1,128}")  # as policies can name it, behind "classifier."
 
@@ -19,7 +19,7 @@ class Options:
     def __init__(self, options: Mapping[str, Any], known: Collection[str]) -> None:
         for option in options:
             if option not in known:
-                raise OptionError(str(option), "no such option", "one of " + ", ".join(sorted(known)))
+                raise UnknownOption(str(option), known)
         self._options = options
 
     def __contains__(self, name: str) -> bool:
@@ -41,8 +41,10 @@ class Options:
     def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
         """One of some words."""
         value = self._options.get(name, default)
+        if value is None:
+            raise OptionError(name, "is missing", "one of " + ", ".join(choices))
         if value not in choices:
-            raise OptionError(name, "is missing" if value is None else f"{value!r} is unknown", _one_of(choices))
+            raise UnknownWord(name, f"{value!r} is unknown", str(value), choices)
         return str(value)
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
@@ -113,7 +115,3 @@ def is_number(value: object) -> TypeGuard[float]:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
-
-
-def _one_of(choices: Sequence[str]) -> str:
-    return "one of " + ", ".join(choices)

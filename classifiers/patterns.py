@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 import re2
 
 from .base import Finding, Message
-from .catalog import OptionError
+from .catalog import OptionError, UnknownOption
 from .joints import Chain, chains
 from .matcher import (
     Expression,
@@ -106,7 +106,7 @@ class Patterns:
         """Options: `patterns`, a mapping of label to pattern or list of patterns, and `views`. Raises OptionError."""
         for key in options:
             if key not in {"patterns", "views"}:
-                raise OptionError(str(key), "no such option", "patterns or views")
+                raise UnknownOption(str(key), ["patterns", "views"])
         use_views = options.get("views", True)
         if not isinstance(use_views, bool):
             raise OptionError("views", f"{use_views!r} is neither true nor false")
@@ -329,7 +329,7 @@ def _read(label: object, value: object) -> list[Pattern]:
 def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Pattern]:
     unknown = sorted(str(key) for key in item if key not in _KEYS)
     if unknown:
-        raise OptionError(f"{place}.{unknown[0]}", "no such option", "one of " + ", ".join(sorted(_KEYS)))
+        raise UnknownOption(f"{place}.{unknown[0]}", _KEYS)
     if ("regex" in item) == ("words" in item):
         raise OptionError(place, "needs either regex or words", "write one of the two")
     ignore_case, boundary = _flag(place, item, "ignore_case"), _flag(place, item, "word_boundary")
@@ -340,9 +340,10 @@ def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Patte
     values = item[kind] if isinstance(item[kind], list | tuple) else [item[kind]]
     if not values:
         raise OptionError(f"{place}.{kind}", "the list is empty")
-    for value in values:
+    for at, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
-            raise OptionError(f"{place}.{kind}", f"{value!r} is no text", "quote it")
+            where = f"{place}.{kind}" + (f".{at}" if isinstance(item[kind], list | tuple) else "")
+            raise OptionError(where, f"{value!r} is no text", "quote it")
         if kind == "words":
             source, word = _word(place, value)
             if not boundary:

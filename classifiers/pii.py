@@ -22,7 +22,7 @@ from stdnum.us import ssn
 
 from . import national
 from .base import Finding, Message
-from .catalog import OptionError
+from .catalog import OptionError, UnknownOption
 from .matcher import Expression, Matcher, code_points, compile_once, encode, replace_surrogates
 from .secrets import chosen_labels, joined
 
@@ -85,13 +85,13 @@ class PersonalData:
         of the countries whose phone numbers are known without a country code. Raises OptionError."""
         for key in options:
             if key not in {"labels", "regions"}:
-                raise OptionError(str(key), "no such option", "labels or regions")
+                raise UnknownOption(str(key), ["labels", "regions"])
         regions = options.get("regions", REGIONS)
         if not isinstance(regions, list | tuple):
             raise OptionError("regions", "it is no list", "a list of countries, e.g. [US, GB]")
-        for region in regions:
+        for at, region in enumerate(regions):
             if region not in phonenumbers.SUPPORTED_REGIONS:
-                raise OptionError("regions", f"no region {region!r}", "two capital letters, e.g. GB; quote 'NO'")
+                raise OptionError(f"regions.{at}", f"no region {region!r}", "two capital letters, e.g. GB; quote 'NO'")
         return cls(name, chosen_labels(options, LABELS), regions)
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Finding, Message, NoAnswer, Role, Silence
-from .catalog import OptionError
+from .catalog import OptionError, UnknownWord
 from .options import Options, check_label, is_number
 from .pieces import Piece, cut, pooled
 from .service import OPTIONS, Question, Service, together
@@ -283,7 +283,7 @@ def _parity(listed: Any, labels: frozenset[str]) -> list[tuple[str, dict[str, fl
             raise OptionError("parity", f"text {number} needs text and scores", mend)
         for label, score in scores.items():
             if label not in labels or not is_number(score) or not 0 <= score <= 1:
-                raise OptionError("parity", f"text {number}: no score of a known label", "one of " + ", ".join(labels))
+                raise UnknownWord("parity", f"text {number}: no score of a known label", str(label), labels)
         parity.append((text, {str(label): float(score) for label, score in scores.items()}))
     return parity
 
@@ -294,7 +294,7 @@ def _has(tensors: Any, what: str, name: str, datatypes: Sequence[str]) -> None:
         return
     known = {str(t.get("name")): t.get("datatype") for t in tensors if isinstance(t, dict)}
     if name not in known:
-        raise OptionError(what, f"the model has no {what} {name!r}", "one of " + ", ".join(sorted(known)))
+        raise UnknownWord(what, f"the model has no {what} {name!r}", name, known)
     if known[name] not in datatypes:
         raise OptionError(what, f"{name!r} is {known[name]}, not {' or '.join(datatypes)}", f"name another {what}")
 

@@ -25,7 +25,7 @@ from typing import Any, Self
 from ruamel.yaml import YAML
 
 from .base import Finding, Message
-from .catalog import OptionError
+from .catalog import OptionError, UnknownOption, UnknownWord
 from .matcher import Expression, Matcher, code_points, compile_once, encode
 
 RULES = "secrets-1"
@@ -65,7 +65,7 @@ class Secrets:
         """Option: `labels`, a list of the labels to look for; all by default. Raises OptionError."""
         for key in options:
             if key != "labels":
-                raise OptionError(str(key), "no such option", "labels")
+                raise UnknownOption(str(key), ["labels"])
         return cls(name, chosen_labels(options, frozenset(shape.label for shape in _shapes()[0])))
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
@@ -121,9 +121,9 @@ def chosen_labels(options: Mapping[str, Any], known: frozenset[str]) -> frozense
         return known
     if not isinstance(asked, list | tuple) or not asked:
         raise OptionError("labels", "it is no list of labels", "leave it out to look for all")
-    for label in asked:
+    for at, label in enumerate(asked):
         if label not in known:
-            raise OptionError("labels", f"no label {label!r}", "one of " + ", ".join(sorted(known)))
+            raise UnknownWord(f"labels.{at}", f"no label {label!r}", str(label), known)
     return frozenset(asked)
 
 

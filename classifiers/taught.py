@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from .base import Finding, Message
 from .catalog import OptionError
-from .encoder import DEFAULT_MODEL, LAYERS, MODELS, WIDTH, Encoder, Passes, Span
+from .encoder import DEFAULT_MODEL, LAYERS, WIDTH, Encoder, Passes, Span, place_of
 from .linear import sigmoid
 from .options import Options, check_label
 
@@ -160,8 +159,7 @@ def parse(raw: bytes, where: str) -> Head:
 
 def open_encoder(model: str) -> Encoder:
     """The shipped encoder of that name, or the one in that directory. Raises OptionError (for `model`)."""
-    shipped = MODELS / model
-    return Encoder.open(shipped if shipped.is_dir() else Path(model))
+    return Encoder.open(place_of(model))
 
 
 class Taught:

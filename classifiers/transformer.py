@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Finding, Message, NoAnswer, Silence
-from .catalog import OptionError
+from .catalog import OptionError, UnknownWord
 from .options import Options
 from .transformer_model import Files, Model, read_files
 from .windows import Window, span, split
@@ -72,7 +72,7 @@ class Transformer:
         labels = read.labels("labels", {label: label for label in model.labels}, "from the model's labels to yours")
         for label in labels:
             if label not in model.labels:
-                raise OptionError("labels", f"the model has no label {label!r}", "one of " + ", ".join(model.labels))
+                raise UnknownWord("labels", f"the model has no label {label!r}", label, model.labels)
         sigmoid = _is_sigmoid(model.config, read.choice("activation", ACTIVATIONS, "auto"), len(model.labels))
         return cls(name, model, labels, sigmoid, (window, overlap), (min_score, seconds))
 

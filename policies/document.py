@@ -138,6 +138,9 @@ def read(raw: bytes, file: str) -> Document:
             Problem(file, 0, 0, f"larger than {MAX_BYTES >> 10} KiB", "split it into several files")
         )
         return document
+    if b"\0" in raw[:2]:  # UTF-16 without a mark
+        document.problems.append(Problem(file, 1, 1, "not UTF-8", "save the file as UTF-8"))
+        return document
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

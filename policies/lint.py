@@ -7,11 +7,13 @@ that no intention explains; warnings may be meant, and then stay.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from classifiers.base import Role
+from classifiers.catalog import nearly
 
 from .decision import WAYS
 from .document import Document, Path, Problem
@@ -46,15 +48,31 @@ class Notice:
 
 
 Lint = Callable[[PolicySet], Iterator[Notice]]
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""Words for the effort that models know; others may come."""
 EXACT = frozenset({"patterns", "secrets", "pii"})
 """Kinds that say 1 where they are sure; a learned classifier hardly ever does."""
 _UNSCANNABLE = {Stage.INPUT: Role.USER, Stage.OUTPUT: Role.ASSISTANT}
 """Whose part an unreadable one is taken for."""
 
 
+_ASKING = frozenset({Role.SYSTEM, Role.USER})
+"""Roles whose texts an answer holds only where it repeats its request."""
+
+
 def lint(policies: PolicySet) -> list[Notice]:
     """All notices, in the order of LINTS."""
-    return [notice for check in LINTS for notice in check(policies)]
+    by_id = {policy.id: policy for policy in policies.policies}
+    return [_at_home(notice, by_id[notice.policy]) for check in LINTS for notice in check(policies)]
+
+
+def _at_home(notice: Notice, policy: Policy) -> Notice:
+    """The notice at the place where its policy says something: of a rule that is inherited, under `override`."""
+    patches = policy.override.rules if policy.override is not None else {}
+    match notice.path:
+        case ("rules", int(at), *rest) if policy.rules[at].id in patches:
+            return replace(notice, path=("override", "rules", policy.rules[at].id, *rest))
+    return notice
 
 
 def placed(notices: Sequence[Notice], documents: Mapping[str, Document]) -> list[tuple[Notice, Problem]]:
@@ -94,6 +112,14 @@ def _specs(policies: PolicySet) -> dict[str, ClassifierSpec]:
     return {name: spec for policy in policies.policies for name, spec in policy.classifiers.items()}
 
 
+def _own_specs(policies: PolicySet, policy: Policy) -> Iterator[tuple[str, ClassifierSpec]]:
+    """The classifiers that a policy defines; what it inherits of another one of the set is that one's."""
+    base = next((each for each in policies.policies if each.id == policy.extends), None)
+    for name, spec in policy.classifiers.items():
+        if base is None or name not in base.classifiers:
+            yield name, spec
+
+
 def _stops(rule: Rule) -> bool:
     return rule.action.protects
 
@@ -110,6 +136,9 @@ def never_fires(policies: PolicySet) -> Iterator[Notice]:
             what = f"rule '{rule.id}' can never fire: errors come from the model, on output"
             yield Notice("never-fires", Grade.ERROR, policy.id, (*path, "roles"), what, "write stages: [output]")
             continue
+        if rule.stages == [Stage.OUTPUT] and set(rule.roles) <= _ASKING:
+            what = f"rule '{rule.id}' looks for {' and '.join(sorted(rule.roles))} in answers, where a model speaks"
+            yield Notice("never-fires", Grade.WARNING, policy.id, (*path, "roles"), what, "write stages: [input]")
         dead = [(place, found) for place, part in _parts(rule) if (found := _dead(rule, part, highest))]
         every = isinstance(rule.when, AllOf)
         # What else an expression asks may be true by itself.
@@ -230,6 +259,16 @@ def _told(spec: ClassifierSpec) -> float:
     return float(least) if isinstance(least, int | float) else UNTOLD
 
 
+def gates(policies: PolicySet) -> Iterator[Notice]:
+    """Bands of doubt in which every score lies."""
+    for policy in policies.policies:
+        for name, spec in _own_specs(policies, policy):
+            if spec.after is not None and spec.after.band[0] == 0 and spec.after.band[1] == 1:
+                what = f"every score lies in the band: '{name}' reads all that '{spec.after.classifier}' reads"
+                path: Path = ("classifiers", name, "after", "band")
+                yield Notice("gate-of-all", Grade.WARNING, policy.id, path, what, "remove 'after', or narrow the band")
+
+
 # What is left unsaid -------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +332,43 @@ def uncounted(policies: PolicySet) -> Iterator[Notice]:
             yield Notice("uncounted", Grade.WARNING, policy.id, ("rules", at, "when"), what, mend)
 
 
+# What requests say ---------------------------------------------------------------------------------------------------
+
+
+def words(policies: PolicySet) -> Iterator[Notice]:
+    """What a condition or `applies_to` compares with, and no request is likely to say."""
+    for policy in policies.policies:
+        for at, said in enumerate((policy.applies_to and policy.applies_to.effort) or ()):
+            if mend := _effort(said.lower()):
+                path: Path = ("applies_to", "effort", at)
+                yield Notice("effort", Grade.WARNING, policy.id, path, f"no request asks for the effort '{said}'", mend)
+    for policy, at, rule in _rules(policies):
+        for what, mend in _unlikely(rule):
+            yield Notice("unlikely-word", Grade.WARNING, policy.id, ("rules", at, "when"), what, mend)
+
+
+def _unlikely(rule: Rule) -> Iterator[tuple[str, str]]:
+    if not isinstance(rule.when, str):
+        return
+    for leaf in rule.facts:
+        if not isinstance(leaf.value, str):
+            continue
+        if leaf.variable == "request.settings.effort" and (mend := _effort(leaf.value)):
+            yield f"no request asks for the effort '{leaf.value}'", mend
+        elif "*" in leaf.value and leaf.sign in {"==", "!="}:
+            start, _, rest = leaf.value.partition("*")
+            meant = f'startsWith("{start}")' if start and not rest else 'matches("...")'
+            yield f"'*' in '{leaf.value}' is that sign itself", f"write {leaf.variable}.{meant}"
+    for source in re.findall(r"""\.matches\(\s*r?["'](/[^"']{1,200})["']""", rule.when):
+        if (flaw := literal(source, True)) is not None:
+            yield flaw.what, f"write '{source[1:].rpartition('/')[0]}' alone; (?i) before it takes any case"
+
+
+def _effort(said: str) -> str:
+    """A mend for an effort that is nearly one that models know."""
+    return "" if said in EFFORTS or "*" in said or not nearly(said, EFFORTS) else did_you_mean(said, [*EFFORTS])
+
+
 # Patterns ------------------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +407,7 @@ def longer_than_hold_back(policies: PolicySet) -> Iterator[Notice]:
 
 def _expressions(policies: PolicySet) -> Iterator[tuple[Policy, str, Source]]:
     for policy in policies.policies:
-        for name, spec in policy.classifiers.items():
+        for name, spec in _own_specs(policies, policy):
             if spec.kind == "patterns":
                 for source in expressions(spec.options):
                     yield policy, name, source
@@ -345,6 +421,8 @@ LINTS: tuple[Lint, ...] = (
     no_stream,
     no_cases,
     uncounted,
+    gates,
+    words,
     patterns,
     longer_than_hold_back,
 )

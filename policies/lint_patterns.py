@@ -83,11 +83,17 @@ def flaws(source: str) -> Iterator[Flaw]:
             )
 
 
+_QUOTES = frozenset("\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb")
+
+
 def literal(source: str, is_regex: bool) -> Flaw | None:
     """What somebody writes who takes a sign for one that does something here."""
     if is_regex and (slashed := re.fullmatch(r"/(.+)/[a-z]{0,6}", source)):
         mend = f"write '{slashed[1]}' alone; whether capital letters count says ignore_case"
         return Flaw("slashes", f"'{source}' finds the slashes, too", mend)
+    if not is_regex and source[:1] in _QUOTES and source[-1:] in _QUOTES:
+        what = f"the quotes around {source} are no straight ones, and so a part of the word"
+        return Flaw("literal-quotes", what, "type straight quotes, or none")
     if not is_regex and (source.endswith("*") or source.startswith("*")) and source.strip("*"):
         what = f"'*' in the word '{source}' is that sign itself"
         return Flaw("literal-star", what, "write word_boundary: false, or a regex")

@@ -6,13 +6,15 @@ what it has.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Classifier
-from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, create
+from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, UnknownOption, UnknownWord, create
 from classifiers.readings import DISGUISED, readings_of
 
 from . import slips
@@ -129,17 +131,50 @@ def sources(path_or_pack: str) -> list[tuple[str, bytes]]:
 
 
 def _files(path: Path, given: str) -> list[Path]:
+    if not given.strip():
+        raise PolicyError([Problem("policy", 0, 0, "its name is empty", f"name {_ANY}")])
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and not item.name.startswith("."))
         if not files:
-            raise PolicyError([Problem(given, 0, 0, "no *.yaml file in this directory", "write a policy file there")])
+            raise PolicyError([Problem(given, 0, 0, "no *.yaml file in this directory", _elsewhere(path))])
         if len(files) > MAX_FILES:
             raise PolicyError([Problem(given, 0, 0, f"more than {MAX_FILES} files", "name the directory of policies")])
+        strange = [item for item in files if not item.is_file()]
+        if strange:
+            raise PolicyError([_no_file(item) for item in strange])
         return files
+    if path.is_symlink() and not path.exists():
+        raise PolicyError([_no_file(path)])
     if not path.exists():
-        mend = "name a directory, a file, or a pack: " + ", ".join(packs())
+        beside = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+        alike = difflib.get_close_matches(path.name, beside, 1, 0.7)
+        known = difflib.get_close_matches(given, packs(), 1, 0.7)
+        meant = str(path.parent / alike[0]) if alike else known[0] if known else ""
+        mend = f"did you mean '{meant}'?" if meant else f"name {_ANY}: " + ", ".join(packs())
         raise PolicyError([Problem(given, 0, 0, "no such file, directory or pack", mend)])
     return [path]
+
+
+_ANY = "a directory, a file, or a pack"
+
+
+def _no_file(path: Path) -> Problem:
+    """What stands where a file of a policy should."""
+    if path.is_symlink() and not path.exists():
+        mend = "remove the link, or make it lead to a file"
+        return Problem(str(path), 0, 0, f"a link that leads nowhere: {path.readlink()}", mend)
+    what = "a directory" if path.is_dir() else "no regular file"
+    return Problem(str(path), 0, 0, f"{what} in place of a policy file", "move it elsewhere, or rename it")
+
+
+def _elsewhere(path: Path) -> str:
+    """Where the files may be that somebody looks for in a directory without any."""
+    for item in sorted(path.iterdir()):
+        if item.is_dir() and any(inner.suffix in _SUFFIXES for inner in item.iterdir()):
+            return f"name '{item}', which has some: directories inside are not read"
+        if item.stem.lower().endswith(_SUFFIXES) or item.suffix.lower() in _SUFFIXES:
+            return f"rename '{item.name}': the name of a policy file ends with .yaml"
+    return "write a policy file there: its name ends with .yaml"
 
 
 def _unique(known: list[_Read]) -> None:
@@ -210,13 +245,26 @@ def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, C
         try:
             classifiers[name] = create(spec.kind, name, _located(spec, document.file))
         except OptionError as error:
-            option = tuple(int(part) if part.isdigit() else part for part in error.option.split("."))
-            what = f"{error.option}: {error.problem}"
-            document.problems.append(document.problem((*path, *option), what, error.mend))
+            document.problems.append(_bad_option(document, path, error))
         except Exception as error:  # a missing library, broken weights: the author sees which classifier it is
             what = f"classifier '{name}' cannot be made: {type(error).__name__}: {error}"
             document.problems.append(document.problem(path, what, at_key=True))
     return classifiers
+
+
+def _bad_option(document: Document, path: Place, error: OptionError) -> Problem:
+    """What a classifier says of its options, at the place of the one that is meant."""
+    parts = re.sub(r"\[(\d+)\]", r".\1", error.option).split(".")
+    where: Place = (*path, *(int(part) if part.isdigit() else part for part in parts))
+    unknown = isinstance(error, UnknownOption)
+    named = re.sub(r"\.\d+$", "", error.option)
+    what = f"unknown option '{error.option}'" if unknown else f"{named}: {error.problem}"
+    mend = error.mend
+    if isinstance(error, UnknownWord):
+        # Beside the options of its kind each classifier has keys that every one has.
+        every = ["after", "deadline_ms"] if unknown and len(parts) == 1 else []
+        mend = did_you_mean(error.said, [*error.known, *every])
+    return document.problem(where, what, mend, at_key=unknown)
 
 
 def _located(spec: ClassifierSpec, file: str) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import case_form, forms, marks, model, slips
+from classifiers.catalog import near
+
+from . import case_form, forms, marks, model, retyped, slips
 from .document import Document, Path
+from .retyped import holder_of
 
 # The model whose keys are allowed below the last named part of a path.
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
@@ -58,6 +61,8 @@ _KNOWN_AS = {
     "tests": "cases",
     "detectors": "classifiers",
     "label": "finding",
+    **dict.fromkeys(("above", "over", "greater_than", "gt", "gte", "minimum", "from"), "at_least"),
+    **dict.fromkeys(("below", "under", "less_than", "lt", "lte", "maximum", "to"), "at_most"),
     "or": "any",
     "and": "all",
     "type": "kind",
@@ -97,18 +102,6 @@ _KNOWN_AS = {
     "remove": "drop",
 }
 
-_TYPES = {
-    "string_type": ("must be text", "put it in quotes"),
-    "int_type": ("must be a whole number", "write it without quotes and without a point"),
-    "int_from_float": ("must be a whole number", "write it without a point"),
-    "float_type": ("must be a number", "write it without quotes"),
-    "list_type": ("must be a list", "write [a, b], or one item on each line after '- '"),
-    "bool_type": ("must be true or false", "write true or false; in YAML 1.2 yes, no, on and off are texts"),
-    "dict_type": ("must be a mapping", "write 'key: value' on the lines below it"),
-    "model_type": ("must be a mapping", "write 'key: value' on the lines below it"),
-    "model_attributes_type": ("must be a mapping", "write 'key: value' on the lines below it"),
-}
-
 _SPOKEN = {"mode": ["canary 5%"], "stream": ["{hold_back: 64}"]}
 """What may be written in place of the words of a closed list."""
 
@@ -118,6 +111,8 @@ _MEND_OF = {
     "time": "write 30m, 24h, 7d or 2w",
 }
 
+_NAME = r"[a-z][a-z0-9_-]{0,63}$"
+_NAME_OF = dict.fromkeys(("id", "rule", "tags"), r"[a-z0-9][a-z0-9._-]{0,63}$") | {"reason": r"[a-z][a-z0-9_]{0,63}$"}
 _WORD = "start with a small letter or a digit, then small letters, digits, '.', '_', ':' or '-', 64 at most"
 _PATTERNS = {
     "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
@@ -169,7 +164,8 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
         policy = model.Policy.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         details = [each for each in error.errors(include_url=False) if _path(each) not in empty]
-        misspelt = {(_path(each)[:-1], _meant(each)) for each in details if each["type"] == "extra_forbidden"}
+        unknown = [each for each in details if each["type"] == "extra_forbidden"]
+        misspelt = {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
         for detail in details:
             path = _path(detail)
             # A misspelt key is one mistake, not two: an unknown key and a missing one.
@@ -183,9 +179,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     """A mend for a word that is not among `known`."""
     if mend := slips.disguised(word, known):
         return mend
-    near = difflib.get_close_matches(word, known, 1, 0.6)
-    listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
-    return f"did you mean '{near[0]}'?" if near else f"one of {listed}"
+    return near(word, known)
 
 
 def _add(document: Document, path: Path, what: str, mend: str = "", at_key: bool = False) -> None:
@@ -212,18 +206,15 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
     path = _path(detail)
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     name = path[-1] if path else "the file"
-    holder = _holder(path)
+    holder = holder_of(path)
     if kind == "extra_forbidden":
         _unknown_key(document, path)
     elif kind == "missing":
         _add(document, path[:-1], f"'{name}' is missing{_in(path[:-1])}", f"add '{name}: ...'")
     elif kind in ("enum", "literal_error"):
-        words = re.findall(r"'([^']*)'", str(context["expected"])) + _SPOKEN.get(holder, [])
-        meant = slips.word(holder, _plain(value))
-        mend = f"write {meant}" if meant is not None else did_you_mean(str(value), words)
-        _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
-    elif kind in _TYPES:
-        _add(document, path, f"'{holder}' {_TYPES[kind][0]}, not {_shown(value)}", _typed(kind, path, value))
+        _no_word(document, path, value, re.findall(r"'([^']*)'", str(context["expected"])))
+    elif kind in retyped.TYPES:
+        _add(document, path, f"'{holder}' {retyped.TYPES[kind]}, not {_shown(value)}", retyped.mend(kind, path, value))
     elif kind == "string_pattern_mismatch":
         _mismatch(document, path, value, "[key]" in detail["loc"])
     elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
@@ -244,57 +235,44 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         whole = not path or (isinstance(path[-1], int) and not isinstance(value, str))
         _add(document, path, str(context["error"]) if whole else f"'{holder}': {context['error']}")
     else:
-        _add(document, path, f"'{holder}': {detail['msg']}", _MEND_OF.get(kind, ""))
+        mend = (slips.time(value) if kind == "time" else "") or _MEND_OF.get(kind, "")
+        _add(document, path, f"'{holder}': {detail['msg']}", mend)
+
+
+def _no_word(document: Document, path: Path, value: Any, words: list[str]) -> None:
+    """A value that is no word of a closed list."""
+    holder = holder_of(path)
+    words = words + _SPOKEN.get(holder, [])
+    meant = slips.word(holder, retyped.plain(value))
+    if isinstance(value, list):
+        each = "a rule has one action: write the most severe, and a rule of its own for each other one"
+        mend = each if holder == "action" else "write one"
+    else:
+        mend = f"write {meant}" if meant is not None else did_you_mean(str(value), words)
+    _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
 
 
 def _mismatch(document: Document, path: Path, value: Any, of_key: bool) -> None:
     if of_key:
-        mend = _PATTERNS.get(_holder(path[:-1]), "")
+        holder = holder_of(path[:-1])
+        if holder == "scores" and isinstance(_at(document, path), dict):
+            return  # what it holds is told, too
+        meant = slips.name(str(path[-1]), _NAME) if holder == "classifiers" else ""
+        mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
         _add(document, path, f"'{slips.visible(str(path[-1]))}' is no name here", mend, at_key=True)
         return
-    _add(document, path, f"'{_holder(path)}' cannot be {_shown(value)}", _PATTERNS.get(_holder(path), ""))
+    holder = holder_of(path)
+    meant = slips.name(value, _NAME_OF[holder]) if holder in _NAME_OF else ""
+    mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
+    _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
 
 
-def _holder(path: Path) -> str:
-    """The last key of a path: what a person would call the thing that is wrong."""
-    return next((part for part in reversed(path) if isinstance(part, str)), "the file")
-
-
-def _typed(kind: str, path: Path, value: Any) -> str:
-    """How a value of another type is written as the one that it must have."""
-    holder = _holder(path)
-    if kind == "list_type" and isinstance(value, str):
-        return f"write [{value}]"
-    if kind in _MAPPINGS:
-        of_rule = path[:2] == ("override", "rules") and len(path) == 3
-        form = "{{mode: {}}}" if of_rule else _FORMS.get(holder, "")
-        return f"write {form.format(_plain(value))}" if form else _TYPES[kind][1]
-    if holder == "extends":
-        return "write one name: a policy extends one other"
-    if kind not in ("int_type", "float_type") or not isinstance(value, str) or _NUMERAL.fullmatch(value):
-        return _TYPES[kind][1]
-    meant = slips.number(value)
-    return f"write {meant:g}" if meant is not None else f"write a number like {1 if kind == 'int_type' else 0.5}"
-
-
-_MAPPINGS = frozenset({"dict_type", "model_type", "model_attributes_type"})
-_FORMS = {
-    "when": "{{finding: classifier.label, at_least: 0.8}}, or an expression",
-    "expect": "{{action: {}}}",
-    "n": "{{at_least: {}}}",
-    "max_tokens": "{{at_least: {}}}",
-    "account": "{{id: {}}}",
-    "classifiers": "name: {{kind: ...}}, a line for each",
-    "rules": "the id of a rule, then what differs: {{jailbreak: {{mode: off}}}}",
-    "strike": "one name",
-    "flag": "one name",
-}
-"""What a mapping looks like where another value was written, with that value in it."""
-_NUMERAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _at(document: Document, path: Path) -> Any:
+    """The value at a path of the file."""
+    value = document.value
+    for part in path:
+        value = value[part]
+    return value
 
 
 def _shown(value: Any) -> str:
@@ -325,23 +303,29 @@ _PLACES = {
 def _in(path: Path) -> str:
     if path[:2] in _OVERRIDDEN and len(path) == 3:
         return f" in an overridden {str(path[1]).removesuffix('s')}"
-    holder = _holder(path) if path else ""
+    holder = holder_of(path) if path else ""
     return _PLACES.get(holder, f" in '{holder}'")
 
 
 def _known_keys(path: Path) -> list[str]:
     if path[:2] in _OVERRIDDEN and len(path) == 3:
         return list(_OVERRIDDEN[path[:2]].model_fields)
-    models = _MODELS.get(_holder(path) if path else "", ())
+    models = _MODELS.get(holder_of(path) if path else "", ())
     return list(dict.fromkeys(key for each in models for key in each.model_fields))
 
 
-def _meant(detail: ErrorDetails) -> str | None:
-    """The key that an unknown one is for, where that can be told."""
+def _meant(detail: ErrorDetails) -> list[str]:
+    """The keys that an unknown one is for, where that can be told."""
     path = _path(detail)
+    if holder_of(path[:-1]) in _CONDITIONS and ("." in str(path[-1]) or path[-1] in _NEGATIONS):
+        return ["finding", "at_least"]
     name, known = str(path[-1]), _known_keys(path[:-1])
     meant = _KNOWN_AS.get(name.lower())
-    return meant if meant in known else next(iter(difflib.get_close_matches(name, known, 1, 0.6)), None)
+    return [meant] if meant in known else difflib.get_close_matches(name, known, 1, 0.6)
+
+
+_CONDITIONS = frozenset({"when", "any", "all"})
+_NEGATIONS = frozenset({"not", "none", "unless"})
 
 
 _ASKED = {
@@ -353,14 +337,28 @@ _ASKED = {
 """Keys that stand deeper in a case."""
 
 
+def _as_condition(name: str, value: Any) -> str:
+    """How a condition is written that somebody has put into a key of its own."""
+    if name in _NEGATIONS:
+        return 'write an expression: !(score("classifier.label") >= 0.8)'
+    if name in {"below", "under", "less_than", "lt", "lte", "at_most", "max", "maximum"}:
+        return f'write an expression: score("classifier.label") < {value if isinstance(value, int | float) else 0.5}'
+    if "." in name:
+        said = value if isinstance(value, int | float) and 0 < value <= 1 else 0.8
+        return f"write finding: {name}, at_least: {said}"
+    return ""
+
+
 def _unknown_key(document: Document, path: Path) -> None:
     name, known = str(path[-1]), _known_keys(path[:-1])
     what = f"unknown key '{slips.visible(name)}'{_in(path[:-1])}"
     if name in known:
         what, mend = f"'{name}' cannot stand beside these keys", "a condition is one of finding, any, all"
+    elif holder_of(path[:-1]) in _CONDITIONS and (form := _as_condition(name, _at(document, path))):
+        mend = form
     elif (meant := _KNOWN_AS.get(name.lower())) in known:
         mend = f"write '{meant}'"
-    elif _holder(path[:-1]) == "cases" and name in _ASKED:
+    elif holder_of(path[:-1]) == "cases" and name in _ASKED:
         mend = f"write {_ASKED[name]}"
     elif found := slips.strange(name):
         what, mend = found[1:]

@@ -8,7 +8,7 @@ union here, so files of today stay valid.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,9 @@ from .case_form import Case, CaseName, CasePatch
 from .forms import AppliesTo, Canary, HoldBack, Mode, Staging, Stream, Strict, no_doubles
 from .marks import Flagged, Struck, Time
 from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Otherwise, Score, Stage
+
+if TYPE_CHECKING:
+    from .cel.parts import Fact
 
 __all__ = ["Action", "Case", "ClassifierSpec", "OnBlock", "OnError", "Policy", "Rule", "Stage"]
 
@@ -303,6 +306,17 @@ class Rule(_Strict):
         if self.on_error is not None:
             return self.on_error
         return OnError.BLOCK if self.action.protects else OnError.LOG
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The parts of an expression that ask for facts of the request, at its first stage."""
+        if not isinstance(self.when, str):
+            return []
+        from .cel.condition import compiled
+        from .cel.parts import Fact, leaves
+
+        condition = compiled(self.when, self.stages[0], frozenset(self.roles))
+        return [leaf for leaf in leaves(condition.root) if isinstance(leaf, Fact)]
 
     @property
     def conditions(self) -> tuple[list[Seen], bool]:

@@ -49,7 +49,7 @@ _WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("regex", "regexp", "word", "words", "keyword", "keywords", "list"), "patterns"),
         **dict.fromkeys(("llm", "prompt", "gpt"), "judge"),
         **dict.fromkeys(("http", "api", "service"), "remote"),
-        **dict.fromkeys(("ml", "model", "neural", "onnx", "minilm", "guard"), "embedded"),
+        **dict.fromkeys(("ml", "model", "neural", "onnx", "minilm", "minilm-heads", "guard"), "embedded"),
         **dict.fromkeys(("personal", "personal_data", "pii_detector"), "pii"),
         **dict.fromkeys(("secret", "keys", "credentials"), "secrets"),
     },
@@ -69,6 +69,51 @@ def number(said: str) -> float | None:
         return None
     value = float(found[1].replace(",", "."))
     return value / 100 if found[2] else value
+
+
+_TIME = re.compile(r"([0-9]{1,6}) *(s|m|h|d|w)[a-z]*")
+
+
+def time(said: object) -> str:
+    """How a time that is meant by 60, "1 hour" or "never" is written; nothing where nobody knows."""
+    if isinstance(said, int) and not isinstance(said, bool):
+        return f"write {said}s for seconds, {said}m for minutes, {said}h for hours"
+    if not isinstance(said, str):
+        return ""
+    if said.lower() in {"forever", "never", "permanent", "always"}:
+        return "leave it out: then there is no end"
+    found = _TIME.fullmatch(said.lower().strip())
+    if found is None or "month" in said.lower() or said == found[1] + found[2]:
+        return ""
+    return f"write {found[1]}{found[2]}"
+
+
+def span(said: str) -> str:
+    """The range of whole numbers that is meant by ">2", "<= 5" or "2-5", as YAML; nothing where nobody knows."""
+    if found := re.fullmatch(r"([0-9]{1,9}) *(?:-|\.\.|to) *([0-9]{1,9})", said.strip()):
+        return f"{{at_least: {found[1]}, at_most: {found[2]}}}"
+    found = re.fullmatch(r"(>=?|<=?|=)? *([0-9]{1,9})\+?", said.strip())
+    if found is None:
+        return ""
+    sign, number = found[1] or ">=", int(found[2])
+    if sign == "=":
+        return f"{{at_least: {number}, at_most: {number}}}"
+    return f"{{at_least: {number + (sign == '>')}}}" if sign[0] == ">" else f"{{at_most: {number - (sign == '<')}}}"
+
+
+def truth(said: str) -> str | None:
+    """true or false, where a word for it is written."""
+    low = said.lower()
+    return "true" if low in (*_YES, "1", "y") else "false" if low in (*_NO, "off", "0", "n") else None
+
+
+def name(said: str, pattern: str) -> str:
+    """`said` as a name that meets `pattern`, or nothing."""
+    for joint in "-_":
+        made = re.sub(r"[\s/:]+", joint, said.strip().lower())
+        if re.match(pattern, made):
+            return made
+    return ""
 
 
 # Letters that look like others ----------------------------------------------------------------------------------------
@@ -129,11 +174,23 @@ def strange(line: str) -> tuple[int, str, str] | None:
 
 _SLIP = re.compile(
     r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(?P<quote>[\u201c-\u201f\u2018-\u201b\u00ab\u00bb])"""
-    r"|(?P<sign>===|!==|=>|=<|<>|[\u2265\u2264\u2260]|(?<![<>=!&|])(?:=|&|\|)(?![=&|]))"
+    r"|(?P<never>;|=~|!~|~)|(?P<sign>===|!==|=>|=<|<>|[\u2265\u2264\u2260]|(?<![<>=!&|])(?:=|&|\|)(?![=&|]))"
     r"|(?<![\w.])(?P<word>and|or|not|AND|OR|NOT|And|Or|Not)(?!\w)"
+    r"|(?<![\w.])(?P<foreign>if|IF|then|THEN|else|ELSE|elif|is|IS|between|BETWEEN)(?!\w)"
+    r"|(?<=[\w)\]]\s)(?P<infix>like|LIKE|contains|matches|startsWith|endsWith|startswith|endswith|CONTAINS)(?=\s)"
     r"|(?P<share>[0-9]+(?:[.,][0-9]+)?) ?%(?! *[\w(\"'])|(?<=[<>=] )(?P<comma>[0-9]+,[0-9]+)|(?P<letter>[^\x00-\x7f])"
 )
 _SIGNS = {"=>": ">=", "=<": "<=", "<>": "!=", "===": "==", "!==": "!=", "\u2265": ">=", "\u2264": "<=", "\u2260": "!="}
+_METHODS = {"like": "matches", "contains": "contains", "matches": "matches"}
+_METHODS |= {"startswith": "startsWith", "endswith": "endsWith"}
+_FOREIGN = {
+    **dict.fromkeys(("if", "then", "else", "elif"), "write condition ? one : other"),
+    "is": "write ==",
+    "between": "write two comparisons and join them with &&",
+    ";": "remove it",
+    **dict.fromkeys(("=~", "~"), 'write name.matches("...")'),
+    "!~": 'write !name.matches("...")',
+}
 _SIGNS |= {"=": "==", "&": "&&", "|": "||", "and": "&&", "or": "||", "not": "!"}
 
 
@@ -151,6 +208,12 @@ def condition(text: str) -> Iterator[tuple[int, str, str]]:
             case "sign" | "word":
                 meant = _SIGNS[said.lower()]
                 yield found.start(), f"there is no '{said}' here", f"write {meant}"
+            case "foreign" | "never":
+                yield found.start(), f"there is no '{said}' here", _FOREIGN[said.lower()]
+            case "infix":
+                method = _METHODS[said.lower()]
+                what = f"there is no '{said}' between two texts here"
+                yield found.start(), what, f'write {method}: name.{method}("...")'
             case "share" | "comma":
                 value = number(said)
                 yield found.start(), f"'{said}' is no number here", f"write {value:g}" if value is not None else ""
@@ -182,6 +245,13 @@ CALLED = {
         ("messages", "message", "text", "content", "prompt", "input", "output", "answer", "response"),
         'texts are read by classifiers: write score("classifier.label") >= 0.8',
     ),
+    **dict.fromkeys(("max", "min", "avg", "sum"), 'score("classifier.label") is the highest score already'),
+    "role": 'write score("classifier.label", "user"), or roles: [user] in the rule',
+    "user": "write account.id",
+    "stage": "the rule's 'stages' say where it looks",
+    **dict.fromkeys(("now", "time", "date", "hour", "timestamp"), "a condition knows no time"),
+    **dict.fromkeys(("finding", "findings", "scores", "label"), 'write score("classifier.label") >= 0.8'),
+    **dict.fromkeys(("tool", "arguments", "args", "tool_name"), 'write calls.exists(c, c.name == "pay")'),
     "any": "write exists(x, ...)",
     "some": "write exists(x, ...)",
     **dict.fromkeys(

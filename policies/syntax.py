@@ -99,6 +99,9 @@ def _block(stop: _Stop) -> Told:
             return Told(*opened, what, "close them where the text ends")
         mend = "quote the whole of it; in single quotes '' stands for one"
         return stop.told("a text goes on behind its closing quote", mend)
+    if "'?'" in stop.problem and stop.lines[stop.began_line][stop.began_column :].startswith("- "):
+        what = f"a '- ' in line {stop.began_line + 1} begins a list, and this line is none of its items"
+        return stop.told(what, "write '- ' before each of them, or before none")
     if "'-'" in stop.problem:
         mend = "write '- ' before each of them, or before none"
         return stop.told("a '- ' among lines that are no list", mend)
@@ -118,7 +121,14 @@ def _opened_before(stop: _Stop) -> tuple[int, int] | None:
     return (line + 1, opened - before.rfind("\n", 0, opened)) if opened >= 0 and line < stop.line else None
 
 
+def _tag(stop: _Stop) -> Told:
+    what = "a value that begins with '!', which is a sign of YAML"
+    return stop.told_where_it_began(what, "put single quotes around the whole of it")
+
+
 def _special(stop: _Stop) -> Told:
+    if stop.lines[stop.line][stop.column :].startswith("```"):
+        return stop.told("a line of Markdown", "remove it, and the one that ends the block")
     return stop.told(f"not YAML: {stop.problem}", "put quotes around a text that starts with a special character")
 
 
@@ -134,6 +144,7 @@ _KINDS: tuple[tuple[str, Callable[[_Stop], Told]], ...] = (
     ("'\\t'", _tab),
     ("could not find expected ':'", _no_colon),
     ("unknown escape character", _escape),
+    ("while scanning a tag", _tag),
     ("while parsing a flow", _open_bracket),
     ("unexpected end of stream", _open_quotes),
     ("mapping values are not allowed", _second_colon),

@@ -14,7 +14,7 @@ from classifiers.base import Finding, Message, Role
 from classifiers.readings import DISGUISED, READINGS
 
 from .. import slips
-from ..facts import Facts
+from ..facts import Api, Facts
 from ..model import Stage
 from .known import Known
 from .parts import (
@@ -172,6 +172,9 @@ class _Reader:
 
     def _score(self, call: Node, sign: str, number: float) -> Part:
         label, *more = call.of
+        if _halved(label, more):
+            what = "a classifier and its label are named in one text"
+            return self.flaw(label.at, what, f'write score("{label.value}.{more[0].value}")')
         roles, reading = self._where(more)
         if not self._finding(label, reading):
             return Constant(call.at, None)
@@ -248,6 +251,8 @@ class _Reader:
                 return self.flaw(each.at, what, _EXAMPLE if each.name == "score" else "")
             if each.kind is Kind.CALL and each.name == "matches" and each.of[-1].kind is Kind.CONSTANT:
                 self._expression(each.of[-1])
+            if each.kind is Kind.CALL and each.name in {"@in", "_==_", "_!=_"}:
+                self._closed(each)
         if node.kind is Kind.NAME:
             variable, sign, value = node.name, "==", True
         program = environment(self.stage).deserialize(self.tree.part(node))
@@ -257,6 +262,13 @@ class _Reader:
                 return Constant(node.at, bool(found.value()))
         known = value if isinstance(value, bool | int | float | str) else None
         return Fact(node.at, program, variable if known is not None else "", sign, known, _counts(node))
+
+    def _closed(self, node: Node) -> None:
+        """A text that is compared with a word of a closed list is one of them."""
+        for one, other in (node.of, node.of[::-1]):
+            words = _CLOSED.get(one.name if one.kind is Kind.NAME else "")
+            if words and other.kind is Kind.CONSTANT and isinstance(other.value, str) and other.value not in words:
+                self.flaw(other.at, f"'{one.name}' is never '{other.value}'", _near(other.value, words))
 
     def _expression(self, node: Node) -> None:
         import re2
@@ -283,6 +295,8 @@ def _counts(node: Node) -> frozenset[str]:
 
 
 _ROLES = [str(role) for role in Role]
+_CLOSED = {"roles": [str(role) for role in Role], "request.dialect": [str(each) for each in Api]}
+"""Variables that hold words of a closed list."""
 _READINGS = [*READINGS, DISGUISED]
 _CODES = frozenset({"base64", "base32", "hex", "hexadecimal", "percent", "url", "encoded"})
 _EXAMPLE = 'write score("classifier.label") >= 0.8'
@@ -293,6 +307,13 @@ def _start(text: str, at: int) -> int:
     """The place of a call is its bracket; people look for the name."""
     before = re.search(r"[A-Za-z_]+\Z", text[:at]) if text[at : at + 1] == "(" else None
     return before.start() if before else at
+
+
+def _halved(label: Node, more: Sequence[Node]) -> bool:
+    """Whether it is score("classifier", "label")."""
+    known = {*_ROLES, *_READINGS}
+    texts = [str(each.value) for each in (label, *more[:1]) if each.kind is Kind.CONSTANT]
+    return len(texts) == 2 and "." not in texts[0] and texts[1] not in known
 
 
 def _asks(node: Node) -> bool:
@@ -322,6 +343,7 @@ class _Open:
 # What the library says, in the words of whoever wrote the condition ---------------------------------------------------
 
 _ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_DASHED = re.compile(r"(?<=account\.history)\.([A-Za-z_]\w*(?:-[A-Za-z_]\w*)+)")
 _UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
 _OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '(.*)'")
 _WORDS = {"_&&_": "&&", "_||_": "||", "!_": "!", "_?_:_": "? :", "@in": "in", "_[_]": "[ ]", "-_": "-"}
@@ -331,6 +353,9 @@ def _told(message: str, stage: Stage, text: str) -> list[Flaw]:
     """The mistakes that the library found."""
     if "Syntax error" in message and (slipped := [Flaw(*each) for each in slips.condition(text)]):
         return slipped
+    if found := _DASHED.search(text):
+        name = found[1]
+        return [Flaw(found.start(), f"'-' takes one away from another: '{name}' is no name", f'write ["{name}"]')]
     lines = text.split("\n")
     flaws: list[Flaw] = []
     for line, column, what in _ERROR.findall(message):
@@ -359,6 +384,8 @@ def _reworded(at: int, what: str, stage: Stage) -> Flaw:
 
 def _fitting(name: str, kinds: str) -> str:
     """How types are made to fit."""
+    if name in SIGNS and kinds.startswith("(bool, "):
+        return "write two comparisons, and join them with &&"
     if "null" in kinds:
         return 'a text is never null: one that is not there is ""'
     if name == "contains" and kinds.startswith("(list"):
@@ -386,11 +413,21 @@ def _unknown(at: int, name: str, stage: Stage) -> Flaw:
         at -= max(name.rfind("."), 0)
         return Flaw(at, f"no variable is called '{name}'", f"write {' or '.join(alike)}")
     if "." not in name:
-        return Flaw(at, f"nothing here is called '{name}'", _near(name, [*known, *sorted(_OWN | {"size", "has"})]))
+        return Flaw(at, f"nothing here is called '{name}'", _nearly(name, known))
     at -= name.rfind(".")  # a part of a longer name is told at its last dot
     alike = [each for each in known if each.partition(".")[0] == name.partition(".")[0]]
     mend = _near(name, alike) if alike else f'for a finding write score("{name}") >= 0.8'
     return Flaw(at, f"no variable is called '{name}'", mend)
+
+
+def _nearly(name: str, known: Sequence[str]) -> str:
+    """A mend for a name without a dot: a function, or the last part of a variable, that it is nearly."""
+    ends = {each.rpartition(".")[2]: each for each in known}
+    found = difflib.get_close_matches(name, ends, 1, 0.7)
+    found = found or [end for end in ends if end.replace("_", "") == name.replace("_", "").lower()]
+    if found and ends[found[0]] != found[0]:
+        return f"did you mean '{ends[found[0]]}'?"
+    return _near(name, [*known, *sorted(_OWN | {"size", "has"})])
 
 
 def _forms(name: str) -> str:

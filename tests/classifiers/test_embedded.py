@@ -293,7 +293,7 @@ def test_a_model_can_be_named_by_its_path(shipped: Embedded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"model": "no-such-model"}, "cannot read"),
+        ({"model": "no-such-model"}, "no shipped model and no directory"),
         ({"model": 3}, "must be a name or a path"),
         ({"labels": "harmful"}, "must be a list"),
         ({"labels": []}, "must be a list"),

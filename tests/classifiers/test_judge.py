@@ -425,7 +425,7 @@ def test_likeliest_reads_nothing_from_nothing() -> None:
     [
         ({"model": None}, "model: is missing"),
         ({"model": " "}, "model: must be a text"),
-        ({"format": "yaml"}, "format: 'yaml' is unknown .one of verdict, safeguard, llama_guard"),
+        ({"format": "yaml"}, "format: 'yaml' is unknown .one of llama_guard, safeguard, verdict"),
         ({"policy": None}, "policy: is missing"),
         ({"policy": ""}, "policy: must be a text"),
         ({"policy": "x" * 200_001}, "policy: is longer than"),

@@ -58,11 +58,11 @@ def test_is_a_classifier_of_the_catalog() -> None:
 @pytest.mark.parametrize(
     ("options", "option", "says"),
     [
-        ({"label": ["email"]}, "label", "labels or regions"),
-        ({"labels": ["e-mail"]}, "labels", "ip_address"),
+        ({"label": ["email"]}, "label", "did you mean 'labels'"),
+        ({"labels": ["e-mail"]}, "labels.0", "did you mean 'email'"),
         ({"regions": "US"}, "regions", "[US, GB]"),
-        ({"regions": ["UK"]}, "regions", "e.g. GB"),
-        ({"regions": [False]}, "regions", "quote 'NO'"),
+        ({"regions": ["UK"]}, "regions.0", "e.g. GB"),
+        ({"regions": [False]}, "regions.0", "quote 'NO'"),
     ],
 )
 def test_tells_the_author(options: dict[str, Any], option: str, says: str) -> None:

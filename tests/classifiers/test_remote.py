@@ -296,7 +296,7 @@ def test_a_real_server_is_checked(mlserver: str) -> None:
         ({"parity": [{"text": "BOOM", "scores": {"loud": 0.5}}]}, "parity: text 1 has no answer"),
         ({"model": "other"}, "url: model other is not ready"),
         ({"version": "v9"}, "url: model shouting is not ready"),
-        ({"input": "texts"}, "input: the model has no input 'texts' .one of text"),
+        ({"input": "texts"}, "input: the model has no input 'texts' .did you mean 'text'"),
         ({"output": "scores"}, "output: the model has no output 'scores'"),
         ({"output": "names"}, "output: 'names' is BYTES, not FP16"),
     ]

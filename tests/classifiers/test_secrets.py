@@ -65,7 +65,7 @@ def test_is_a_classifier_of_the_catalog() -> None:
         ({"label": ["jwt"]}, "label", "labels"),
         ({"labels": []}, "labels", "leave it out"),
         ({"labels": "jwt"}, "labels", "no list"),
-        ({"labels": ["jwts"]}, "labels", "generic_password"),
+        ({"labels": ["jwts"]}, "labels.0", "did you mean 'jwt'"),
     ],
 )
 def test_tells_the_author(options: dict[str, Any], option: str, says: str) -> None:

@@ -448,7 +448,7 @@ def test_a_spoilt_model_is_refused(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"labels": {"JAILBREAK": "x"}}, "labels: the model has no label 'JAILBREAK' .one of SAFE, ATTACK, SPAM"),
+        ({"labels": {"JAILBREAK": "x"}}, "labels: the model has no label 'JAILBREAK' .one of ATTACK, SAFE, SPAM"),
         ({"labels": {"ATTACK": "two words"}}, "labels: 'two words' is no label"),
         ({"labels": ["ATTACK"]}, "labels: must be a mapping"),
         ({"activation": "relu"}, "activation: 'relu' is unknown"),

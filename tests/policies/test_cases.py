@@ -175,7 +175,7 @@ def test_words_that_yaml_1_1_reads_as_booleans_are_words(tmp_path: Path) -> None
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").mkdir()
-    with pytest.raises(PolicyError, match=r"p\.yaml: cannot be read: Is a directory"):
+    with pytest.raises(PolicyError, match=r"p\.yaml: a directory in place of a policy file"):
         load(str(tmp_path))
 
 

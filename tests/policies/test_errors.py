@@ -16,17 +16,28 @@ from policies.load import PolicyError, load
 
 ERRORS = Path(__file__).with_name("errors")
 INPUTS = sorted(item for item in ERRORS.iterdir() if item.suffix != ".txt")
+OPTIONS = Path(__file__).with_name("options")
+"""What is wrong with the options of real classifiers."""
 
 
 @pytest.mark.usefixtures("words_only")
 @pytest.mark.parametrize("given", INPUTS, ids=lambda path: path.stem)
 def test_message(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ERRORS)
+    _told_as_it_should_be(given, monkeypatch)
+
+
+@pytest.mark.parametrize("given", sorted(OPTIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_message_about_an_option(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _told_as_it_should_be(given, monkeypatch)
+
+
+def _told_as_it_should_be(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(given.parent)
     result = check(given.name)
     assert not result.ok
     assert result.policy is None
     told = "\n".join(result.lines()[:-1]) + "\n"
-    golden = ERRORS / f"{given.stem}.txt"
+    golden = given.with_name(f"{given.stem}.txt")
     if os.environ.get("REWRITE"):
         golden.write_text(told, encoding="utf-8")
     assert told == golden.read_text(encoding="utf-8")
@@ -54,7 +65,14 @@ def test_size_is_bounded(content: bytes, told: str, tmp_path: Path) -> None:
 def test_sources_that_hold_no_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PolicyError, match=r"no such file, directory or pack; name .*: agents, baseline"):
+        load("policyy")
+    with pytest.raises(PolicyError, match="did you mean 'baseline'"):
         load("baselin")
+    with pytest.raises(PolicyError, match="its name is empty"):
+        load("")
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(PolicyError, match=r"did you mean 'mine\.yaml'"):
+        load("mien.yaml")
     (tmp_path / "dir").mkdir()
     with pytest.raises(PolicyError, match=r"no \*\.yaml file in this directory"):
         load("dir")

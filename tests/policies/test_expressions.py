@@ -255,7 +255,7 @@ def test_conditions_are_told_to_those_who_ask_for_thresholds() -> None:
 
 def test_each_variable_is_read() -> None:
     """Every variable has a value of its type at each stage that has it."""
-    plain = {"string": '== "?"', "int": "== 77", "bool": "", "double": "== 77.0"}
+    plain = {"string": '== "messages"', "int": "== 77", "bool": "", "double": "== 77.0"}
     for each in VARIABLES:
         for stage in each.stages:
             text = f"!({each.name} {plain[each.kind]})" if each.kind in plain else f"size({each.name}) < 77"

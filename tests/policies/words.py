@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from classifiers.base import Finding, Message
-from classifiers.catalog import OptionError
+from classifiers.catalog import OptionError, UnknownOption
 
 KIND = "tests.policies.words:Words"
 
@@ -29,7 +29,7 @@ class Words:
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Words:
         for option in options:
             if option not in {"words", "inline", "crash", "score", "readings"}:
-                raise OptionError(option, "no such option", "one of crash, inline, score, words")
+                raise UnknownOption(option, ["crash", "inline", "score", "words"])
         for label, word in options.get("words", {}).items():
             if not isinstance(word, str):
                 raise OptionError(f"words.{label}", "is no word", "write one in quotes")
