@@ -87,11 +87,13 @@ class Silence(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A classifier that could not answer: a value, not an exception, so that a policy decides what silence
-    means. `detail` is for operators and never holds judged text."""
+    means. `detail` is for operators and never holds judged text. `roles` are those of the messages that it left unread,
+    where it read some; None: it left all of them."""
 
     classifier: str
     reason: Silence
     detail: str = ""
+    roles: frozenset[Role] | None = None
 
 
 class NoAnswer(Exception):

@@ -4,6 +4,14 @@ Decision: inline classifiers (microseconds per kB) run where they are called; th
 since their engines release the interpreter's lock, and those that wait for other machines (`waits`) in threads apart.
 Why: a task switch costs more than a pattern scan, and a slow endpoint must not keep the cores idle.
 Cost: a long text keeps the event loop busy for a moment, so texts over INLINE_LIMIT go to a worker as well.
+
+Decision: many texts are put to a worker in lots, those first that can stop something; what was read in time counts
+and is remembered, and a failure names the roles of what was not. Why: the tools of a coding agent take seconds to read,
+no rule of most policies stops anything by them, and to read them must neither refuse the user's words nor begin anew
+with each request. Cost: a few more questions, and short texts of different lots share no pass.
+
+Decision: a deadline is for `FEW` characters; more that is not remembered has as much more, up to `MOST` times. Why: a
+long file would never be read in time. Cost: whoever sends one waits, for as long.
 """
 
 from __future__ import annotations
@@ -12,9 +20,10 @@ import asyncio
 import copy
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .base import Classifier, Failure, Finding, Message, Report, Role, Silence
 from .breaker import Breakers
@@ -29,8 +38,18 @@ INLINE_LIMIT = 100_000
 """Characters that are judged on the event loop; RE2 reads so many in about a millisecond."""
 QUEUE_LIMIT = 256
 """Questions that may wait for a worker. More would only wait past their deadlines."""
+LOT = 4_000
+"""Characters that are put to a worker together, or one message where it is longer."""
+FEW, MOST = 20_000, 30
 WAITING = 32
 """Threads for classifiers that wait for other machines."""
+
+Wanted = (
+    tuple[str, frozenset[Role], float]
+    | tuple[str, frozenset[Role], float, After | None]
+    | tuple[str, frozenset[Role], float, After | None, frozenset[Role]]
+)
+"""What is asked of a classifier, by its name, as in `Asked`."""
 
 _NONE = Report()
 _ROLES = len(Role)
@@ -38,13 +57,15 @@ _ROLES = len(Role)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One classifier, the roles that it is to read, and its deadline in seconds. With `after` it reads only what
-    another one is in doubt about, and its deadline begins when that one is done."""
+    """One classifier, the roles that it is to read, and its deadline in seconds for `FEW` characters. With `after` it
+    reads only what another one is in doubt about, and its deadline begins when that one is done. Roles in `last` are
+    read last, and have no time of their own."""
 
     classifier: Classifier
     roles: frozenset[Role]
     deadline: float
     after: After | None = None
+    last: frozenset[Role] = frozenset()
     at_once: bool = field(init=False)
     """Whether it needs neither a worker nor another classifier's answer."""
 
@@ -143,17 +164,29 @@ class Panel:
         return self._waiting if getattr(classifier, "waits", False) else self._working
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A question under way: the place of the one asked, when it began and must end, and what is to be remembered:
-    the message at each place, by its name in the cache. `twins` are messages that say the same as another one, and
-    were not put: by the place of that one."""
+@dataclass(slots=True)
+class _Line:
+    """What one classifier is asked. Each lot holds places of messages; `end`: when its last answer is due. `fresh` is
+    what is to be remembered: the message at each place, by its name in the cache. `twins` are messages that say the
+    same as another one, and were not put: by the place of that one. `chosen` counts all messages that it is to read,
+    `unread` are those without an answer."""
 
-    place: int
-    began: float
+    lots: deque[list[int]]
     end: float
     fresh: Mapping[int, bytes]
     twins: Mapping[int, Sequence[int]]
+    chosen: int
+    running: int = 0
+    unread: list[int] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+class _Waiting(NamedTuple):
+    """A question under way: the place of the one asked, when it began, and the messages."""
+
+    place: int
+    began: float
+    lot: list[int]
 
 
 class _Asking:
@@ -170,6 +203,7 @@ class _Asking:
         self._failures: list[list[Failure]] = [[] for _ in asked]
         self._queued = 0.0
         self._pending: dict[asyncio.Future[Work], _Waiting] = {}
+        self._lines: dict[int, _Line] = {}
         self._here: list[tuple[int, Sequence[Message], Sequence[int] | None]] = []
         self._gates = {item.classifier.name: place for place, item in enumerate(asked)}
         self._done: set[int] = set()
@@ -238,22 +272,79 @@ class _Asking:
         item, panel = self._asked[place], self._panel
         fresh: dict[int, bytes] = {}
         twins: dict[int, list[int]] = {}
+        places: Sequence[int] = range(len(chosen)) if indices is None else indices
         if self._memory is not None and not item.classifier.inline:
-            places = range(len(chosen)) if indices is None else indices
             fresh, twins = self._unknown(self._memory, place, places)
-            if len(fresh) < len(chosen):
-                indices = list(fresh)
-                chosen = [self._messages[each] for each in indices]
-                if not chosen:
-                    self._finish(place)
-                    return
-        panel.counts.read += len(chosen)
-        now = time.perf_counter()
-        future = panel.workers_for(item.classifier).submit(item.classifier, chosen, indices)
-        if future is None:
-            self._fail(place, Silence.QUEUE_FULL, "too many texts are waiting")
-        else:
-            self._pending[future] = _Waiting(place, now, now + item.deadline, fresh, twins)
+            places = list(fresh)
+            if not places:
+                self._finish(place)
+                return
+        panel.counts.read += len(places)
+        lots = [
+            lot
+            for late in (False, True)
+            for lot in self._lots([each for each in places if (self._messages[each].role in item.last) is late], item)
+        ]
+        long = sum(len(self._messages[each].text) for each in places if self._messages[each].role not in item.last)
+        end = time.perf_counter() + item.deadline * min(max(1.0, long / FEW), MOST)
+        self._lines[place] = _Line(deque(lots), end, fresh, twins, len(chosen))
+        self._put(place)
+
+    def _lots(self, places: list[int], item: Asked) -> Iterator[list[int]]:
+        """`places` in lots. Where other machines do the work, or it is little, there is one."""
+        whole = item.classifier.inline or getattr(item.classifier, "waits", False)
+        lot: list[int] = []
+        size = 0
+        for place in places:
+            length = len(self._messages[place].text)
+            if lot and size + length > LOT and not whole:
+                yield lot
+                lot, size = [], 0
+            lot.append(place)
+            size += length
+        if lot:
+            yield lot
+
+    def _put(self, place: int) -> None:
+        """As many lots of the one at `place` as there are workers; when none is left, it is done."""
+        line, item = self._lines[place], self._asked[place]
+        workers = self._panel.workers_for(item.classifier)
+        while line.lots and line.running < self._panel.workers:
+            lot = line.lots[0]
+            future = workers.submit(item.classifier, [self._messages[each] for each in lot], lot)
+            if future is None:
+                if not line.running:
+                    self._give_up(place, Silence.QUEUE_FULL, "too many texts are waiting")
+                return
+            line.running += 1
+            line.lots.popleft()
+            self._pending[future] = _Waiting(place, time.perf_counter(), lot)
+        if not line.running:
+            self._close(place)
+
+    def _give_up(self, place: int, reason: Silence, detail: str) -> None:
+        """No more lots are put, and answers to those under way are not waited for."""
+        line = self._lines[place]
+        for future in [each for each, waiting in self._pending.items() if waiting.place == place]:
+            future.cancel()
+            line.unread += self._pending.pop(future).lot
+        for lot in line.lots:
+            line.unread += lot
+        line.lots.clear()
+        line.failure = line.failure or Failure(self._asked[place].classifier.name, reason, detail)
+        self._close(place)
+
+    def _close(self, place: int) -> None:
+        """All answers are there that will be."""
+        line = self._lines[place]
+        found = self._findings[place]
+        found += [replace(each, message=twin) for each in list(found) for twin in line.twins.get(each.message, ())]
+        found.sort(key=lambda each: each.message)
+        if line.failure is not None:
+            some = len(line.unread) < line.chosen
+            left = frozenset([self._messages[each].role for each in line.unread]) if some else None
+            self._failures[place].append(replace(line.failure, roles=left))
+        self._finish(place)
 
     def _unknown(
         self, memory: Cache, place: int, places: Iterable[int]
@@ -286,38 +377,38 @@ class _Asking:
 
     async def _next(self) -> None:
         """Wait for the next answer or the next deadline, whichever comes first."""
-        end = min(waiting.end for waiting in self._pending.values())
+        end = min(self._lines[waiting.place].end for waiting in self._pending.values())
         done, _ = await asyncio.wait(
             self._pending, timeout=max(end - time.perf_counter(), 0), return_when=asyncio.FIRST_COMPLETED
         )
         now = time.perf_counter()
-        late = [future for future, waiting in self._pending.items() if waiting.end <= now and future not in done]
         for future in done:
-            self._answered(self._pending.pop(future), future)
-        for future in late:
-            item = self._asked[(waiting := self._pending.pop(future)).place]
-            future.cancel()
+            if future in self._pending:
+                self._answered(self._pending.pop(future), future)
+        late = {waiting.place for waiting in self._pending.values() if self._lines[waiting.place].end <= now}
+        for place in sorted(late):
+            item = self._asked[place]
             self._panel.breakers.heard(item.classifier, False)
-            self._fail(waiting.place, Silence.TIMEOUT, f"no answer within {item.deadline:g} s")
+            self._give_up(place, Silence.TIMEOUT, f"no answer within {item.deadline:g} s")
 
     def _answered(self, waiting: _Waiting, future: asyncio.Future[Work]) -> None:
-        place, item = waiting.place, self._asked[waiting.place]
+        place, item, line = waiting.place, self._asked[waiting.place], self._lines[waiting.place]
+        line.running -= 1
         if future.cancelled():
-            self._fail(place, Silence.UNAVAILABLE, "the workers have ended")
+            line.unread += waiting.lot
+            self._give_up(place, Silence.UNAVAILABLE, "the workers have ended")
             return
         made = future.result()
         self._queued = max(self._queued, made.started - waiting.began)
         if not item.classifier.inline:
             self._panel.breakers.heard(item.classifier, not made.failures)
-        if self._memory is not None and waiting.fresh and not made.failures:
-            self._remember(self._memory, waiting.fresh, made.findings)
-        again = [
-            replace(found, message=twin) for found in made.findings for twin in waiting.twins.get(found.message, ())
-        ]
-        known = self._findings[place] + again
-        self._findings[place] = sorted(known + made.findings, key=lambda each: each.message) if known else made.findings
-        self._failures[place] = made.failures
-        self._finish(place)
+        self._findings[place] += made.findings
+        if made.failures:
+            line.unread += waiting.lot
+            line.failure = line.failure or made.failures[0]
+        elif self._memory is not None and line.fresh:
+            self._remember(self._memory, {each: line.fresh[each] for each in waiting.lot}, made.findings)
+        self._put(place)
 
     def _remember(self, memory: Cache, fresh: Mapping[int, bytes], findings: Iterable[Finding]) -> None:
         found: dict[int, list[Finding]] = {each: [] for each in fresh}
@@ -383,10 +474,7 @@ def unread(messages: Sequence[Message], asked: Iterable[Asked]) -> tuple[int, ..
     return tuple([index for index, message in enumerate(messages) if message.role not in roles])
 
 
-def asked_of(
-    classifiers: Mapping[str, Classifier],
-    readings: Iterable[tuple[str, frozenset[Role], float] | tuple[str, frozenset[Role], float, After | None]],
-) -> list[Asked]:
-    """From (name, roles, deadline in seconds, and after whom) to what `report` takes, inline classifiers first."""
-    asked = [Asked(classifiers[name], roles, deadline, *after) for name, roles, deadline, *after in readings]
+def asked_of(classifiers: Mapping[str, Classifier], readings: Iterable[Wanted]) -> list[Asked]:
+    """What `report` takes, inline classifiers first."""
+    asked = [Asked(classifiers[each[0]], *each[1:]) for each in readings]
     return sorted(asked, key=lambda item: not item.classifier.inline)

@@ -407,7 +407,12 @@ class Backtest:
             for label in tests.get(classifier, ()):
                 found += [Finding(classifier, label, 1.0, place[str(role)], span) for span in ((0, 1), None)]
         # One that was not asked might have failed as well.
-        failures = tuple(Failure(name, Silence.UNAVAILABLE) for name in sorted(failed | {name for name, _ in missing}))
+        unasked = {name for name, _ in missing}
+        left = frozenset(map(Role, present))
+        failures = tuple(
+            Failure(name, Silence.UNAVAILABLE, roles=None if name in unasked else left)
+            for name in sorted(failed | unasked)
+        )
         messages = [Message(Role(role), "x", f"/{role}") for role in roles]
         for rule in did:
             found.append(Finding(_FIRED, _label(rule), 1.0, len(messages), (0, 1)))

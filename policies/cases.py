@@ -130,7 +130,7 @@ def _ask(policy: PolicySet, case: Case, messages: Sequence[Message], slow: set[s
     findings: list[Finding] = []
     failures = list(_failed(case))
     seen: dict[str, tuple[frozenset[int], list[Finding], bool]] = {}
-    for name, roles, _, after in _gates_first(plan(policy, case.stage)):
+    for name, roles, _, after, _ in _gates_first(plan(policy, case.stage)):
         read = [at for at, message in enumerate(messages) if message.role in roles]
         if name in case.failed:
             seen[name] = frozenset(), [], True

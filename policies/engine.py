@@ -2,11 +2,11 @@
 
 INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps these rules.
 1. A rule fires with its action when its condition is true.
-2. A rule fires with its `on_error`, marked `not_evaluated`, when a classifier that it needs was silent and
-   the condition is true or would be if that classifier had found all it is asked for. So more failures never
-   make a decision milder, and a condition that is false whatever the silent one would have said does not
-   fire. Both can happen to one rule: part of an answer may be missing. The same holds for what an expression in CEL
-   asks and nobody knows: a fact that was not stated, an error while it is evaluated.
+2. A rule fires with its `on_error`, marked `not_evaluated`, when a classifier that it needs was silent about a text
+   that it looks at and the condition is true or would be if that classifier had found all it is asked for. So more
+   failures never make a decision milder, and a condition that is false whatever the silent one would have said does
+   not fire. Both can happen to one rule: part of an answer may be missing. The same holds for what an expression in
+   CEL asks and nobody knows: a fact that was not stated, an error while it is evaluated.
 3. The most severe action among the fired rules is the decision's: block > review > route > mask > rewrite > advise >
    log > pass. Of those that say who answers (block, review, route, rewrite) the most severe is done; what others change
    (a mask, a note) is done beside it, but for a block.
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from classifiers.base import Failure, Finding, Message, Report
+from classifiers.base import Failure, Finding, Message, Report, Role
 from classifiers.readings import seen_in
 
 from .decision import Decision, Fired, Mask
@@ -30,6 +30,8 @@ from .model import Action, Rule, Stage
 from .ready import PolicySet, Ready, Table, Test
 
 __all__ = ["Action", "Decision", "Fired", "Mask", "PolicySet", "Stage", "decide"]
+
+_NOBODY: frozenset[Role] = frozenset()
 
 
 def decide(
@@ -90,19 +92,23 @@ def _meet(met: dict[int, _Met], tests: tuple[Test, ...], finding: Finding, messa
 
 def _silent(table: Table, messages: Sequence[Message], failures: Sequence[Failure]) -> dict[int, tuple[Ready, int]]:
     """Rules that need a classifier that failed, with the parts of their conditions that it leaves open."""
-    failed = {failure.classifier for failure in failures}
-    present = {message.role for message in messages}
+    present = frozenset([message.role for message in messages])
+    unread: dict[str, frozenset[Role]] = {}
+    for failure in failures:
+        left = present if failure.roles is None else failure.roles & present
+        unread[failure.classifier] = unread.get(failure.classifier, _NOBODY) | left
     silent: dict[int, tuple[Ready, int]] = {}
-    for name in failed:
+    for name in unread:
         for ready in table.dependents.get(name, ()):
             if ready.order in silent or ready.roles.isdisjoint(present):
                 continue
             parts = sum(
                 1 << place
                 for place, (needs, looks) in enumerate(zip(ready.needs, ready.looks, strict=True))
-                if not needs.isdisjoint(failed) and not looks.isdisjoint(present)
+                if any(not looks.isdisjoint(unread[need]) for need in needs if need in unread)
             )
-            silent[ready.order] = (ready, parts)
+            if parts:
+                silent[ready.order] = (ready, parts)
     return silent
 
 

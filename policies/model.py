@@ -131,7 +131,15 @@ class ClassifierSpec(BaseModel):
 
     kind: Annotated[str, Field(min_length=1, description="Which classifier answers, for example patterns.")]
     deadline_ms: Annotated[
-        int, Field(ge=1, le=60_000, description="How long an answer may take before it counts as a failure.")
+        int,
+        Field(
+            ge=1,
+            le=60_000,
+            description=(
+                "How long an answer may take before it counts as a failure. Texts of more than 20,000 characters "
+                "have as much more, up to thirty times."
+            ),
+        ),
     ] = 2000
     after: Annotated[
         AfterSpec | None, Field(description="Ask only about what another classifier is in doubt about.")

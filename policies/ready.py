@@ -16,7 +16,7 @@ from classifiers.cascade import After
 from .decision import Decision
 from .facts import Facts
 from .forms import Canary, Mode
-from .model import NEEDED, Action, ClassifierSpec, Policy, Rule, Stage
+from .model import NEEDED, Action, ClassifierSpec, OnError, Policy, Rule, Stage
 
 if TYPE_CHECKING:
     from .cel.condition import Condition
@@ -34,12 +34,14 @@ UNTOLD = 0.01
 
 class Reading(NamedTuple):
     """What a classifier is to read at a stage: messages of these roles, within `deadline` seconds, and of them only
-    what the one named in `after` leaves in doubt."""
+    what the one named in `after` leaves in doubt. Those of the roles in `last` come last: nothing that stops or changes
+    anything looks at them."""
 
     classifier: str
     roles: frozenset[Role]
     deadline: float
     after: After | None = None
+    last: frozenset[Role] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,15 +295,32 @@ def _readings(specs: Mapping[str, ClassifierSpec], dependents: Mapping[str, Sequ
         for name, rules in dependents.items()
         if name not in BUILT_IN
     }
+    last = {
+        name: roles[name].difference(*(ready.roles for ready in dependents[name] if _stops(ready.rule)))
+        for name in roles
+    }
     for name, wanted in list(roles.items()):
         # A gate reads, though no rule asks for it, whatever those read that wait for it.
         after = specs[name].after
         while after is not None:
             roles[after.classifier] = roles.get(after.classifier, frozenset()) | wanted
             after = specs[after.classifier].after
+    chained = {each for name in roles if (after := specs[name].after) is not None for each in (name, after.classifier)}
     return tuple(
-        Reading(name, roles[name], specs[name].deadline_ms / 1000, _after(specs[name], specs)) for name in sorted(roles)
+        Reading(
+            name,
+            roles[name],
+            specs[name].deadline_ms / 1000,
+            _after(specs[name], specs),
+            frozenset() if name in chained else last[name],
+        )
+        for name in sorted(roles)
     )
+
+
+def _stops(rule: Rule) -> bool:
+    """Whether a rule can stop or change anything, if only by the silence of a classifier."""
+    return rule.acts and (rule.action.protects or rule.silence is OnError.BLOCK)
 
 
 def _after(spec: ClassifierSpec, specs: Mapping[str, ClassifierSpec]) -> After | None:

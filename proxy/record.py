@@ -277,8 +277,9 @@ class Seen:
             if finding.view:
                 self._viewed(finding, message, name, score)
         if decision.failures:
-            self.present.update([message.role for message in messages])
             for failure in decision.failures:
+                present = {message.role for message in messages}
+                self.present |= present if failure.roles is None else present & failure.roles
                 self.failures[failure.classifier] = str(failure.reason)
 
     def _viewed(self, finding: Finding, message: Message, name: str, score: float) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.base import Finding, Message, NoAnswer, Report, Role, Silence
-from classifiers.panel import INLINE_LIMIT, Asked, Panel, unread
+from classifiers.panel import FEW, INLINE_LIMIT, LOT, Asked, Panel, unread
 
 ALL = frozenset(Role)
 HELLO = [Message(Role.USER, "hello", "/a")]
@@ -244,6 +244,72 @@ async def test_deadlines_are_kept_each_for_itself(panel: Panel) -> None:
         assert report.seconds >= 0.2
     finally:
         stop.set()
+
+
+TOOLS = frozenset({Role.TOOL_DEFINITION})
+
+
+def tools(*texts: str) -> list[Message]:
+    """Definitions of tools, each as long as what is put to a worker at once, and behind them what a user says."""
+    made = [Message(Role.TOOL_DEFINITION, text.ljust(LOT, "."), "") for text in texts]
+    return [*made, Message(Role.USER, "hello", "/a")]
+
+
+async def test_what_stops_nothing_is_read_last_and_silences_nothing_else() -> None:
+    panel, stop = Panel(1), threading.Event()
+    slow = Fake(lambda messages: every(messages) if len(messages[0].text) < LOT else after(lambda: stop.wait(20))([]))
+    try:
+        asked = Asked(slow, ALL, 0.2, last=TOOLS)
+        report = await panel.report(tools("one", "two"), [asked])
+        assert report.findings == (found(2),)
+        (failure,) = report.failures
+        assert (failure.reason, failure.roles) == (Silence.TIMEOUT, TOOLS)
+        assert [read[0][:5] for read in slow.read] == ["hello", "one.."]
+    finally:
+        stop.set()
+        panel.close()
+
+
+async def test_what_was_read_in_time_is_not_read_again() -> None:
+    """Long texts that take longer than a deadline are judged after a few requests."""
+    panel, stop = Panel(1), threading.Event()
+    slow = Fake(lambda messages: stop.wait(20) and [] if messages[0].text.startswith("stuck") else every(messages))
+    texts = tools("one", "stuck", "three")
+    asked = [Asked(slow, ALL, 0.3)]
+    try:
+        report = await panel.report(texts, asked, "me")
+        assert report.findings == (found(0),)
+        assert report.failures[0].roles == TOOLS | {Role.USER}
+        stop.set()
+        slow.read.clear()
+        report = await panel.report(texts, asked, "me")
+        assert report.failures == ()
+        assert report.findings == (found(0), found(2), found(3))
+        assert "one" not in {read[0][:3] for read in slow.read}
+    finally:
+        stop.set()
+        panel.close()
+
+
+async def test_a_lot_that_cannot_be_read_hides_no_other() -> None:
+    panel = Panel(1)
+    picky = Fake(lambda messages: crash(ValueError())(0) if messages[0].text.startswith("poison") else every(messages))
+    try:
+        report = await panel.report(tools("one", "poison", "three"), [Asked(picky, ALL, 5.0)])
+        assert report.findings == (found(0), found(2), found(3))
+        assert [(failure.reason, failure.roles) for failure in report.failures] == [(Silence.CRASH, TOOLS)]
+    finally:
+        panel.close()
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.SETTING])
+async def test_long_texts_have_more_time_where_a_rule_needs_them(panel: Panel, role: Role) -> None:
+    needed = role is Role.USER
+    slow = Fake(after(lambda: time.sleep(0.4)))
+    report = await panel.report(
+        [Message(role, "x" * (100 * FEW), "")], [Asked(slow, ALL, 0.1, last=frozenset({Role.SETTING}))]
+    )
+    assert bool(report.failures) is not needed
 
 
 async def test_a_hanging_classifier_is_a_timeout_each_time_and_nothing_grows(panel: Panel) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -60,7 +60,6 @@ def acting(rule: Rule, facts: Facts | None) -> bool:
 def evaluate(
     policies: Sequence[Policy], stage: str, messages: Sequence[Message], report: Report, facts: Facts | None = None
 ) -> Expected:
-    failed = [failure.classifier for failure in report.failures]
     results: list[tuple[Rule, str, bool]] = []
     masked: set[tuple[int, int]] = set()
     for policy in sorted(policies, key=lambda each: each.id):
@@ -87,8 +86,7 @@ def evaluate(
                     if action == "mask" and acting(rule, facts):
                         masked |= letters
                 results.append((rule, action, False))
-            asks = any(message.role in rule.roles for message in messages)
-            unsure = [asks and any(name.split(".")[0] in failed for name in part.finding) for part in parts]
+            unsure = [any(silent(name, rule.roles, messages, report) for name in part.finding) for part in parts]
             if any(unsure) and holds(rule, [a or b for a, b in zip(seen, unsure, strict=True)]):
                 silence = rule.on_error or ("block" if rule.action in PROTECTING else "log")
                 results.append((rule, str(silence), True))
@@ -105,6 +103,13 @@ def evaluate(
         next((id for id, done, _ in fired if done in ("block", "review", "route", "rewrite")), None),
         [str(notes[id]) for id, done, _ in fired if done == "advise"],
     )
+
+
+def silent(name: str, roles: Iterable[str], messages: Sequence[Message], report: Report) -> bool:
+    """Whether the classifier of a finding has left a message of these roles unread."""
+    failed = [failure for failure in report.failures if failure.classifier == name.split(".", maxsplit=1)[0]]
+    read = [message.role for message in messages if message.role in roles]
+    return any(failure.roles is None or role in failure.roles for failure in failed for role in read)
 
 
 # Expressions: each score is written into the text as a number, and CEL's library has the rest -----------------------
@@ -177,7 +182,6 @@ def by_expression(
     facts: Facts | None,
     masked: set[tuple[int, int]],
 ) -> list[tuple[Rule, str, bool]]:
-    failed = {failure.classifier for failure in report.failures}
     present = {message.role for message in messages}
 
     def matching(name: str, where: str) -> list[Finding]:
@@ -196,7 +200,7 @@ def by_expression(
     def open_to(name: str, where: str) -> bool:
         role, _ = asked_of(where)
         roles = {role} if role else set(rule.roles)
-        return name.split(".", maxsplit=1)[0] in failed and bool(roles & present) and bool(set(rule.roles) & present)
+        return silent(name, roles, messages, report) and bool(set(rule.roles) & present)
 
     slots: list[tuple[str, list[str]]] = []
     meets = False

@@ -76,7 +76,10 @@ findings = st.builds(
     st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, -1, 9]),
     spans,
 )
-failures = st.builds(Failure, st.sampled_from([*CLASSIFIERS, "stranger"]), st.sampled_from(list(Silence)))
+unread = st.none() | st.frozensets(st.sampled_from(ROLES), max_size=2)
+failures = st.builds(
+    Failure, st.sampled_from([*CLASSIFIERS, "stranger"]), st.sampled_from(list(Silence)), st.just(""), unread
+)
 texts = st.sampled_from(["abcdef", "abcdef", "abcdef", "abc", ""])
 messages = st.lists(st.builds(Message, st.sampled_from(ROLES), texts, st.just("/t")), max_size=4)
 reports = st.builds(

@@ -31,11 +31,27 @@ def test_plan_joins_roles_and_leaves_out_rules_that_are_off() -> None:
             classifiers={"a": {"kind": "words", "deadline_ms": 50}, "b": {"kind": "words"}},
         )
     )
-    assert plan(ready, Stage.INPUT) == (Reading("a", frozenset({Role.USER, Role.TOOL_RESULT}), 0.05),)
-    assert plan(ready, Stage.OUTPUT) == (
-        Reading("a", frozenset({Role.TOOL_RESULT}), 0.05),
-        Reading("b", frozenset(Role), 2.0),
-    )
+    result = frozenset({Role.TOOL_RESULT})
+    assert plan(ready, Stage.INPUT) == (Reading("a", result | {Role.USER}, 0.05, last=result),)
+    assert plan(ready, Stage.OUTPUT) == (Reading("a", result, 0.05, last=result), Reading("b", frozenset(Role), 2.0))
+
+
+LOG, MASK = {"action": "log"}, {"action": "mask"}
+LAST: dict[str, tuple[list[dict[str, Any]], set[Role]]] = {
+    "stops": ([rule("r", roles=["user"])], set()),
+    "notes": ([rule("r", roles=["user"], **LOG)], {Role.USER}),
+    "notes, and stops in silence": ([rule("r", roles=["user"], on_error="block", **LOG)], set()),
+    "masks": ([rule("r", roles=["user"], **MASK)], set()),
+    "a shadow": ([rule("r", roles=["user"], mode="shadow")], {Role.USER}),
+    "a canary": ([rule("r", roles=["user"], mode="canary 5%")], set()),
+    "both": ([rule("r", roles=["user"]), rule("s", roles=["user", "system"], **LOG)], {Role.SYSTEM}),
+}
+
+
+@pytest.mark.parametrize(("rules", "last"), LAST.values(), ids=LAST.keys())
+def test_what_only_notes_is_read_last(rules: list[dict[str, Any]], last: set[Role]) -> None:
+    (reading,) = plan(built(make(rules)), Stage.INPUT)
+    assert reading.last == last
 
 
 def test_a_gate_reads_what_those_read_that_wait_for_it() -> None:

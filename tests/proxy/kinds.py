@@ -15,7 +15,8 @@ RELEASE = threading.Event()
 
 
 class Canary:
-    """Finds `word` wherever it stands. `fault`: none, crash, hang, nan. `delay` in seconds."""
+    """Finds `word` wherever it stands. `fault`: none, crash, hang, stuck (hangs on texts with that word),
+    nan. `delay` in seconds."""
 
     labels = frozenset({"mark"})
 
@@ -42,7 +43,7 @@ class Canary:
             time.sleep(self._delay)
         if self._fault == "crash":
             raise RuntimeError(f"cannot read {messages[0].text}")
-        if self._fault == "hang":
+        if self._fault == "hang" or (self._fault == "stuck" and any("stuck" in message.text for message in messages)):
             RELEASE.wait(30)
         found = []
         for index, message in enumerate(messages):

@@ -277,6 +277,28 @@ async def test_a_client_that_leaves_while_it_is_judged(stand: Make) -> None:
         assert s.upstream.requests == []
 
 
+async def test_what_only_a_note_needs_stops_nothing(stand: Make) -> None:
+    """A classifier that cannot get through an agent's tools in time has still read what the user says."""
+    policy = RULES.format(**{**DEFAULTS, "options": "fault: stuck, deadline_ms: 300"}).replace(
+        "    when: {finding: canary.mark",
+        "    roles: [user, tool_result]\n    when: {finding: canary.mark",
+    )
+    policy += (
+        "  - {id: tools, description: Noted., stages: [input], roles: [tool_definition], action: log,"
+        " when: {finding: canary.mark, at_least: 0.5}}\n"
+    )
+    tool = {"type": "function", "function": {"name": "one", "description": "stuck", "parameters": {}}}
+    async with stand(policy=policy) as s:
+        assert (await s.chat("hello", tools=[tool])).status_code == 200
+        blocked = await s.chat("MARK", tools=[tool])
+        assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "invalid_prompt")
+        unread = await s.chat("stuck", tools=[{**tool, "function": {"name": "two"}}])
+        assert (unread.status_code, unread.json()["error"]["code"]) == (503, "guard_unavailable")
+        seen = [row["input"] for row in await s.rows()]
+        assert [item["present"] == ["tool_definition"] for item in seen] == [True, True, False]
+        assert seen[0]["rules"] == {"tools": "log"}
+
+
 async def test_a_client_that_leaves_while_the_answer_is_judged(stand: Make) -> None:
     async with stand(options="fault: hang, deadline_ms: 30000", stages="[output]") as s:
         async with hanging(s, stream=False):
