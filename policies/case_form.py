@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
@@ -68,6 +68,23 @@ class CaseRequest(_Strict):
     before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
 
 
+Reading = Literal["plain", "skeleton", "letters", "leet", "rot13", "decoded", "joint"]
+
+
+class CaseScore(_Strict):
+    """A score of a case, found in another reading of its texts than the one in plain sight."""
+
+    score: Score
+    reading: Annotated[Reading, Field(description="The reading in which it was found, as conditions name it.")]
+
+
+Mocked = Annotated[
+    Annotated[Score, Tag("<score>")] | Annotated[CaseScore, Tag("<read>")],
+    Discriminator(lambda value: "<read>" if isinstance(value, dict | CaseScore) else "<score>"),
+]
+"""A score, or a score and where it was found: `{score: 0.9, reading: decoded}`."""
+
+
 class Expectation(_Strict):
     """What a case must lead to."""
 
@@ -102,8 +119,11 @@ class Case(_Strict):
     ] = None
     messages: Annotated[list[CaseMessage], Field(min_length=1)] | None = None
     scores: Annotated[
-        dict[FindingName, Score] | None,
-        Field(description="What these classifiers are to have seen in each message; they are not asked."),
+        dict[FindingName, Mocked] | None,
+        Field(
+            description="What these classifiers are to have seen in each message; they are not asked. A score, or "
+            "{score: 0.9, reading: decoded}."
+        ),
     ] = None
     request: Annotated[
         CaseRequest | None,

@@ -10,6 +10,7 @@ from enum import StrEnum
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from classifiers.cascade import doubtful
 
+from .case_form import CaseScore
 from .engine import Decision, PolicySet, decide
 from .model import Action, Case, Stage
 from .plan import Reading, plan
@@ -113,10 +114,11 @@ def _messages(case: Case) -> list[Message]:
 
 def _mocked(case: Case, messages: Sequence[Message]) -> Report:
     findings = []
-    for name, score in (case.scores or {}).items():
+    for name, mocked in (case.scores or {}).items():
         classifier, _, label = name.partition(".")
+        score, view = (mocked.score, mocked.reading) if isinstance(mocked, CaseScore) else (mocked, "")
         findings += [
-            Finding(classifier, label, score, at, (0, len(message.text)) if message.text else None)
+            Finding(classifier, label, score, at, (0, len(message.text)) if message.text else None, view)
             for at, message in enumerate(messages)
         ]
     return Report(tuple(findings), _failed(case))

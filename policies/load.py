@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ from classifiers.catalog import HEAVY, KINDS, PATHS, OptionError, UnknownOption,
 from classifiers.readings import DISGUISED, readings_of
 
 from . import slips
-from .case_form import CasePatch
+from .case_form import CasePatch, CaseScore
 from .document import Document, PolicyError, Problem, read
 from .document import Path as Place
 from .marks import apart, spoken
 from .mends import did_you_mean, parse
-from .model import ClassifierSpec, Policy, Rule
+from .model import Case, ClassifierSpec, Policy, Rule
 from .ready import BUILT_IN, PolicySet
 from .variants import Family
 
@@ -291,29 +291,46 @@ def _names(
         named: list[tuple[Place, str]] = []
         for path, rule in _own(policy, written[policy.id]):
             if isinstance(rule.when, str):
-                _expression(document, path, rule, lambda each: _unseen(each, specs, labels, classifiers))
+                _expression(document, path, rule, lambda each: _unseen(*each[1:], specs, labels, classifiers))
             else:
                 named += _finding_paths(document, path)
         for place, case in enumerate(policy.cases):
-            where: Place = ("cases", place)
-            named += [((*where, "scores", finding), finding) for finding in case.scores or {}]
-            for number, name in enumerate(case.failed):
-                if name not in specs:
-                    _unknown(document, (*where, "failed", number), name, specs)
-            if case.expect.rule is not None and case.expect.rule not in rules:
-                mend = did_you_mean(case.expect.rule, sorted(rules))
-                document.problems.append(
-                    document.problem((*where, "expect", "rule"), f"no rule '{case.expect.rule}'", mend)
-                )
+            named += _of_case(document, ("cases", place), case, rules, specs)
+            for path, finding, mocked in _read_scores(("cases", place), case):
+                if not _no_finding(finding, specs, labels, True) and (
+                    unseen := _unseen(finding, mocked.reading, specs, labels, classifiers)
+                ):
+                    document.problems.append(document.problem(path, *unseen))
         for name, patch in _patches(written[policy.id]).items():
             if patch.expect is not None and patch.expect.rule is not None and patch.expect.rule not in rules:
                 what, mend = f"no rule '{patch.expect.rule}'", did_you_mean(patch.expect.rule, sorted(rules))
                 where = ("override", "cases", name, "expect", "rule")
                 document.problems.append(document.problem(where, what, mend))
         for path, finding in named:
-            in_scores = "scores" in path
+            in_scores = path[0] == "cases"
             if wrong := _no_finding(finding, specs, labels, in_scores):
                 document.problems.append(document.problem(path, *wrong, in_scores))
+
+
+def _of_case(
+    document: Document, where: Place, case: Case, rules: Set[str], specs: Mapping[str, Any]
+) -> list[tuple[Place, str]]:
+    """The findings that a case names, with their places. Other names that nothing has are told."""
+    for number, name in enumerate(case.failed):
+        if name not in specs:
+            _unknown(document, (*where, "failed", number), name, specs)
+    if case.expect.rule is not None and case.expect.rule not in rules:
+        mend = did_you_mean(case.expect.rule, sorted(rules))
+        path = (*where, "expect", "rule")
+        document.problems.append(document.problem(path, f"no rule '{case.expect.rule}'", mend))
+    return [((*where, "scores", finding), finding) for finding in case.scores or {}]
+
+
+def _read_scores(where: Place, case: Case) -> Iterator[tuple[Place, str, CaseScore]]:
+    """The scores of a case that name a reading, with the place of that."""
+    for finding, mocked in (case.scores or {}).items():
+        if isinstance(mocked, CaseScore):
+            yield (*where, "scores", finding, "reading"), finding, mocked
 
 
 def _patches(written: Policy) -> Mapping[str, CasePatch]:
@@ -345,16 +362,17 @@ def _no_finding(
 
 
 def _unseen(
-    named: Spoken,
+    finding: str,
+    reading: str,
     specs: Mapping[str, Any],
     labels: Mapping[str, frozenset[str]],
     classifiers: Mapping[str, Classifier],
 ) -> tuple[str, str] | None:
-    """What is wrong with a finding that an expression names, and with the reading in which it is to be seen."""
-    if wrong := _no_finding(named.finding, specs, labels):
+    """What is wrong with a finding that is named, and with the reading in which it is to be seen."""
+    if wrong := _no_finding(finding, specs, labels):
         return wrong
-    name = named.finding.partition(".")[0]
-    if not named.reading or (name in specs and name not in classifiers):
+    name = finding.partition(".")[0]
+    if not reading or (name in specs and name not in classifiers):
         return None
     told = readings_of(classifiers.get(name))
     if not told:
@@ -362,9 +380,9 @@ def _unseen(
             f"'{name}' does not say in which reading of a text it saw something",
             "ask classifiers of the kind patterns",
         )
-    if named.reading in told or named.reading == DISGUISED:
+    if reading in told or reading == DISGUISED:
         return None
-    return f"'{name}' reads no text as '{named.reading}'", did_you_mean(named.reading, sorted(told))
+    return f"'{name}' reads no text as '{reading}'", did_you_mean(reading, sorted(told))
 
 
 def _expression(

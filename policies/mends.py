@@ -100,6 +100,8 @@ _KNOWN_AS = {
     "why": "because",
     "skip": "drop",
     "remove": "drop",
+    "view": "reading",
+    "seen_in": "reading",
 }
 
 _SPOKEN = {"mode": ["canary 5%"], "stream": ["{hold_back: 64}"]}
@@ -166,8 +168,11 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
         details = [each for each in error.errors(include_url=False) if _path(each) not in empty]
         unknown = [each for each in details if each["type"] == "extra_forbidden"]
         misspelt = {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
+        nested = [_path(each) for each in details if _is_nested_score(document, each)]
         for detail in details:
             path = _path(detail)
+            if any(path[: len(each)] == each and "[key]" not in detail["loc"] for each in nested):
+                continue
             # A misspelt key is one mistake, not two: an unknown key and a missing one.
             if detail["type"] != "missing" or (path[:-1], path[-1]) not in misspelt:
                 _explain(document, detail)
@@ -255,8 +260,11 @@ def _no_word(document: Document, path: Path, value: Any, words: list[str]) -> No
 def _mismatch(document: Document, path: Path, value: Any, of_key: bool) -> None:
     if of_key:
         holder = holder_of(path[:-1])
-        if holder == "scores" and isinstance(_at(document, path), dict):
-            return  # what it holds is told, too
+        if _is_nested(document, path):
+            label, score = next(iter(_at(document, path).items()))
+            mend = f"write {path[-1]}.{label}: {score if isinstance(score, int | float) else 0.9}"
+            _add(document, path, f"'{path[-1]}' is no name here", mend, at_key=True)
+            return
         meant = slips.name(str(path[-1]), _NAME) if holder == "classifiers" else ""
         mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
         _add(document, path, f"'{slips.visible(str(path[-1]))}' is no name here", mend, at_key=True)
@@ -265,6 +273,16 @@ def _mismatch(document: Document, path: Path, value: Any, of_key: bool) -> None:
     meant = slips.name(value, _NAME_OF[holder]) if holder in _NAME_OF else ""
     mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
     _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
+
+
+def _is_nested_score(document: Document, detail: ErrorDetails) -> bool:
+    return "[key]" in detail["loc"] and _is_nested(document, _path(detail))
+
+
+def _is_nested(document: Document, path: Path) -> bool:
+    """Whether it is a classifier with its labels below it, where `scores` has classifier.label."""
+    value = _at(document, path) if path[-2:-1] == ("scores",) else None
+    return isinstance(value, dict) and bool(value)
 
 
 def _at(document: Document, path: Path) -> Any:
@@ -310,6 +328,8 @@ def _in(path: Path) -> str:
 def _known_keys(path: Path) -> list[str]:
     if path[:2] in _OVERRIDDEN and len(path) == 3:
         return list(_OVERRIDDEN[path[:2]].model_fields)
+    if path[-2:-1] == ("scores",):
+        return list(case_form.CaseScore.model_fields)
     models = _MODELS.get(holder_of(path) if path else "", ())
     return list(dict.fromkeys(key for each in models for key in each.model_fields))
 

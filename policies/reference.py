@@ -40,6 +40,7 @@ _TITLES = {
     "CaseAccount": "account, of a case",
     "CaseTurn": "A turn before a case",
     "CaseCall": "A call of a case",
+    "CaseScore": "A score of a case",
     "Expectation": "expect",
 }
 

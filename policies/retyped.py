@@ -55,9 +55,6 @@ def mend(kind: str, path: Path, value: Any) -> str:
     """How `value` is written as what must stand at `path`. `kind` is pydantic's."""
     holder = holder_of(path)
     usual = _TYPES[kind][1]
-    if path[-2:-1] == ("scores",) and isinstance(value, dict) and value:
-        label, score = next(iter(value.items()))
-        return f"write {holder}.{label}: {score}"
     if holder == "extends":
         return "write one name: a policy extends one other"
     if _TYPES[kind] is _MAPPING:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from classifiers.readings import READINGS
+from policies.case_form import Reading
 from policies.cases import Outcome
 from policies.check import CheckResult, check
 from policies.load import PolicyError, load
@@ -222,3 +225,41 @@ def test_who_waits_for_a_slow_one_is_slow(tmp_path: Path) -> None:
     assert [case.name for case in skipped] == ["sure", "in doubt", "one of two"]
     assert "cheap" in skipped[0].why
     assert checked(tmp_path, slow, live=True).ok
+
+
+HIDDEN = """\
+id: demo
+version: 1
+owner: tests
+description: A word counts only where it was hidden.
+classifiers:
+  seen: {kind: words, readings: [plain, leet, decoded]}
+rules:
+  - id: hidden
+    description: What is found in %s.
+    stages: [input]
+    when: score("seen.mark", "%s") >= 0.5
+    action: block
+cases:
+  - {name: one, text: x, scores: {seen.mark: %s}, expect: {action: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "mocked", "action"),
+    [
+        ("leet", "{score: 0.5, reading: leet}", "block"),
+        ("leet", "{score: 0.4, reading: leet}", "pass"),
+        ("leet", "{score: 1, reading: decoded}", "pass"),
+        ("leet", "1", "pass"),
+        ("disguised", "{score: 1, reading: decoded}", "block"),
+        ("disguised", "1", "pass"),
+    ],
+)
+def test_a_score_is_found_in_the_reading_that_a_case_says(asked: str, mocked: str, action: str, tmp_path: Path) -> None:
+    (case,) = checked(tmp_path, HIDDEN % (asked, asked, mocked, action)).cases
+    assert case.outcome is Outcome.PASSED, str(case)
+
+
+def test_a_case_may_name_every_reading_and_no_other() -> None:
+    assert set(get_args(Reading)) == set(READINGS)
