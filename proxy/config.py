@@ -72,8 +72,9 @@ class Settings(BaseModel):
         SecretStr | None,
         Field(
             description="Where replicas share what they know: redis://USER:PASSWORD@HOST:6379/0, rediss:// with "
-            "TLS (?ssl_ca_certs=FILE for an authority of your own), or unix://PATH; needs penstock[redis]. Unset, only "
-            "the processes of one data directory share it."
+            "TLS (?ssl_ca_certs=FILE for an authority of your own), unix://PATH, or the Sentinels of one: "
+            "redis+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/NAME/0 (?sentinel_password=); needs "
+            "penstock[redis]. Unset, only the processes of one data directory share it."
         ),
     ] = None
     state_timeout: Annotated[

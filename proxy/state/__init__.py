@@ -17,4 +17,7 @@ Decision: while Redis is away a count is the last one that was heard, or this ma
 new strikes on top. Why: nothing resets, and no outage refuses honest accounts. Cost: what falls on other machines
 meanwhile counts when it is back. A strike is known by its decision's id: sent twice it counts once; so a Redis that
 comes back empty is told everything again, by each machine what it knows.
+
+Decision: a primary that Sentinels made out of a replica is told everything again as well. Why: what the one before had
+acknowledged last may not have reached it. Cost: a flag that was lifted in the very second before may stand again.
 """

@@ -14,6 +14,7 @@ class Fault(StrEnum):
     """Why a store is of no use."""
 
     AWAY = "away"
+    UNNAMED = "unnamed"
     SLOW = "slow"
     CREDENTIALS = "credentials"
     CERTIFICATE = "certificate"

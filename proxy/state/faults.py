@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from redis import exceptions as said
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from .base import Fault, StateUnavailable
 
@@ -17,12 +18,14 @@ MENDS = {
     "waited for",
     Fault.CERTIFICATE: "renew what has ended; it must be for the host in `state`, and of an authority that this "
     "machine or ssl_ca_certs trusts: rediss://HOST:6379/0?ssl_ca_certs=/path/ca.pem",
-    Fault.CLUSTER: "name one Redis, the primary if it has replicas, or an address that always leads to it: a service, "
-    "a proxy",
+    Fault.CLUSTER: "name one Redis, the primary if it has replicas, an address that always leads to it, or its "
+    "Sentinels: redis+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/NAME",
     Fault.CREDENTIALS: "name a user that may: redis://USER:PASSWORD@HOST, with all commands on penstock:*",
     Fault.VERSION: f"use Redis {LEAST[0]}.{LEAST[1]} or later, or Valkey",
     Fault.FULL: "give it room: maxmemory, or its disk; and set maxmemory-policy noeviction",
     Fault.READ_ONLY: "name the primary in `state`, not a replica",
+    Fault.UNNAMED: "do they run, do they call it so, and are sentinel_username and sentinel_password in `state` right? "
+    "While they choose another one, wait",
     Fault.STRANGE: "is the port in `state` that of Redis? rediss:// is for TLS, redis:// for none",
 }
 KINDS = {
@@ -31,6 +34,7 @@ KINDS = {
 }
 """The modes of a Redis that are of no use."""
 _TOLD: tuple[tuple[tuple[type[BaseException], ...], tuple[str, ...], Fault, str], ...] = (
+    ((MasterNotFoundError,), (), Fault.UNNAMED, "no Sentinel names a primary of this name that is well"),
     (
         (said.AuthenticationError, said.NoPermissionError),
         ("NOAUTH", "WRONGPASS", "NOPERM"),

@@ -14,9 +14,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
+from ..state_settings import FILES, OF_SENTINELS, sentinels_of
 from .base import Fault, StateUnavailable
 from .faults import KINDS, LEAST, fault_of, unavailable
 
@@ -28,24 +30,25 @@ GRACE = 0.005
 """Seconds that are given on top: where our own loop was late, the answer is here already."""
 PAUSE = (0.1, 5.0)
 """Seconds before it is looked at again: the first time, and at most."""
+CHOSEN = (0.1, 0.5)
+"""The same where Sentinels choose another primary meanwhile."""
 PATIENCE = 5.0
 """Seconds for what nobody waits for."""
 PROBE = 2.0
 """Seconds that a look may take, a new connection and its TLS included."""
+ASKED = 0.4
+"""Seconds that one Sentinel may take, to be reached and to answer: the next one is to have its turn within PROBE."""
 KEY = "penstock:probe"
 
 
 class Line:
-    """The Redis at `url`. `deadline` in seconds. For one event loop. Raises ValueError for what is no such URL."""
+    """The Redis at `url`, or the primary that the Sentinels there name. `deadline` in seconds. For one event loop.
+    Raises ValueError for what is no such URL."""
 
     def __init__(self, url: str, deadline: float) -> None:
         self.deadline = deadline
         self._changed: Callable[[StateUnavailable | None], None] = lambda fault: None
-        # What was not answered is asked again by whoever wanted to know, not behind its back.
-        self._client = Redis.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), max_connections=4, socket_connect_timeout=PROBE,
-            socket_timeout=None,
-        )  # fmt: skip
+        self._client, self._sentinels = _client(url)
         self._queue: list[_Question] = []
         self._pump: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -58,6 +61,11 @@ class Line:
     @property
     def up(self) -> bool:
         return self.fault is None
+
+    @property
+    def primary(self) -> str:
+        """The address that the Sentinels named last; nothing where none are asked."""
+        return str(getattr(self._client.connection_pool, "master_address", None) or "")
 
     async def begin(self) -> None:
         """The first look; what goes wrong is in `fault`."""
@@ -154,7 +162,7 @@ class Line:
             self._looking = asyncio.create_task(self._until_well())
 
     async def _until_well(self) -> None:
-        pause, most = PAUSE
+        pause, most = PAUSE if self._sentinels is None else CHOSEN
         while True:
             await asyncio.sleep(pause)
             fault = await self._look()
@@ -186,8 +194,28 @@ class Line:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        with contextlib.suppress(RedisError, OSError):
-            await self._client.aclose()
+        for each in (self._client, self._sentinels):
+            with contextlib.suppress(RedisError, OSError):
+                if each is not None:
+                    await each.aclose()
+
+
+def _client(url: str) -> tuple[Redis, Sentinel | None]:
+    """The client, and what asks the Sentinels for it. Raises ValueError."""
+    # What was not answered is asked again by whoever wanted to know, not behind its back.
+    once: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    ours: dict[str, Any] = {**once, "max_connections": 4, "socket_connect_timeout": PROBE, "socket_timeout": None}
+    named = sentinels_of(url)
+    if named is None:
+        return Redis.from_url(url, **ours), None
+    if named.tls:
+        tls = {"ssl": True, **{name: named.more[name] for name in FILES if name in named.more}}
+        once, ours = {**once, **tls}, {**ours, **tls}
+    who = {name.removeprefix("sentinel_"): named.more[name] for name in OF_SENTINELS if name in named.more}
+    asked = {**once, **who, "socket_connect_timeout": ASKED, "socket_timeout": ASKED}
+    sentinels = Sentinel(named.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    ours |= {"db": named.db, "username": named.user or None, "password": named.password or None}
+    return sentinels.master_for(named.name, **ours), sentinels
 
 
 async def look(client: Redis, deadline: float) -> StateUnavailable | None:

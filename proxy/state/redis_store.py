@@ -78,13 +78,14 @@ class RedisStore:
         }
 
     async def version(self) -> object:
-        return await self._ask(("GET", BORN), ("GET", VERSION))
+        return [*await self._ask(("GET", BORN), ("GET", VERSION)), self.line.primary]
 
     async def born(self) -> str:
-        """The name of this memory. A Redis that lost what it knew has another one."""
+        """The name of this memory. A Redis that lost what it knew has another one, and so has another primary: a
+        replica that was made it may lack what had been told last."""
         _, name = await self._ask(("SET", BORN, secrets.token_hex(16), "NX"), ("GET", BORN))
         told: bytes = name
-        return told.decode()
+        return f"{told.decode()} {self.line.primary}".strip()
 
     async def reset(self, account: str, at: float) -> None:
         names = [name.decode() for name in (await self._ask(("SMEMBERS", _names(account))))[0]]

@@ -1,0 +1,56 @@
+"""P7 with Sentinels: the primary is killed, its replica takes over, and nothing that is known of accounts is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.doctor.base import State
+from tests.proxy.test_accounts_remembered import Asker, _banned, _kept, _well, replicas, until
+from tests.proxy.test_doctor_state import looked
+from tests.servers.redis import PASSWORD
+from tests.servers.sentinels import OWN_PASSWORD, watched
+
+OURS = "content_policy_violation"
+
+
+async def test_flags_and_counts_hold_when_the_primary_is_killed(tmp_path: Path) -> None:
+    with watched() as redis:
+        async with replicas(tmp_path, redis.url()) as (one, two):
+            assert await _well(one, two)
+            ann, ben = (Asker(one, "ann"), Asker(two, "ann")), (Asker(one, "ben"), Asker(two, "ben"))
+            assert [await ann[0]("MARK"), await ann[1]("MARK"), await ann[0]("MARK")] == [OURS] * 3
+            await until(lambda: _banned(ann[1]))
+            redis.lag()  # a Sentinel's promise is not that nothing is lost
+            assert await ben[0]("MARK") == OURS
+            await until(lambda: _kept(redis.primary, "ben", 1))
+            assert await _kept(redis.replica, "ben", 0)
+            redis.primary.stop()
+            assert await ann[0]("Hi") == await ann[1]("Hi") == "account_banned"
+            assert await ben[0]("MARK") == OURS
+
+            async def moved() -> bool:
+                return await _well(one, two) and await _kept(redis.replica, "ben", 2)
+
+            await until(moved)
+            assert redis.replica.run("HLEN", "penstock:flags") == 1
+            assert await ben[1]("MARK there") == OURS  # the third, of which two fell at the other replica
+            assert await ben[1]("Hi") == "account_banned"
+            await until(lambda: _banned(ben[0]))
+            assert await ann[0]("Hi") == await ann[1]("Hi") == "account_banned"
+
+
+def test_the_doctor_looks_at_the_primary(tmp_path: Path) -> None:
+    with watched() as redis:
+        found = looked(tmp_path, state=redis.url())
+        assert {each.state for each in found} == {State.WELL}
+        assert any("Redis answers after" in each.detail for each in found)
+        for url, state, said in (
+            (redis.url(name="another"), "unnamed", "no Sentinel names a primary"),
+            (redis.url(own="wrong"), "unnamed", "no Sentinel names a primary"),
+            (redis.url().replace(f"127.0.0.1:{redis.port}", "127.0.0.1:1"), "unnamed", "no Sentinel names a primary"),
+            (redis.url().replace(f":{PASSWORD}@", ":wrong@"), "credentials", "refuses our user or password"),
+        ):
+            (wrong,) = [each for each in looked(tmp_path, state=url) if each.state is State.WRONG]
+            assert said in wrong.detail, state
+            assert PASSWORD not in wrong.detail + wrong.mend
+            assert OWN_PASSWORD not in wrong.detail + wrong.mend
