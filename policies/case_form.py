@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from classifiers.base import Role
 
 from .facts import Account, Api, Call, Facts, Settings, Turn
-from .forms import Strict, no_doubles
+from .forms import NoDoubles, Strict
 from .words import Action, ClassifierName, FindingName, Id, Score, Stage
 
 
@@ -24,47 +24,47 @@ CaseName = Annotated[str, Field(min_length=1, max_length=200)]
 class CaseMessage(_Strict):
     """One message of a case."""
 
-    role: Role
-    text: str
+    role: Annotated[Role, Field(description="Who says it.")]
+    text: Annotated[str, Field(description="What is said.")]
     name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
 
 
 class CaseTurn(_Strict):
     """A step of the conversation before the case."""
 
-    role: Role
+    role: Annotated[Role, Field(description="Who spoke.")]
     name: Annotated[str, Field(description="Of the tool that is called or that answers.")] = ""
 
 
 class CaseCall(_Strict):
     """A call of a tool that the answer makes."""
 
-    name: str
+    name: Annotated[str, Field(description="Of the tool.")]
     arguments: Annotated[Any, Field(description="As they are once their JSON is read.")] = None
 
 
 class CaseAccount(_Strict):
     """Who asks, in a case."""
 
-    id: str = "anonymous"
-    tier: str = ""
-    grants: list[str] = []
-    flags: list[str] = []
-    history: dict[str, int] = {}
+    id: Annotated[str, Field(description="As the records name it.")] = "anonymous"
+    tier: Annotated[str, Field(description="The operator's word for the account.")] = ""
+    grants: Annotated[list[str], Field(description="What it may do beyond others.")] = []
+    flags: Annotated[list[str], Field(description="Marks that it bears.")] = []
+    history: Annotated[dict[str, int], Field(description="Its strikes by name.")] = {}
 
 
 class CaseRequest(_Strict):
     """The request of a case, but for its messages."""
 
-    dialect: Api = Api.CHAT
-    model: str = ""
-    effort: str = ""
-    n: Annotated[int, Field(ge=1)] = 1
-    stream: bool = False
-    max_tokens: Annotated[int, Field(ge=0)] = 0
-    temperature: float = 1.0
+    dialect: Annotated[Api, Field(description="The API that is spoken.")] = Api.CHAT
+    model: Annotated[str, Field(description="The model, as the caller names it.")] = ""
+    effort: Annotated[str, Field(description="The reasoning effort that is asked for.")] = ""
+    n: Annotated[int, Field(ge=1, description="How many answers are asked for.")] = 1
+    stream: Annotated[bool, Field(description="Whether the answer is streamed.")] = False
+    max_tokens: Annotated[int, Field(ge=0, description="The bound of the answer, 0 for none.")] = 0
+    temperature: Annotated[float, Field(description="The temperature.")] = 1.0
     tools: Annotated[list[str], Field(description="Names of the tools on offer.")] = []
-    account: CaseAccount = CaseAccount()
+    account: Annotated[CaseAccount, Field(description="Who asks.")] = CaseAccount()
     before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
 
 
@@ -74,7 +74,7 @@ Reading = Literal["plain", "skeleton", "letters", "leet", "rot13", "decoded", "j
 class CaseScore(_Strict):
     """A score of a case, found in another reading of its texts than the one in plain sight."""
 
-    score: Score
+    score: Annotated[Score, Field(description="The score.")]
     reading: Annotated[Reading, Field(description="The reading in which it was found, as conditions name it.")]
 
 
@@ -88,7 +88,7 @@ Mocked = Annotated[
 class Expectation(_Strict):
     """What a case must lead to."""
 
-    action: Action
+    action: Annotated[Action, Field(description="The most severe action that is done.")]
     rule: Annotated[Id | None, Field(description="A rule that must be among those that fired.")] = None
 
 
@@ -96,7 +96,7 @@ class CasePatch(_Strict):
     """What differs of a case that is inherited: what it must lead to here, or that it is not run here."""
 
     because: Annotated[str, Field(min_length=1, max_length=1000, description="Why, for whoever reads this later.")]
-    expect: Expectation | None = None
+    expect: Annotated[Expectation | None, Field(description="What it must lead to here.")] = None
     drop: Annotated[bool, Field(description="true: the case is not run against this policy.")] = False
 
     @model_validator(mode="after")
@@ -111,13 +111,15 @@ class Case(_Strict):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["messages"]}]})
 
-    name: CaseName
-    stage: Stage = Stage.INPUT
+    name: Annotated[CaseName, Field(description="Unique in the file; shown where it fails.")]
+    stage: Annotated[Stage, Field(description="Where in an exchange: input or output.")] = Stage.INPUT
     text: Annotated[
         str | None,
         Field(description="Short for one message: of the user on input, of the assistant on output."),
     ] = None
-    messages: Annotated[list[CaseMessage], Field(min_length=1)] | None = None
+    messages: Annotated[
+        list[CaseMessage] | None, Field(min_length=1, description="In place of text: several, each with its role.")
+    ] = None
     scores: Annotated[
         dict[FindingName, Mocked] | None,
         Field(
@@ -133,9 +135,9 @@ class Case(_Strict):
     failed: Annotated[
         list[ClassifierName],
         Field(description="Classifiers that are to have given no answer."),
-        AfterValidator(no_doubles),
+        NoDoubles(),
     ] = []
-    expect: Expectation
+    expect: Annotated[Expectation, Field(description="What it must lead to.")]
 
     @model_validator(mode="after")
     def _one_text(self) -> Case:

@@ -8,16 +8,19 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from .facts import Api, Facts
 
@@ -36,6 +39,16 @@ def no_doubles(values: list[Any]) -> list[Any]:
     return values
 
 
+class NoDoubles:
+    """Beside a list: nothing is in it twice, for the loader and for the schema."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(no_doubles, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), "uniqueItems": True}
+
+
 # How far a rule is rolled out -------------------------------------------------------------------------------------
 
 
@@ -50,9 +63,11 @@ class Mode(StrEnum):
 
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
+_SOME = r"(?!0{1,3}(\.0+)? ?%)(0*100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,4})?) ?%"
+"""The same, above 0 and up to 100, in a regular expression for editors."""
 _CANARY = re.compile(r"canary:? +(.*)")
-_Percent = Annotated[str, Field(pattern=rf"^{_SHARE.pattern}$")]
-_Spoken = Annotated[str, Field(pattern=rf"^canary {_SHARE.pattern}$")]
+_Percent = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_SOME}$"})]
+_Spoken = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^canary {_SOME}$"})]
 
 
 def _share(value: Any) -> Any:
@@ -132,14 +147,16 @@ Stream = Annotated[
 # Which requests a policy is for -----------------------------------------------------------------------------------
 
 Pattern = Annotated[str, Field(pattern=r"^\S{1,200}$", description="`*` stands for any run of letters.")]
-Patterns = Annotated[list[Pattern], Field(min_length=1), AfterValidator(no_doubles)]
+Patterns = Annotated[list[Pattern], Field(min_length=1), NoDoubles()]
 
 
 class Range(Strict):
     """Whole numbers from `at_least` to `at_most`, both included."""
 
-    at_least: Annotated[int, Field(ge=0)] | None = None
-    at_most: Annotated[int, Field(ge=0)] | None = None
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    at_least: Annotated[int | None, Field(ge=0, description="The lowest number that counts.")] = None
+    at_most: Annotated[int | None, Field(ge=0, description="The highest number that counts.")] = None
 
     @model_validator(mode="after")
     def _some(self) -> Range:
@@ -156,6 +173,8 @@ class Range(Strict):
 class AppliesTo(Strict):
     """Which requests a policy is for: those that meet each key that is written. Names of models are compared without
     regard to capital letters."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     models: Annotated[Patterns | None, Field(description="Models as callers name them, like gpt-5*.")] = None
     dialects: Annotated[

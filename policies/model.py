@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from classifiers.base import Role
 
 from .case_form import Case, CaseName, CasePatch
-from .forms import AppliesTo, Canary, HoldBack, Mode, Staging, Stream, Strict, no_doubles
+from .forms import AppliesTo, Canary, HoldBack, Mode, NoDoubles, Staging, Stream, Strict
 from .marks import Flagged, Struck, Time
 from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Otherwise, Score, Stage
 
@@ -111,9 +111,7 @@ class AfterSpec(_Strict):
     """
 
     classifier: Annotated[ClassifierName, Field(description="The one that is asked before.")]
-    labels: Annotated[
-        list[Label], Field(min_length=1, description="Its labels that can leave doubt."), AfterValidator(no_doubles)
-    ]
+    labels: Annotated[list[Label], Field(min_length=1, description="Its labels that can leave doubt."), NoDoubles()]
     band: Annotated[
         list[Score],
         Field(
@@ -158,7 +156,7 @@ class Seen(_Strict):
         list[FindingName],
         Field(min_length=1, description="classifier.label or classifier.*; a list means any of them."),
         BeforeValidator(_one_or_many, json_schema_input_type=FindingName | list[FindingName]),
-        AfterValidator(no_doubles),
+        NoDoubles(),
     ]
     at_least: Annotated[Threshold, Field(description="The lowest score that counts, above 0 and up to 1.")]
 
@@ -166,13 +164,13 @@ class Seen(_Strict):
 class AnyOf(_Strict):
     """True when at least one of these is."""
 
-    any: Annotated[list[Seen], Field(min_length=1)]
+    any: Annotated[list[Seen], Field(min_length=1, description="One of these is enough.")]
 
 
 class AllOf(_Strict):
     """True when each of these is; they may be seen in different messages."""
 
-    all: Annotated[list[Seen], Field(min_length=1)]
+    all: Annotated[list[Seen], Field(min_length=1, description="Each of these is needed.")]
 
 
 def _condition_form(value: Any) -> str:
@@ -196,16 +194,14 @@ Condition = Annotated[
 ]
 
 
-Stages = Annotated[
-    list[Stage], Field(min_length=1, description="Where it looks: input, output or both."), AfterValidator(no_doubles)
-]
+Stages = Annotated[list[Stage], Field(min_length=1, description="Where it looks: input, output or both."), NoDoubles()]
 Roles = Annotated[
     list[Role],
     Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
-    AfterValidator(no_doubles),
+    NoDoubles(),
 ]
 Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")]
-Tags = Annotated[list[Id], AfterValidator(no_doubles)]
+Tags = Annotated[list[Id], NoDoubles()]
 Keep = Literal["content"]
 
 
@@ -260,7 +256,7 @@ class Rule(_Strict):
     otherwise: Annotated[
         Otherwise, Field(description="What becomes of it when nobody has said anything: block or pass.")
     ] = Otherwise.BLOCK
-    tags: Tags = []
+    tags: Annotated[Tags, Field(description="Words of your own, for those who search.")] = []
     keep: Annotated[
         Keep | None,
         Field(
@@ -409,9 +405,9 @@ class Policy(_Strict):
     """One policy file."""
 
     id: Annotated[Id, Field(description="Unique in the set; shown to callers and in the audit.")]
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1, description="A number that rises with each change.")]
     owner: Annotated[str, Field(min_length=1, max_length=200, description="Who answers for it.")]
-    description: Prose
+    description: Annotated[Prose, Field(description="What it is for, in plain words.")]
     applies_to: Annotated[
         AppliesTo | None, Field(description="Which requests it is for; all of them when left out.")
     ] = None
@@ -432,9 +428,11 @@ class Policy(_Strict):
     message: Annotated[
         Message, Field(description="What a caller reads. Fields: {policy}, {decision_id}, {reason}.")
     ] = DEFAULT_MESSAGE
-    classifiers: dict[ClassifierName, ClassifierSpec] = {}
-    rules: list[Rule] = []
-    cases: list[Case] = []
+    classifiers: Annotated[
+        dict[ClassifierName, ClassifierSpec], Field(description="What looks at the texts: name: {kind: ...}.")
+    ] = {}
+    rules: Annotated[list[Rule], Field(description="What to do about what was found.")] = []
+    cases: Annotated[list[Case], Field(description="Tests: texts, and what must become of them.")] = []
     _inherited: frozenset[str] = PrivateAttr(default=frozenset())
     _cases: tuple[Inherited, ...] = PrivateAttr(default=())
 

@@ -1,21 +1,132 @@
-"""JSON Schema of a policy file, for editors: `python -m policies.schema` writes policies/schema.json."""
+"""JSON Schema of a policy file, for editors: `python -m policies.schema` writes policies/schema.json.
+
+It comes from the model. What the model checks by code and a schema can say too is added here, from the same tables:
+which keys go with which action, which options a kind of classifier has.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from .model import Policy
+from classifiers.catalog import KINDS, OptionError, UnknownOption, create
+
+from .marks import spoken
+from .model import INPUT_ONLY, KEYS_OF, MASK_FIELDS, MESSAGE_FIELDS, NEEDED, NUMBER, Action, Policy
+from .ready import BUILT_IN
 
 FILE = Path(__file__).with_name("schema.json")
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_PATTERN: dict[str, dict[str, Any]] = {
+    "regex": {**_TEXTS, "description": "Expressions of RE2: no look-around, no back-references."},
+    "words": {**_TEXTS, "description": "Words or phrases, found as they stand and in disguise."},
+    "score": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "The score of what is found; 1."},
+    "ignore_case": {"type": "boolean", "description": "Whether capital letters do not count; true when left out."},
+    "word_boundary": {"type": "boolean", "description": "Whether only whole words count; true for words."},
+}
+"""The keys of one pattern."""
+_NOBODYS = "no such option"
+"""An option that no kind has, for its name holds blanks."""
 
 
 def schema() -> dict[str, Any]:
     """The schema of what an author writes (before defaults are filled in)."""
     made: dict[str, Any] = _without_null(Policy.model_json_schema(mode="validation"))
     made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Penstock policy"})
+    defs = made["$defs"]
+    for model in (made, *defs.values()):
+        for value in model.get("properties", {}).values():
+            _mend(value)
+    rule, patch = defs["Rule"]["properties"], defs["RulePatch"]["properties"]
+    for key, value in patch.items():
+        value.setdefault("description", rule[key].get("description", ""))
+    for model in (made, *defs.values()):
+        _only_fields(model.get("properties", {}))
+    defs["Rule"]["allOf"] = _of_actions()
+    defs["Case"]["allOf"] = [_when({"required": ["calls"]}, {"required": ["stage"], **_is("stage", "output")})]
+    defs["ClassifierSpec"]["properties"]["kind"]["enum"] = sorted(KINDS)
+    defs["ClassifierSpec"]["allOf"] = [_of_kind(kind, defs["ClassifierSpec"]) for kind in sorted(KINDS)]
+    made["properties"]["classifiers"]["propertyNames"] = {"not": {"enum": sorted(BUILT_IN)}}
+    made["allOf"] = [_when({"required": ["override"]}, {"required": ["extends"]})]
     return made
+
+
+def _mend(value: dict[str, Any]) -> None:
+    """What pydantic says of a value otherwise than its author writes it."""
+    if "patternProperties" in value:
+        value["additionalProperties"] = False
+    default = value.get("default")
+    if default == {} and value.get("minProperties"):
+        del value["default"]
+    if isinstance(default, int) and value.get("type") == "string":
+        value["default"] = spoken(default)
+        for bound in ("minimum", "maximum"):
+            value.pop(bound, None)
+
+
+def _only_fields(properties: dict[str, Any]) -> None:
+    """Texts with fields in curly brackets have those that are filled in, and no others."""
+    for key, fields in (("message", MESSAGE_FIELDS), ("rewrite_with", MESSAGE_FIELDS), ("mask_with", MASK_FIELDS)):
+        if key in properties:
+            none = [{"pattern": rf"\{{(?!(?:{'|'.join(sorted(fields))})\}})\w*\}}"}]
+            none += [{"pattern": r"\{n\}(?:[0-9]|.*\{n\})"}] if key == "mask_with" else []
+            properties[key]["not"] = {"anyOf": none} if len(none) > 1 else none[0]
+
+
+def _when(given: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    return {"if": given, "then": then}
+
+
+def _is(key: str, *values: str) -> dict[str, Any]:
+    return {"properties": {key: {"const": values[0]} if len(values) == 1 else {"enum": list(values)}}}
+
+
+def _of_actions() -> list[dict[str, Any]]:
+    """Which keys of a rule go together (`Rule.check_keys`)."""
+    numbered = {"properties": {"mask_with": {"pattern": re.escape(NUMBER)}}, "required": ["mask_with"]}
+    acts = {action: {"required": ["action"], **_is("action", action.value)} for action in Action}
+    stages = {stage: {"properties": {"stages": {"contains": {"const": stage}}}} for stage in ("input", "output")}
+    only = [action.value for action in Action if action in INPUT_ONLY]
+    return [
+        *(_when({"required": [key]}, _is("action", action.value)) for key, action in KEYS_OF.items()),
+        *(_when(acts[action], {"required": [key]}) for action, key in NEEDED.items()),
+        _when({"required": ["action"], **_is("action", *only)}, {"properties": {"stages": {"const": ["input"]}}}),
+        _when({"required": ["stream"]}, stages["output"]),
+        _when(acts[Action.REVIEW], _is("stream", "whole")),
+        _when(numbered, stages["input"]),
+        _when({"required": ["restore"], "properties": {"restore": {"const": True}}}, numbered),
+    ]
+
+
+def _of_kind(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """The options that a kind of classifier has, as it says itself."""
+    known = _known(kind, {_NOBODYS: 1})
+    then: dict[str, Any] = {"propertyNames": {"enum": sorted({*spec["properties"], *known})}}
+    if kind == "patterns":
+        keys = _known(kind, {"patterns": {"label": {_NOBODYS: 1}}})
+        item = {
+            "properties": {key: _PATTERN[key] for key in keys},
+            "additionalProperties": False,
+            "oneOf": [{"required": ["regex"]}, {"required": ["words"]}],
+        }
+        one = {"if": {"type": "object"}, "then": item, "else": {"type": "string", "minLength": 1}}
+        many = {"if": {"type": "array"}, "then": {"items": one, "minItems": 1}, "else": one}
+        then |= {"required": ["patterns"]}
+        then |= {"properties": {"patterns": {"type": "object", "minProperties": 1, "additionalProperties": many}}}
+    return _when({"required": ["kind"], **_is("kind", kind)}, then)
+
+
+def _known(kind: str, options: dict[str, Any]) -> list[str]:
+    """The options that a classifier says it has, asked with one that it has not."""
+    try:
+        create(kind, "any", options)
+    except UnknownOption as error:
+        return error.known
+    except OptionError as error:
+        raise AssertionError(f"{kind} looks at other things before it looks at the names of its options") from error
+    raise AssertionError(f"{kind} takes any option")
 
 
 def _without_null(node: Any) -> Any:

@@ -56,6 +56,18 @@ def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> Non
 
 
 @app.command()
+def schema() -> None:
+    """The JSON Schema of a policy file, for editors.
+
+    Example: penstock policy schema > schema.json, and in each policy file, as its first line:
+    # yaml-language-server: $schema=schema.json
+    """
+    from policies.schema import FILE
+
+    typer.echo(FILE.read_text("utf-8"), nl=False)
+
+
+@app.command()
 def history(
     n: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = 20,
     name: Name = "",

@@ -3,10 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
+
+from classifiers import catalog
 from policies import reference, schema
+from policies.document import read
+from policies.load import packs, sources
 from policies.model import Policy
+from proxy.policy_cli import app
+
+HERE = Path(__file__).parent
+PAGES = HERE.parents[1]
+PROSE = [PAGES / "README.md", *sorted((PAGES / "policies").glob("*.md"))]
+BEYOND = {
+    "what stands elsewhere in the set": """
+        after_in_a_circle after_itself after_unknown_classifier after_unknown_label applies_to_leaves_requests
+        case_of_unknown_rule case_reading_untold case_scores_unknown copied_file extends_everywhere extends_nothing_said
+        extends_other_classifier extends_other_classifier_of_pack extends_round extends_same_rule
+        extends_same_rule_of_pack extends_unknown extends_unknown_label extends_unknown_rule extends_idle_key
+        extends_cel_mistake finding_in_a_list floor_cases floor_loosened floor_stream no_rules override_case_rule
+        override_cases same_rule_id slip_look_alike_finding strikes_over_other_times two_definitions two_files
+        unknown_classifier unknown_label after_built_in""",
+    "what an expression says": """
+        cel_* slip_cel_* condition_as_text""",
+    "which of two numbers is the lower one": """
+        after_band_turned applies_to_range_turned""",
+    "what a classifier is made of": """
+        classifier_that_cannot_be_made bad_nested_option""",
+    "which file it is": """
+        dir_*""",
+}
+"""Mistakes that a schema of one file cannot express, by what it would have to know. All others it must find."""
 
 
 def test_schema_file_is_current() -> None:
@@ -35,6 +69,73 @@ def test_every_reference_leads_somewhere_and_every_property_is_described_or_plai
     assert made["$defs"]["Rule"]["additionalProperties"] is False
 
 
+def test_it_is_a_schema_that_says_what_every_key_is_for() -> None:
+    made = json.loads(schema.text())
+    Draft202012Validator.check_schema(made)
+    for name, model in [("policy", made), *made["$defs"].items()]:
+        for key, value in model.get("properties", {}).items():
+            assert value.get("description"), (name, key)
+            if "default" in value:  # an editor writes it
+                found = Draft202012Validator({**value, "$defs": made["$defs"]}).iter_errors(value["default"])
+                assert not list(found), (name, key)
+
+
+def _blocks(page: Path) -> Iterator[bytes]:
+    """The whole policies that a page shows."""
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        if re.match(r"id: ", block):
+            yield block.encode()
+
+
+def test_what_loads_is_valid() -> None:
+    """Shipped packs, and each policy that a page for authors shows."""
+    validator = Draft202012Validator(json.loads(schema.text()))
+    shown = [(page.name, block) for page in PROSE for block in _blocks(page)]
+    assert len(shown) > 15
+    for name, raw in [*((pack, sources(f"pack:{pack}")[0][1]) for pack in packs()), *shown]:
+        assert [error.message for error in validator.iter_errors(read(raw, name).value)] == [], name
+
+
+@pytest.mark.parametrize("pack", packs())
+def test_editors_find_the_schema_of_a_pack(pack: str) -> None:
+    file = PAGES / "policies/packs" / f"{pack}.yaml"
+    found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", file.read_text("utf-8"))
+    assert found is not None
+    assert (file.parent / found[1]).resolve() == schema.FILE
+
+
+def _invalid(validator: Draft202012Validator, given: Path) -> bool:
+    """Whether an editor shows something in a file, or in one of a directory."""
+    files = sorted(item for item in given.rglob("*.yaml") if item.is_file()) if given.is_dir() else [given]
+    documents = [read(file.read_bytes(), file.name) for file in files]
+    return any(each.problems or not validator.is_valid(each.value) for each in documents)
+
+
+@pytest.mark.usefixtures("words_only")
+def test_mistakes_that_a_schema_can_express_are_not_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog.KINDS, "patterns", "classifiers.patterns:Patterns")
+    validator = Draft202012Validator(schema.schema())
+    lints = [item for item in (HERE / "lints").iterdir() if item.suffix != ".txt"]
+    assert [item.name for item in lints if _invalid(validator, item)] == []
+    mistakes = [item for item in (HERE / "errors").iterdir() if item.suffix != ".txt"]
+    unseen = {item.stem for item in mistakes if not _invalid(validator, item)}
+    words = " ".join(BEYOND.values()).split()
+    known = {item.stem for item in mistakes if any(_means(word, item) for word in words)}
+    assert unseen - known == set(), "the schema is to say no, or the list why it cannot"
+    assert [word for word in words if not word.endswith("*") and word not in unseen] == []
+
+
+def _means(word: str, given: Path) -> bool:
+    return given.stem.startswith(word[:-1]) if word.endswith("*") else given.stem == word
+
+
+def test_mistakes_in_options_are_not_valid() -> None:
+    validator = Draft202012Validator(schema.schema())
+    document = read((HERE / "options/names.yaml").read_bytes(), "names.yaml")
+    found = {str(error.absolute_path[1]) for error in validator.iter_errors(document.value)}
+    assert found == set("acdfghijkln")  # the others are labels, models, words and files
+
+
 def test_the_reference_is_current() -> None:
     assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m policies.reference"
 
@@ -45,3 +146,8 @@ def test_the_reference_names_every_key() -> None:
     for model in (made, *made["$defs"].values()):
         for key in model.get("properties", {}):
             assert f"| `{key}` |" in told, key
+
+
+def test_an_author_can_have_it() -> None:
+    done = CliRunner().invoke(app, ["schema"])
+    assert (done.exit_code, done.output) == (0, schema.text())

@@ -12,6 +12,7 @@ from classifiers.base import Finding, Message
 from classifiers.catalog import OptionError, UnknownOption
 
 KIND = "tests.policies.words:Words"
+OPTIONS = ("crash", "inline", "readings", "score", "words")
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Words:
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Words:
         for option in options:
-            if option not in {"words", "inline", "crash", "score", "readings"}:
-                raise UnknownOption(option, ["crash", "inline", "score", "words"])
+            if option not in OPTIONS:
+                raise UnknownOption(option, OPTIONS)
         for label, word in options.get("words", {}).items():
             if not isinstance(word, str):
                 raise OptionError(f"words.{label}", "is no word", "write one in quotes")
