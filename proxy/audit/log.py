@@ -38,6 +38,8 @@ BATCH = 2048
 BUSY, REST = 8, 0.004
 """Where so many records came during a commit, the next one waits for more as long as that one took, and at most so many
 seconds: a sync costs as much CPU as twenty records."""
+AGAIN = 0.5
+"""Seconds before it is looked whether a disk that was full has room for more."""
 RESTART = (0.05, 5.0)
 """Seconds before a writer that ended is replaced: the first time, and at most."""
 
@@ -103,6 +105,7 @@ class Audit:
         self._fault: AuditUnavailable | None = None
         self._ended: Waiter = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
         self.waiting = 0
         self.waiting_bytes = 0
         self.written = 0
@@ -208,6 +211,8 @@ class Audit:
         if self._idle:
             self._flush()
         await waiter
+        if self._fault is not None:  # it was written, and the next may not be
+            raise self._fault.again()
 
     async def close(self, within: float = 5.0) -> None:
         """Write what is queued, mark what is still open as aborted, end the writer; at most `within` seconds.
@@ -215,8 +220,9 @@ class Audit:
         Raises AuditUnavailable, and counts in `lost`, where records could not be written."""
         if not self._closing:
             self._closing = True
-            if self._watch is not None:
-                self._watch.cancel()
+            for timer in (self._watch, self._again):
+                if timer is not None:
+                    timer.cancel()
             self._flush()
         await asyncio.wait([self._ended], timeout=within)
         late = not self._ended.done()
@@ -278,8 +284,8 @@ class Audit:
         if self._idle:
             self._flush()
 
-    def _settle(self) -> None:
-        """The batch is on the disk."""
+    def _settle(self, *, room: bool = True) -> None:
+        """The batch is on the disk. Without `room` for more what was wrong still is, and is looked at again."""
         batch, self._batch = self._batch, None
         assert batch is not None
         self.waiting -= batch.records
@@ -288,7 +294,10 @@ class Audit:
         for waiter in batch.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._recovered()
+        if room:
+            self._recovered()
+        elif self._again is None and not self._closing:
+            self._again = self._loop.call_later(AGAIN, self._look_again)
 
     def _next(self) -> None:
         """Go on after a batch: under load after a rest, else with what this turn of the loop still brings."""
@@ -306,6 +315,12 @@ class Audit:
     def _tell(self) -> None:
         if self.observer is not None:
             self.observer(self._fault)
+
+    def _look_again(self) -> None:
+        self._again = None
+        if self._fault is not None and self._idle and self._ready and not self._closing:
+            self._waiters.append(self._loop.create_future())
+            self._flush()
 
     def _recovered(self) -> None:
         if self._fault is not None and 2 * self.waiting <= self._capacity:
@@ -388,10 +403,11 @@ class Audit:
 
     def _told(self, name: str, values: list[Any]) -> None:
         if name == "written":
-            self.head = Head(*values)
+            *head, room = values
+            self.head = Head(*head)
             self.commits += 1
             self._pause = RESTART[0]
-            self._settle()
+            self._settle(room=room)
             self._next()
         elif name == "fault":
             self._since = time.monotonic()

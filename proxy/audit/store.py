@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT = 8 << 20
 """Bytes, roughly, after which the write-ahead log is folded into the file."""
+ROOM = 8 << 20
+"""Bytes that must be free again on a disk that was full, or a thirty-second of a small one, before new work is taken: a
+small record may fit where the next one does not."""
 _PRUNED = 100 * 4096
 """What taking BATCH rows away writes to the write-ahead log, roughly."""
 _PAGES = 3 * 4096
@@ -47,6 +50,10 @@ class Store(ABC):
     def write(self, entries: Sequence[Entry]) -> Head:
         """Durable, chained and in order when it returns; repeated with the same entries after it raised
         AuditUnavailable. An empty list proves that the store can be written."""
+
+    def has_room(self) -> bool:
+        """False where a write succeeded on what was full a moment ago, and the next may well fail again."""
+        return True
 
     @abstractmethod
     def tidy(self) -> None:
@@ -67,6 +74,7 @@ class SqliteStore(Store):
         self._inode = os.stat(path).st_ino
         self._folder = f"{path}-writers"
         self._known, self._doubt = 0, False
+        self._full = False
         self._open: dict[str, int] = {}
         self._token, self._writer = os.urandom(8).hex(), 0
         self._noted = 0.0
@@ -205,7 +213,15 @@ class SqliteStore(Store):
                 return self._write(entries)
         except (OSError, sqlite3.Error, AuditUnavailable) as error:
             self._drop()
-            raise explain(error, self.path) from None
+            told = explain(error, self.path)
+            self._full = self._full or told.state == "full"
+            raise told from None
+
+    def has_room(self) -> bool:
+        if self._full:
+            found = os.statvfs(os.path.dirname(self.path))
+            self._full = found.f_bavail < min(ROOM // found.f_frsize, found.f_blocks // 32)
+        return not self._full
 
     def _write(self, entries: Sequence[Entry]) -> Head:
         db = self._db

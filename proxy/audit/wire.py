@@ -4,7 +4,7 @@ To the writer: an `Opening`, then lists of entries, the next when the last was a
 last None. It answers with a word and its values:
 
     opened ... as `Opened` | failed problem mend state      once
-    written seq hash id                                     the list is on the disk; the head
+    written seq hash id room                                the list is on the disk; the head; whether more will fit
     fault problem mend state                                an attempt failed; it goes on trying
     closed                                                  at last, after None
 

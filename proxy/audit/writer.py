@@ -120,7 +120,7 @@ def _commit(proxy: _Proxy, store: Store, entries: Sequence[Entry], patience: flo
         except Exception as error:  # whatever it is, they are kept and the proxy hears of it
             proxy.tell("fault", f"cannot write: {type(error).__name__}", "restart the proxy")
         else:
-            proxy.tell("written", *head)
+            proxy.tell("written", *head, store.has_room())
             return True
         if proxy.gone(pause):
             until = until or time.monotonic() + patience

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import sys
@@ -91,9 +92,38 @@ def _lift(audit: Audit, limit: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
 
 
+async def settle(folder: Path) -> list[str]:
+    """What is said of a disk on which little is left, large records and small ones beside each other, until there is
+    room; ends once it is well."""
+    audit, said = await Audit.open(folder / "b.db", key=KEY), list[str]()
+    audit.observer = lambda fault: said.append("well" if fault is None else fault.state)
+    found = os.statvfs(folder)
+    (folder / "ballast").write_bytes(bytes(found.f_bavail * found.f_frsize - 24_000))
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until or not said:
+        with contextlib.suppress(AuditUnavailable):
+            await audit.durable(Record(new_id(), "intent", time.time(), {"pad": "x" * 800}))
+        audit.append(Record(new_id(), "outcome", time.time(), {"status": "refused"}))
+        with contextlib.suppress(AuditUnavailable):
+            await audit.probe()
+        await asyncio.sleep(0.01)
+    assert not audit.healthy
+    (folder / "ballast").unlink()
+    async with asyncio.timeout(30):
+        while not audit.healthy:
+            await asyncio.sleep(0.01)
+    await audit.close()
+    assert audit.lost == 0
+    return said
+
+
 def main() -> None:
     """`python -m tests.proxy.audit_writer FOLDER`: FOLDER is a small file system, its file `ballast` makes room."""
     folder = Path(sys.argv[1])
+    said = asyncio.run(settle(folder))
+    assert [*dict.fromkeys(said)] == ["full", "well"], said  # once, however many tell it meanwhile
+    assert said.count("well") == 1, said
+    (folder / "ballast").write_bytes(bytes(int(sys.argv[2])))
     count = asyncio.run(fill(folder / "a.db", lambda audit: (folder / "ballast").unlink()))
     (folder / "a.db.count").write_text(str(count))
 

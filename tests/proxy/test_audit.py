@@ -55,6 +55,10 @@ class FakeStore(Store):
         self.commits: list[int] = []
         self.threads: set[int] = set()
         self.closed = False
+        self.room = True
+
+    def has_room(self) -> bool:
+        return self.room
 
     def write(self, entries: Sequence[Entry]) -> Head:
         self.gate.wait(20)
@@ -167,6 +171,29 @@ async def test_a_failing_disk_refuses_keeps_and_recovers() -> None:
         assert [row[1] for row in store.rows] == [first.id, second.id]
         await audit.durable(intent())
         assert audit.lost == 0
+
+
+async def test_a_disk_that_has_hardly_room_is_full_until_it_has() -> None:
+    """What fits is written, and nothing new is taken: else it would be well and full by turns."""
+    store = FakeStore()
+    async with opened(store) as audit:
+        seen: list[str] = []
+        audit.observer = lambda fault: seen.append("well" if fault is None else fault.problem)
+        store.faults, store.room = [FULL], False
+        with pytest.raises(AuditUnavailable, match="the disk is full"):
+            await audit.durable(intent())
+        for written in (2, 3):
+            assert audit.append(outcome(new_id()))
+            await until(lambda written=written: len(store.rows) == written and audit.waiting == 0)  # type: ignore[misc]
+            with pytest.raises(AuditUnavailable, match="the disk is full"):
+                await audit.durable(intent())
+            with pytest.raises(AuditUnavailable, match="the disk is full"):
+                await audit.probe()
+        assert set(seen) == {"the disk is full"}
+        store.room = True
+        await until(lambda: audit.healthy)  # nobody asks, and nothing is to be written
+        await audit.durable(intent())
+        assert seen[-1] == "well"
 
 
 async def test_all_who_wait_are_refused_not_only_the_batch() -> None:

@@ -126,8 +126,8 @@ def test_a_full_file_system(tmp_path: Path) -> None:
     small.mkdir()
     out.mkdir()
     script = (
-        'mount -t tmpfs -o size=1m tmpfs "$1" || exit 77; head -c 600000 /dev/zero > "$1/ballast"; '
-        '"$3" -m tests.proxy.audit_writer "$1" && cp -r "$1/." "$2"'
+        'mount -t tmpfs -o size=1m tmpfs "$1" || exit 77; "$3" -m tests.proxy.audit_writer "$1" 450000 '
+        '&& cp -r "$1/." "$2"'
     )
     command = ["unshare", "-m", "sh", "-c", script, "sh", str(small), str(out), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
