@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import NamedTuple
 
 from .accounts.secret import PREFIX as KEY_PREFIX
 from .dialects.base import Speaker
+from .headers import HOP_BY_HOP, nominated
 from .upstream import Headers, Response
 
 PREFIX = KEY_PREFIX.encode()
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-# An alternative service would lead the client past Penstock.
-_NOT_RELAYED = HOP_BY_HOP | {b"alt-svc", b"content-length"}
 # What Penstock sets itself, what would let a caller speak for a proxy in front of it, and what some servers take for
 # another method or path than the one that was judged.
 _NOT_FORWARDED = HOP_BY_HOP | {
     b"host",
     b"content-length",
-    b"accept-encoding",
     b"expect",
     b"forwarded",
     b"via",
@@ -62,11 +48,30 @@ _CREDENTIALS = frozenset(
 
 
 class Answer(NamedTuple):
-    """A whole answer. Header names are lower case."""
+    """A whole answer. Header names are in any case; `reason` are the words of its status line, None the usual ones."""
 
     status: int
     headers: Headers
     body: bytes
+    reason: bytes | None = None
+
+
+_LINES: dict[tuple[int, bytes | None], bytes] = {
+    (known.value, reason): f"HTTP/1.1 {known.value} {known.phrase}\r\n".encode("ascii")
+    for known in HTTPStatus
+    for reason in (known.phrase.encode("ascii"), None)
+}
+_CONTROLS = bytes({*range(32), 127} - {9})
+
+
+def status_line(status: int, reason: bytes | None) -> bytes:
+    """The first line of an answer, in the upstream's own words where there are any and all of them are printable."""
+    line = _LINES.get((status, reason))
+    if line is not None:
+        return line
+    if reason is None or reason.translate(None, _CONTROLS) != reason:
+        return _LINES.get((status, None)) or b"HTTP/1.1 %d \r\n" % status
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
 def problem(
@@ -81,9 +86,9 @@ def problem(
     retry: bool | None = None,
 ) -> Answer:
     """An error in the caller's dialect. `retry` False tells the official clients not to try again."""
-    kept = [(name, value) for name, value in headers if name not in {b"content-type", b"content-length", b"etag"}]
+    kept = [(name, value) for name, value in headers if name.lower() not in _OF_THE_BODY]
     kept.append((b"content-type", b"application/json"))
-    if decision and not any(name in _IDS for name, _ in kept):
+    if decision and not any(name.lower() in _IDS for name, _ in kept):
         kept.extend(ids(decision))
     if retry is False:
         kept.append((b"x-should-retry", b"false"))
@@ -96,51 +101,45 @@ def ids(decision: str) -> Headers:
 
 
 _IDS = (b"x-request-id", b"request-id")
+_OF_THE_BODY = frozenset({b"content-type", b"content-length", b"etag"})
 
 
 def called(response: Response) -> bytes | None:
     """What the upstream calls the request, where it says so."""
-    for name, value in response.headers:
-        if name in _IDS:
-            return value
-    return None
+    return response.header(b"x-request-id") or response.header(b"request-id")
 
 
 def relayed(response: Response, *, keep_length: bool = False) -> Headers:
-    """The answer's headers that the client may see: none that Penstock alone says. `keep_length` keeps the body's
-    length."""
-    dropped = _NOT_RELAYED | _nominated(response.headers)
-    return [
-        pair
-        for pair in response.headers
-        if (pair[0] not in dropped and not pair[0].startswith(b"x-penstock-"))
-        or (keep_length and pair[0] == b"content-length")
-    ]
-
-
-def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | None) -> Headers:
-    """The request's headers that the upstream may see. `credentials`, if given, replace the caller's own.
-
-    An underscore in a name reads as a hyphen to some servers: such headers are dropped."""
-    received = list(headers)
-    dropped = _NOT_FORWARDED | _nominated(received)
-    if credentials is not None:
-        dropped = dropped | _CREDENTIALS
-    kept = [
-        (name, value)
-        for name, value in received
-        if name not in dropped and b"_" not in name and not name.startswith((b"x-penstock-", b"x-forwarded-"))
-    ]
-    if credentials is not None:  # some clients say their key in a header of their own, too
-        kept = [pair for pair in kept if PREFIX not in pair[1]]
-    kept.append((b"accept-encoding", b"identity"))
-    kept.extend(credentials or ())
+    """The answer's headers that the client may see, as they came: none that Penstock alone says. `keep_length` keeps
+    the body's length."""
+    came, values = response.names.came, response.values
+    kept = [(came[place], values[place]) for place in response.names.kept[keep_length]]
+    if b"connection" in response.names.at and (hop := nominated(response.all(b"connection"))):
+        return [pair for pair in kept if pair[0].lower() not in hop]
     return kept
 
 
-def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The headers that `Connection` declares to be of this hop only."""
-    named = [value.lower() for name, value in headers if name == b"connection"]
-    if not named or named in ([b"keep-alive"], [b"close"]):
-        return frozenset()
-    return frozenset(token.strip() for value in named for token in value.split(b","))
+def forwarded(headers: Iterable[tuple[bytes, bytes]], credentials: Headers | None) -> Headers:
+    """The request's headers that the upstream may see, names in the case and the order that they came in.
+    `credentials`, if given, replace the caller's own.
+
+    An underscore in a name reads as a hyphen to some servers: such headers are dropped."""
+    received = [(came, came.lower(), value) for came, value in headers]
+    dropped = _NOT_FORWARDED | nominated([value for _, name, value in received if name == b"connection"])
+    if credentials is not None:
+        dropped = dropped | _CREDENTIALS
+    kept: Headers = []
+    coded = False
+    for came, name, value in received:
+        if name == b"accept-encoding":
+            if not coded:
+                kept.append((came, b"identity"))
+            coded = True
+        elif name in dropped or b"_" in name or name.startswith((b"x-penstock-", b"x-forwarded-")):
+            continue
+        elif credentials is None or PREFIX not in value:  # some clients say their key in a header of their own, too
+            kept.append((came, value))
+    if not coded:
+        kept.append((b"Accept-Encoding", b"identity"))
+    kept.extend(credentials or ())
+    return kept

@@ -229,7 +229,7 @@ class DataPlane:
             _text(incoming.path),
             identity,
             self.routing,
-            (incoming.method, _target(incoming), incoming.headers),
+            (incoming.method, _target(incoming), incoming.raw),
             speaks(speaker.name),
             self._claimed(incoming, identity),
             self._key,

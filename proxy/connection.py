@@ -16,6 +16,8 @@ from typing import Protocol, cast
 import httptools
 
 from .gathering import Beat, Gathering
+from .headers import Names, names_of
+from .starred import Starred
 
 Headers = list[tuple[bytes, bytes]]
 Taste = Callable[[bytes], int]
@@ -51,60 +53,38 @@ class UpstreamError(Exception):
         self.fault = fault
 
 
-class Starred:
-    """Puts stars where `hidden` stands in a body, however it is cut: what may be the beginning of it waits for the next
-    piece. `hidden` holds no line end, so a piece that ends with one never waits."""
-
-    __slots__ = ("_hidden", "_kept", "_stars")
-
-    def __init__(self, hidden: bytes) -> None:
-        self._hidden, self._stars, self._kept = hidden, b"*" * len(hidden), b""
-
-    def shown(self, piece: bytes) -> bytes:
-        """What may be seen of what waited and of `piece`; nothing yet where all of it must wait."""
-        hidden = self._hidden
-        piece = (self._kept + piece).replace(hidden, self._stars)
-        self._kept = b""
-        if not piece.endswith(b"\n"):
-            for size in range(min(len(hidden) - 1, len(piece)), 0, -1):
-                if piece.endswith(hidden[:size]):
-                    self._kept = piece[-size:]
-                    return piece[:-size]
-        return piece
-
-    def rest(self) -> bytes:
-        """What still waits when the body has ended."""
-        kept, self._kept = self._kept, b""
-        return kept
-
-
 class Response:
-    """An answer whose head has arrived. `headers` are in the order they came, names in lower case.
+    """An answer whose head has arrived: the status and its words (`reason`), the headers' names and their `values`.
 
     Read the body with `next` until None, or leave it with `abort`; one of the two must happen. After either the
     connection may already serve another exchange, so both are then without effect.
     """
 
-    __slots__ = ("_connection", "_starred", "headers", "status")
+    __slots__ = ("_connection", "_starred", "names", "reason", "status", "values")
 
-    def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
+    def __init__(
+        self, connection: Connection, status: int, names: Names, values: list[bytes], reason: bytes = b""
+    ) -> None:
         self._connection: Connection | None = connection
         self._starred: Starred | None = None
-        self.status, self.headers = status, headers
+        self.status, self.names, self.values, self.reason = status, names, values, reason
 
     def hide(self, secret: bytes) -> None:
         """Put stars where `secret` stands in headers or body: some servers repeat the key that they were sent."""
         self._starred = Starred(secret)
-        if any(secret in value for _, value in self.headers):
-            stars = b"*" * len(secret)
-            self.headers = [(name, value.replace(secret, stars)) for name, value in self.headers]
+        stars = b"*" * len(secret)
+        if any(secret in value for value in self.values):
+            self.values = [value.replace(secret, stars) for value in self.values]
+        self.reason = self.reason.replace(secret, stars)
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header called `name`, or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        """The first header called `name` (in lower case), or None."""
+        places = self.names.at.get(name)
+        return self.values[places[0]] if places else None
+
+    def all(self, name: bytes) -> list[bytes]:
+        """The values of all headers called `name` (in lower case)."""
+        return [self.values[place] for place in self.names.at.get(name, ())]
 
     async def next(self) -> bytes | None:
         """The bytes that have arrived since the last call, at least one; None at the end. Raises UpstreamError."""
@@ -172,9 +152,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_appetite", "_asked", "_body", "_buffered", "_chunked", "_complete", "_deadline", "_error", "_gap",
-        "_gathering", "_hasty", "_head_done", "_head_size", "_headers", "_informational", "_keep_alive", "_loop",
-        "_parser", "_paused", "_poll", "_pool", "_pulse", "_sated", "_seen", "_sized", "_status", "_taste",
-        "_transport", "_usual", "_waiter", "chunked", "kept", "rested", "usable",
+        "_gathering", "_hasty", "_head", "_head_done", "_head_size", "_informational", "_keep_alive", "_loop",
+        "_names", "_parser", "_paused", "_poll", "_pool", "_pulse", "_reason", "_sated", "_seen", "_sized", "_taste",
+        "_transport", "_usual", "_values", "_waiter", "chunked", "kept", "rested", "usable",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop, gap: float) -> None:
@@ -192,9 +172,12 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
-        self._status = self._head_size = 0
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
+        self._reason = b""
+        self._head_size = 0
         self._informational = 0
+        self._head: Response | None = None  # until it is asked for
         self._head_done = False
         self._sized = False  # the length of the body is known to the parser
         self._chunked = False
@@ -226,13 +209,14 @@ class Connection(asyncio.Protocol):
         self._asked = True
         self._deadline = deadline
         self._transport.write(data)
-        while not self._head_done:
+        while self._head is None:
             if self._error:
                 raise self._error
             await self._wait()
         self._deadline = self._loop.time() + self._gap
-        headers, self._headers = self._headers, []
-        return Response(self, self._status, headers)
+        head, self._head = self._head, None  # it knows us
+        self._names, self._values = [], []
+        return head
 
     def rest(self, limit: int) -> bytes | None:
         """The rest of the body, where all of it is here already and no larger than `limit`."""
@@ -392,9 +376,13 @@ class Connection(asyncio.Protocol):
 
     # -- httptools
 
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:  # trailers are no headers
-            self._headers.append((name.lower(), value))
+            self._names.append(name)
+            self._values.append(value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -405,20 +393,20 @@ class Connection(asyncio.Protocol):
             return
         if self._error:
             return
-        for name, value in self._headers:
-            if name == b"transfer-encoding":
-                self._sized = self._chunked = True
-                if value.strip().lower() != b"chunked":
-                    self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
-                    return
-            elif name == b"content-length":
-                self._sized = True
-            elif name == b"keep-alive":
+        names = names_of(self._names)
+        head = Response(self, status, names, self._values, self._reason)
+        if b"transfer-encoding" in names.at:
+            self._chunked = True
+            if any(value.strip().lower() != b"chunked" for value in head.all(b"transfer-encoding")):
+                self._fail(Fault.PROTOCOL, "the upstream uses an unknown transfer coding")
+                return
+        self._sized = self._chunked or b"content-length" in names.at or status in {204, 304}
+        if b"keep-alive" in names.at:
+            for value in head.all(b"keep-alive"):
                 self._limit(value)
-        self._sized = self._sized or status in {204, 304}
         # Asked now: once the message is complete, the parser has forgotten it.
         self._keep_alive = self._parser.should_keep_alive()
-        self._status, self._head_done = status, True
+        self._head, self._head_done = head, True
 
     def _limit(self, value: bytes) -> None:
         """What the upstream says of how long, and for how many more requests, it keeps this connection."""
@@ -443,7 +431,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._fail(Fault.PROTOCOL, "the upstream sends bytes behind its answer")
         elif not self._head_done:
-            self._headers = []
+            self._names, self._values, self._reason = [], [], b""
 
     # -- waiting
 

@@ -352,7 +352,7 @@ class Exchange:
         if altered:
             headers.append((b"content-length", b"%d" % len(raw)))
         self.notes.ended("released" if response.status < 400 else "upstream_error")
-        await self.send(Answer(response.status, headers, raw))
+        await self.send(Answer(response.status, headers, raw, response.reason))
 
     async def _check_output(self, body: Body) -> Decision:
         places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in body.unscannable]

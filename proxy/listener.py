@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Protocol, cast
 
 import httptools
 
-from .answers import Answer
+from .answers import Answer, status_line
 from .logs import get_logger
 from .offers import Offer
 from .upstream import Headers
@@ -33,24 +32,25 @@ HIGH_WATER = 64 * 1024
 """Bytes that wait for a slow reader before its exchange waits, too."""
 
 _BODILESS = frozenset({204, 304})
-_STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s in HTTPStatus}
 
 
 class Incoming:
-    """The head of a request: `target` as it came, cut into `path` and `query`; header names in lower case. Its
-    `Content-Length`, which differs from request to request, is not among the headers: the listener heeds it alone.
+    """The head of a request: `target` as it came, cut into `path` and `query`; its headers as they came (`raw`), and
+    with names in lower case (`headers`). `Content-Length`, which differs from request to request, is not among them:
+    the listener heeds it alone.
 
     `memo` is the application's: on one connection the same head brings it back, so that what follows from a head
     alone need not be worked out for each request of a client that keeps its connection.
     """
 
-    __slots__ = ("headers", "keep_alive", "memo", "method", "path", "query", "target", "waits")
+    __slots__ = ("headers", "keep_alive", "memo", "method", "path", "query", "raw", "target", "waits")
 
-    def __init__(self, method: bytes, target: bytes, headers: Headers, keep_alive: bool) -> None:
-        self.method, self.target, self.headers, self.keep_alive = method, target, headers, keep_alive
+    def __init__(self, method: bytes, target: bytes, raw: Headers, keep_alive: bool) -> None:
+        self.method, self.target, self.raw, self.keep_alive = method, target, raw, keep_alive
+        self.headers: Headers = [(name.lower(), value) for name, value in raw]
         path, _, query = target.partition(b"?")
         self.path, self.query = path, query.partition(b"#")[0]
-        self.waits = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
+        self.waits = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
         self.memo: object = None
 
 
@@ -97,13 +97,13 @@ class Caller:
         self._chunked = incoming.keep_alive or not connection.old
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, reason: bytes | None = None) -> None:
         """The head of an answer whose length is not known. It travels with the first piece of the body."""
         self.started = True
         self._chunked = not self._connection.old
         coding: Headers = [(b"transfer-encoding", b"chunked")] if self._chunked else []
         self._connection.last = self._connection.last or not self._chunked
-        self._head = self._compose(status, headers + coding)
+        self._head = self._compose(status, headers + coding, reason)
 
     def flush(self) -> None:
         """Let the head leave alone: the first piece may be long in coming."""
@@ -144,20 +144,20 @@ class Caller:
         """The answer as it travels."""
         headers, body = answer.headers, answer.body
         for name, _ in headers:
-            if name == b"content-length":
+            if len(name) == 14 and name.lower() == b"content-length":
                 break
         else:
             if answer.status not in _BODILESS:
                 headers = [*headers, (b"content-length", b"%d" % len(body))]
-        head = self._compose(answer.status, headers)
+        head = self._compose(answer.status, headers, answer.reason)
         return head if self._incoming.method == b"HEAD" or answer.status in _BODILESS else head + body
 
     def over(self) -> None:
         """The exchange has ended: the connection may serve the next one, if this one was answered to its end."""
         self._connection.over(self)
 
-    def _compose(self, status: int, headers: Headers) -> bytes:
-        lines = [_STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status]
+    def _compose(self, status: int, headers: Headers, reason: bytes | None) -> bytes:
+        lines = [status_line(status, reason)]
         lines += [b"%b: %b\r\n" % pair for pair in headers]
         lines += [b"%b: %b\r\n" % pair for pair in self.stamp]
         if self._connection.last:
@@ -317,8 +317,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._incoming is None:  # trailers are no headers
-            name = name.lower()
-            if name == b"content-length":  # the parser has seen to it that it is one number, and there once
+            # The parser has seen to it that it is one number, and there once.
+            if len(name) == 14 and name.lower() == b"content-length":
                 self._length = int(value)
             else:
                 self._headers.append((name, value))
@@ -335,7 +335,7 @@ class Connection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive()
         if (
             seen is not None
-            and seen.headers == headers
+            and seen.raw == headers
             and seen.target == target
             and seen.method == method
             and seen.keep_alive == keep_alive

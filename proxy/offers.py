@@ -25,15 +25,18 @@ class Offer(NamedTuple):
     @property
     def needless(self) -> bool:
         """Whether it may be answered in HTTP/1.1."""
-        return [value for name, value in self.headers if name == b"upgrade"] == [b"h2c"]
+        return self._all(b"upgrade") == [b"h2c"]
 
     def declined(self) -> bytes:
         """The head without the offer; the connection ends behind the answer, for nobody can tell what follows."""
-        nominated = b", ".join(value for name, value in self.headers if name == b"connection").lower()
+        nominated = b", ".join(self._all(b"connection")).lower()
         others = [token for token in map(bytes.strip, nominated.split(b",")) if token and token not in _OFFER]
-        kept = [pair for pair in self.headers if pair[0] not in _OFFER and pair[0] != b"connection"]
+        kept = [pair for pair in self.headers if pair[0].lower() not in _OFFER | {b"connection"}]
         kept.append((b"connection", b", ".join([b"close", *others])))
         if self.length:
             kept.append((b"content-length", b"%d" % self.length))
         lines = [b"%b %b HTTP/1.1\r\n" % (self.method, self.target), *(b"%b: %b\r\n" % pair for pair in kept)]
         return b"".join(lines) + b"\r\n"
+
+    def _all(self, wanted: bytes) -> list[bytes]:
+        return [value for name, value in self.headers if name.lower() == wanted]

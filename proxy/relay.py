@@ -72,7 +72,7 @@ class Relay:
             whole = await response.read(self._most)
             notes.ended("relayed", "unjudged")
             own = whole if known.holder is None else _owned(known.holder, response, whole, listing)
-            answer = Answer(response.status, relayed(response, keep_length=own is whole), own)
+            answer = Answer(response.status, relayed(response, keep_length=own is whole), own, response.reason)
         except NotFound as error:
             answer = self._not_found(known, error, notes)
         except UpstreamError as error:
@@ -98,7 +98,7 @@ class Relay:
             notes.ended("refused", "audit_unavailable")
             caller.answer(self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED))
             return
-        caller.start(response.status, relayed(response))
+        caller.start(response.status, relayed(response), response.reason)
         caller.flush()
         try:
             while (piece := await response.next()) is not None:
@@ -136,7 +136,7 @@ class Relay:
         single = self._routing.single
         if single is not None and may is None:
             response, body = await self._ask(single.backend, known.head(single.backend), None, notes)
-            return Answer(response.status, relayed(response, keep_length=True), body)
+            return Answer(response.status, relayed(response, keep_length=True), body, response.reason)
 
         async def fetch(backend: Backend, target: bytes) -> tuple[int, bytes]:
             try:
@@ -159,8 +159,8 @@ class Relay:
         target = () if way.model is None else (b"GET", MODELS + b"/" + way.model.encode())
         response, body = await self._ask(way.backend, known.head(way.backend, *target), None, notes)
         if way.model is None or response.status != 200:
-            return Answer(response.status, relayed(response, keep_length=True), body)
-        return Answer(200, relayed(response), renamed(body, name))
+            return Answer(response.status, relayed(response, keep_length=True), body, response.reason)
+        return Answer(200, relayed(response), renamed(body, name), response.reason)
 
     async def _ask(self, backend: Backend, head: bytes, body: bytes | None, notes: Notes) -> tuple[Response, bytes]:
         """An answer with its whole body. Raises UpstreamError."""

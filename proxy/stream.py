@@ -55,8 +55,8 @@ class Streamed:
             hold_back = None if hold_back is None else max(hold_back, self._restoring.longest)
         self._gate = Gate(hold_back, enforcing=self._enforcing, sequel=self._reader.sequel)
         self._runs = FINE if hold_back is not None and hold_back < FAR else COARSE
-        self._head = Answer(response.status, relayed(response), b"")
-        response.headers.clear()
+        self._head = Answer(response.status, relayed(response), b"", response.reason)
+        response.values.clear()
         self._decoder = Decoder()
         self._most = exchange.max_answer
         self._problem: Exception | None = None
@@ -286,7 +286,7 @@ class Streamed:
         await self._exchange.durable()
         if tell is not None:
             tell()
-        self._caller.start(self._head.status, self._head.headers)
+        self._caller.start(self._head.status, self._head.headers, self._head.reason)
         self._head.headers.clear()  # they have left
 
     def _refusal(self, decision: Decision) -> bytes:

@@ -63,7 +63,7 @@ class Upstream:
 
     def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """A request's head for `send`, without its end. `target` is path and query as the caller wrote them."""
-        lines = [b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (method, self._prefix, target, self._authority)]
+        lines = [b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (method, self._prefix, target, self._authority)]
         lines.extend(b"%b: %b\r\n" % pair for pair in headers)
         return b"".join(lines)
 
@@ -72,7 +72,7 @@ class Upstream:
 
         Raises UpstreamError. Cancelling closes the connection.
         """
-        end = b"\r\n" if body is None else b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        end = b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         connection = self._rested() or await self._open()
         try:
             return await connection.ask(head + end, asyncio.get_running_loop().time() + self._first_byte)

@@ -83,14 +83,14 @@ class Fetched(Recorded):
             rows = await asyncio.gather(*map(self._row, group))
             await self.durable()
             if not self.caller.started:
-                self.caller.start(200, head)
+                self.caller.start(200, head, response.reason)
             self.caller.send(b"".join(rows))
             drained = self.caller.drained
             if drained is not None:
                 await drained
         await self.durable()
         if not self.caller.started:
-            self.caller.start(200, head)
+            self.caller.start(200, head, response.reason)
         self.caller.finish()
         self.notes.ended("blocked" if self._replaced else "released")
 

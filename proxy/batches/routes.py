@@ -80,8 +80,8 @@ class Batches:
 
     def find(self, incoming: Incoming, speaker: Dialect) -> Found | None:
         """How this request is served, by the words of `speaker`; None where it is none of the table's."""
-        kind, headers = kind_of(incoming.method, incoming.path), _unranged(incoming.headers)
-        given = next((value for name, value in headers if name == b"content-type"), None)
+        kind, headers = kind_of(incoming.method, incoming.path), _unranged(incoming.raw)
+        given = next((value for name, value in incoming.headers if name == b"content-type"), None)
         anthropic = incoming.path.startswith(b"/v1/messages/")
         match kind:
             case None:
@@ -103,7 +103,7 @@ class Batches:
 
 def _unranged(headers: Headers) -> Headers:
     """A request's headers without those that ask for a piece of a file: a piece of a row cannot be judged."""
-    return [pair for pair in headers if pair[0] not in {b"range", b"if-range"}]
+    return [pair for pair in headers if pair[0].lower() not in {b"range", b"if-range"}]
 
 
 def kind_of(method: bytes, path: bytes) -> Kind | None:

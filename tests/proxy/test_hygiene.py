@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from proxy.answers import forwarded, relayed
+from proxy.answers import forwarded, relayed, status_line
 from proxy.audit import Key
 from proxy.dialects.base import Request
+from proxy.headers import Names
 from proxy.metrics import Metrics
 from proxy.record import Notes
 from proxy.reloading import reload
@@ -44,7 +45,18 @@ FORWARDED: dict[str, tuple[list[tuple[bytes, bytes]], bool, list[tuple[bytes, by
 @pytest.mark.parametrize(("sent", "keyed", "arrives"), FORWARDED.values(), ids=FORWARDED.keys())
 def test_what_a_request_takes_with_it(sent: Any, keyed: bool, arrives: Any) -> None:
     got = forwarded(sent, OURS if keyed else None)
-    assert [pair for pair in got if pair != (b"accept-encoding", b"identity")] == arrives
+    assert [pair for pair in got if pair != (b"Accept-Encoding", b"identity")] == arrives
+
+
+def test_names_travel_in_their_own_case_and_order() -> None:
+    sent = [(b"X-Odd", b"a"), (b"accept-ENCODING", b"gzip"), (b"x-oDD", b"b"), (b"Accept-Encoding", b"br"), (b"A", b"")]
+    kept = [(b"X-Odd", b"a"), (b"accept-ENCODING", b"identity"), (b"x-oDD", b"b"), (b"A", b"")]
+    assert forwarded(sent, None) == kept
+    hidden = [(b"X-Forwarded-For", b"a"), (b"Connection", b"x-HOP"), (b"X-Hop", b"a"), (b"VIA", b"a"), (b"X_a", b"a"),
+              (b"X-PENSTOCK-Policy", b"a"), (b"Authorization", b"Bearer a"), (b"X-API-Key", b"a"), (b"COOKIE", b"a"),
+              (b"X-Method-Override", b"PUT"), (b"X-Mine", b"pk_penstock_")]  # fmt: skip
+    kept = [(b"Via-Me", b"a"), (b"Accept-Encoding", b"identity"), *OURS]
+    assert forwarded([*hidden, *kept[:1]], OURS) == kept
 
 
 def test_what_an_answer_takes_with_it() -> None:
@@ -54,10 +66,29 @@ def test_what_an_answer_takes_with_it() -> None:
         (b"keep-alive", b"timeout=5"), (b"alt-svc", b"h3=\":443\""), (b"x-penstock-decision", b"forged"),
         (b"content-length", b"3"), (b"trailer", b"a"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"),
     ]  # fmt: skip
-    response = Response(None, 200, headers)  # type: ignore[arg-type]
-    kept = [pair for pair in headers if pair[0] in {b"content-type", b"x-request-id", b"set-cookie"}]
-    assert relayed(response) == kept
-    assert sorted(relayed(response, keep_length=True)) == sorted([*kept, (b"content-length", b"3")])
+    for spelled in (bytes.lower, bytes.title, bytes.upper):
+        names = Names(tuple(spelled(name) for name, _ in headers))
+        response = Response(None, 200, names, [value for _, value in headers])  # type: ignore[arg-type]
+        kept = [(spelled(n), v) for n, v in headers if n in {b"content-type", b"x-request-id", b"set-cookie"}]
+        assert relayed(response) == kept
+        assert sorted(relayed(response, keep_length=True)) == sorted([*kept, (spelled(b"content-length"), b"3")])
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "line"),
+    [
+        (200, b"OK", b"HTTP/1.1 200 OK\r\n"),
+        (200, None, b"HTTP/1.1 200 OK\r\n"),
+        (200, b"", b"HTTP/1.1 200 \r\n"),
+        (404, b"No such\tmodel \xe9", b"HTTP/1.1 404 No such\tmodel \xe9\r\n"),
+        (404, b"a\x00b", b"HTTP/1.1 404 Not Found\r\n"),
+        (404, b"a\rb", b"HTTP/1.1 404 Not Found\r\n"),
+        (599, b"\x1b[31m", b"HTTP/1.1 599 \r\n"),
+        (599, b"Gone fishing", b"HTTP/1.1 599 Gone fishing\r\n"),
+    ],
+)
+def test_status_lines_are_the_upstreams_own_where_they_can_be_printed(status: int, reason: Any, line: bytes) -> None:
+    assert status_line(status, reason) == line
 
 
 async def test_a_decision_is_named_where_it_was_asked_for_only(stand: Make) -> None:

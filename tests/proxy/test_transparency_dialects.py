@@ -12,7 +12,7 @@ import pytest
 
 from tests.proxy.conftest import Make, Stand
 from tests.proxy.test_transparency import HOP, OBSERVE, pieces, seen
-from tests.upstream import End, messages, replies, responses, shapes
+from tests.upstream import End, Reply, Step, messages, replies, responses, shapes
 
 SETTINGS: dict[str, str] = {"stages": "[input, output]", "stream": "{hold_back: 8}"}
 UNKNOWN = {"x_new": {"y": [1.5, None, True, "\u00fc/\u2028"]}, "metadata": {"a": "b"}}
@@ -89,15 +89,24 @@ QUERY = "?beta=true&a=%20b%2Fc&&x[]=1&x[]=2&e="
 
 
 async def both(s: Stand, api: Api, body: bytes, query: str = "") -> list[Any]:
-    """What came back directly and through Penstock: status, headers in order but for those of one hop, raw body."""
+    """What came back directly and through Penstock: status and its words, headers as they came but for those of one
+    hop, raw body."""
     found: list[Any] = []
     async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
         for url in (s.upstream.url, s.url):
             async with client.stream("POST", url + api.path + query, content=body, headers=SENT) as response:
                 raw = b"".join([piece async for piece in response.aiter_raw()])
-            kept = [(name.lower(), value) for name, value in response.headers.raw if name.decode().lower() not in HOP]
-            found.append((response.status_code, kept, raw))
+            kept = [pair for pair in response.headers.raw if pair[0].decode().lower() not in HOP]
+            found.append((response.status_code, response.extensions["reason_phrase"], kept, raw))
     return found
+
+
+def reworded(reply: Reply, reason: bytes) -> list[Step]:
+    """The same reply with other words in its status line."""
+    first, *rest = reply
+    assert isinstance(first, bytes)
+    status, _, others = first.partition(b"\r\n")
+    return [b"%b %b\r\n%b" % (status[: len(b"HTTP/1.1 200")], reason, others), *rest]
 
 
 def body_of(api: Api, *, stream: bool) -> bytes:
@@ -110,12 +119,16 @@ def body_of(api: Api, *, stream: bool) -> bytes:
 async def test_whole_answers_and_their_requests(stand: Make, api: Api) -> None:
     async with stand(**SETTINGS) as s:
         raw = json.dumps({**api.whole, **UNKNOWN}, indent=1).encode() + b"\n"
-        s.upstream.reply = replies.json(raw, headers=LIMITS)
-        direct, through = await both(s, api, body_of(api, stream=False), QUERY)
-        assert direct == through
-        assert through[2] == raw
-        first, second = s.upstream.requests
+        for reason in (b"OK", b"Fine by me, gr\xfcn", b""):
+            s.upstream.reply = reworded(replies.json(raw, headers=LIMITS), reason)
+            direct, through = await both(s, api, body_of(api, stream=False), QUERY)
+            assert direct == through
+            assert through[1] == reason
+            assert through[3] == raw
+        assert {(b"X-Odd-CASE", b'kept; as="it, is"'), (b"Set-Cookie", b"b=2")} <= set(through[2])
+        first, second = s.upstream.requests[:2]
         assert seen(first) == seen(second)
+        assert (b"X-Stainless-Lang", b"python") in second.headers
         # Headers of one name keep their order.
         assert [value for name, value in second.headers if name == b"anthropic-beta"] == [b"a-1", b"b-2"]
 
@@ -126,10 +139,10 @@ async def test_streams_however_they_are_cut(stand: Make, api: Api) -> None:
         raw = b"".join(api.stream)
         for chunks in (list(api.stream), pieces(raw, 61), [raw]):
             for chunked in (True, False):
-                s.upstream.reply = replies.sse(chunks, chunked=chunked, headers=LIMITS)
+                s.upstream.reply = reworded(replies.sse(chunks, chunked=chunked, headers=LIMITS), b"Go on")
                 direct, through = await both(s, api, body_of(api, stream=True))
                 assert direct == through
-                assert through[2] == raw
+                assert through[3] == raw
 
 
 @pytest.mark.parametrize("api", APIS.values(), ids=APIS.keys())
@@ -137,7 +150,7 @@ async def test_errors(stand: Make, api: Api) -> None:
     """Those that come instead of a stream, too."""
     async with stand(**SETTINGS) as s:
         for status in (400, 401, 404, 413, 429, 500, 503, 529):
-            s.upstream.reply = replies.error(status, "No, not now.", headers=LIMITS)
+            s.upstream.reply = reworded(replies.error(status, "No, not now.", headers=LIMITS), b"Not now %d" % status)
             for stream in {False, bool(api.stream)}:
                 direct, through = await both(s, api, body_of(api, stream=stream))
                 assert direct == through, status

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from proxy.connection import HIGH_WATER, MAX_HEAD, Connection, Starred
+from proxy.connection import HIGH_WATER, MAX_HEAD, Connection
+from proxy.starred import Starred
 from proxy.upstream import Fault, Response, Upstream, UpstreamError
 from tests.servers.certificates import certificate as new_certificate
 from tests.upstream import End, Reply, replies, shapes
@@ -80,10 +81,10 @@ async def test_a_request_arrives_as_it_was_given() -> None:
         request = simulator.requests[0]
         assert (request.method, request.target, request.body) == ("POST", b"/v1/x%2Fy?a=%20b", b"\x00\xff")
         expected = [
-            (b"host", b"127.0.0.1:%d" % simulator.port),
+            (b"Host", b"127.0.0.1:%d" % simulator.port),
             (b"x-a", b"1"),
             (b"x-a", b"2"),
-            (b"content-length", b"2"),
+            (b"Content-Length", b"2"),
         ]
         assert request.headers == expected
 
@@ -251,7 +252,7 @@ async def test_trailers_are_no_headers() -> None:
     async with pool(raw(text)) as (upstream, _):
         response = await post(upstream)
         assert await response.read(100) == b"{}"
-        assert [name for name, _ in response.headers] == [b"transfer-encoding"]
+        assert response.names.came == (b"Transfer-Encoding",)
 
 
 SLOW: dict[str, tuple[Reply, dict[str, float]]] = {
@@ -449,7 +450,7 @@ async def test_a_trusted_certificate(certificate: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr("certifi.where", lambda: str(certificate))
         upstream = Upstream(f"https://localhost:{port}")
         assert await whole(upstream) == BODY
-        assert seen[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost:%d\r\n" % port)
+        assert seen[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:%d\r\n" % port)
         await upstream.close()
 
 

@@ -1,0 +1,64 @@
+"""Headers that travel on, and those of one connection only. An upstream sends the same names again and again: what
+follows from the names of an answer's headers is worked out once."""
+
+from __future__ import annotations
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# An alternative service would lead the client past Penstock, and the length is the body's that leaves here.
+_NOT_RELAYED = HOP_BY_HOP | {b"alt-svc", b"content-length"}
+REMEMBERED = 64
+"""Sets of names that are remembered, each no larger than a head may be."""
+
+
+class Names:
+    """The names of an answer's headers. `came` are they in their order and case; `at` says where those stand that are
+    called so in lower case; `kept` which of them a client may see, without the length and with it."""
+
+    __slots__ = ("at", "came", "kept")
+
+    def __init__(self, came: tuple[bytes, ...]) -> None:
+        self.came = came
+        self.at: dict[bytes, list[int]] = {}
+        lower = [name.lower() for name in came]
+        for place, name in enumerate(lower):
+            self.at.setdefault(name, []).append(place)
+        seen = {place for place, name in enumerate(lower) if not _hidden(name)}
+        self.kept = tuple(sorted(seen)), tuple(sorted(seen.union(self.at.get(b"content-length", ()))))
+
+
+def _hidden(name: bytes) -> bool:
+    return name in _NOT_RELAYED or name.startswith(b"x-penstock-")
+
+
+_known: dict[tuple[bytes, ...], Names] = {}
+
+
+def names_of(came: list[bytes]) -> Names:
+    """What follows from these names."""
+    key = tuple(came)
+    names = _known.get(key)
+    if names is None:
+        if len(_known) >= REMEMBERED:
+            _known.clear()
+        names = _known[key] = Names(key)
+    return names
+
+
+def nominated(values: list[bytes]) -> frozenset[bytes]:
+    """The headers that `Connection`, with these values, declares to be of this hop only."""
+    named = [value.lower() for value in values]
+    if not named or named in ([b"keep-alive"], [b"close"]):
+        return frozenset()
+    return frozenset(token.strip() for value in named for token in value.split(b","))
