@@ -290,7 +290,8 @@ class DataPlane:
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         """An answer to what broke a rule of HTTP or a limit."""
-        return self._refusal(incoming, status, code, message, [], self._account(incoming))
+        extra = [(b"upgrade", b"HTTP/1.1")] if status == 426 else []
+        return self._refusal(incoming, status, code, message, extra, self._account(incoming))
 
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
         """Answer a request that `opened` let in."""

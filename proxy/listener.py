@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
         if self.deaf:
             return
         if parser.should_upgrade():
-            self._refuse(400, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
+            self._refuse(426, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
             return
         answer = self._listener.application.opened(incoming)
         if answer is not None:

@@ -1,8 +1,8 @@
 """Offers to change the protocol, and which of them may go unheard.
 
 A server may go on in HTTP/1.1 where a client offers HTTP/2 (`Upgrade: h2c`, RFC 9110, 7.8): Java's own client does with
-each request to an http:// address, its body behind it. All other protocols are refused: who asks for a WebSocket wants
-nothing else.
+each request to an http:// address, its body behind it. All other protocols are refused, with 426: Codex, which tries a
+WebSocket first, goes on in HTTP at once, where it gives up after a 400 and tries seven times after a 404.
 """
 
 from __future__ import annotations

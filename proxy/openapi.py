@@ -19,7 +19,7 @@ from .surface import FAMILIES
 Json = dict[str, Any]
 
 ERRORS: dict[int, str] = {
-    400: "`invalid_json`, `invalid_request`, `invalid_http`, `duplicate_header`, `upgrade_refused`, `key_in_url`, "
+    400: "`invalid_json`, `invalid_request`, `invalid_http`, `duplicate_header`, `key_in_url`, "
     "`previous_response_not_found`; `invalid_prompt` where the policy blocks",
     401: "`invalid_api_key`",
     403: "`permission_denied`",
@@ -28,6 +28,7 @@ ERRORS: dict[int, str] = {
     408: "`request_timeout`",
     413: "`request_too_large`",
     415: "`unsupported_media_type`, `unsupported_encoding`",
+    426: "`upgrade_refused`",
     431: "`headers_too_large`",
     500: "`internal_error`",
     502: "`upstream_error`, `upstream_unreadable` and other words of an upstream's fault",

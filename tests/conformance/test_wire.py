@@ -96,10 +96,11 @@ async def test_no_protocol_is_changed(stand: Make) -> None:  # noqa: F811
             for kind in (b"websocket", b"TLS/1.2", b"h2c, websocket", b"H2C"):
                 for path in (b"/v1/realtime?model=m", b"/v1/responses", b"/v1/live"):
                     start = b"GET %b HTTP/1.1\r\nhost: x\r\n" % path + UPGRADE % kind + b"\r\n"
-                    assert statuses(await talk(s, start)) == [400], (kind, path)
+                    assert statuses(await talk(s, start)) == [426], (kind, path)
                 for dialect in DIALECTS:
                     said = await talk(s, post(dialect, "MARK", more=UPGRADE % kind))
-                    assert statuses(said) == [400], (kind, dialect)
+                    assert statuses(said) == [426], (kind, dialect)
+                    assert b"upgrade: HTTP/1.1" in said
                     assert b"upgrade_refused" in said or dialect == "messages"
             assert s.upstream.requests == []
             minted = await s.client.post("/v1/realtime/client_secrets", json={"session": {"instructions": "MARK"}})
