@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from ..audit.steady import Steady
 from ..logs import get_logger
 
 log = get_logger("penstock.owned")
@@ -54,7 +55,7 @@ class Owned:
         """The file is opened, or made, when it is first needed. `shared` ids are everybody's."""
         self._path, self._hashed, self._shared = path, hashed, frozenset(shared)
         self._kept, self._most = kept, most
-        self._fresh = 0
+        self._fresh, self._clock = 0, Steady()
         self._db: sqlite3.Connection | None = None
 
     def _open(self) -> sqlite3.Connection:
@@ -81,7 +82,7 @@ class Owned:
             self._fresh += len(rows)
             if self._fresh >= TIDY:
                 self._fresh = 0
-                self._tidy(now)
+                self._tidy(self._clock.now())
         except (sqlite3.Error, OSError) as error:
             log.error("who owns an id was not written down", problem=str(error))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 
 from .seal import Head
+from .steady import Steady
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +26,11 @@ OLDEST = "SELECT seq, hash, id, at FROM records ORDER BY seq LIMIT ?"
 
 
 class Keeping:
-    """What one writer knows of it. `keep` is in seconds."""
+    """What one writer knows of it. `keep` is in seconds, `last` when the newest row was written (unix seconds)."""
 
-    def __init__(self, keep: float) -> None:
+    def __init__(self, keep: float, last: float = 0.0) -> None:
         self._keep = keep
-        # Wall time that no jump of the clock moves: it must not take away what is new.
-        self._zero = time.time() - time.monotonic()
+        self._clock = Steady(last)
         self._next, self._more, self._written = 0.0, True, 0
 
     def wrote(self, rows: int) -> None:
@@ -46,7 +46,7 @@ class Keeping:
         """Of the oldest rows (seq, hash, id, unix seconds; one more than may go) the last one to take away. The newest
         row of a log stays. A row whose clock was ahead waits, and all after it, until it is old."""
         now = time.monotonic()
-        until = now + self._zero - self._keep
+        until = self._clock.now() - self._keep
         gone = None
         oldest = until + REST
         for seq, hash, id, at in rows[:-1]:

@@ -82,8 +82,8 @@ class PostgresStore(Store):
             db = connect(url, patience)
             file = HeadFile(head, seal) if head else None
             store = cls(url, db, seal, patience, file)
-            store._keeping = Keeping(keep) if keep else None
             store._enter(place)
+            store._keeping = Keeping(keep, store._when(db)) if keep else None
             return store
         except (OSError, psycopg.Error, AuditUnavailable) as error:
             if db is not None:
@@ -260,6 +260,11 @@ class PostgresStore(Store):
         sql = "SELECT min(seq) FROM records WHERE seq > %s AND writer = %s"
         row = db.execute(sql, (self._known, self._writer)).fetchone()
         return None if row is None or row[0] is None else int(row[0])
+
+    def _when(self, db: Connection) -> float:
+        """When the newest row was written; 0 where there is none."""
+        row = db.execute("SELECT at FROM records ORDER BY seq DESC LIMIT 1").fetchone()
+        return float(row[0]) if row else 0.0
 
     def _last(self, db: Connection) -> Head:
         row = db.execute(_LAST).fetchone()

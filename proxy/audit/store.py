@@ -101,7 +101,7 @@ class SqliteStore(Store):
             with head.turn(patience):
                 db = create(path, seal, patience)
                 store = cls(path, db, head, seal)
-                store._keeping = Keeping(keep) if keep else None
+                store._keeping = Keeping(keep, store._when(db)) if keep else None
                 store._enter(place)
                 return store
         except (OSError, sqlite3.Error, AuditUnavailable) as error:
@@ -265,6 +265,11 @@ class SqliteStore(Store):
             else:
                 self._open.pop(entry[1], None)
             self._bytes += len(entry[4])
+
+    def _when(self, db: sqlite3.Connection) -> float:
+        """When the newest row was written; 0 where there is none."""
+        row = db.execute("SELECT at FROM records ORDER BY seq DESC LIMIT 1").fetchone()
+        return float(row[0]) if row else 0.0
 
     def _last(self, db: sqlite3.Connection) -> Head:
         row = db.execute("SELECT seq, hash, id FROM records ORDER BY seq DESC LIMIT 1").fetchone()

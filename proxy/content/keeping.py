@@ -16,6 +16,7 @@ from policies.facts import Account
 from policies.model import Action
 from policies.ready import PolicySet
 
+from ..audit.steady import Steady
 from ..logs import get_logger
 from .seal import ContentUnavailable
 from .stated import told
@@ -104,7 +105,7 @@ class Keeping:
     ) -> None:
         """`keep` is how many seconds content is kept. The vault belongs to this from now on, and is closed at the
         end. `hear` is told, in the thread that writes, when that begins to fail, and (None) when it is well again."""
-        self.choice, self._vault, self._keep = choice, vault, keep
+        self.choice, self._vault, self._keep, self._clock = choice, vault, keep, Steady()
         self._told = hear or (lambda error: None)
         self._marks: dict[str, Marks] = {}
         self._queue: deque[_Waiting] = deque()
@@ -169,7 +170,7 @@ class Keeping:
                 while self._queue:
                     self._write()
                 if time.monotonic() - tidied > TIDY or not tidied:
-                    while not self._vault.expire(time.time() - self._keep):
+                    while not self._vault.expire(self._clock.now() - self._keep):
                         pass
                     tidied = time.monotonic()
             except ContentUnavailable as error:

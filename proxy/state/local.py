@@ -10,11 +10,11 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 
+from ..audit.steady import Steady
 from .base import MOST, Fault, Flag, StateUnavailable, Strike
 
 PATIENCE = 0.25
@@ -47,7 +47,7 @@ class Local:
     """The file at `path`, opened or made when it is first needed. Calls may come from several threads."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.clock = path, Steady()
         self._db: sqlite3.Connection | None = None
         self._lock = threading.Lock()
         self._own = 0  # what this process changed: SQLite tells of the others only
@@ -113,7 +113,7 @@ class Local:
         with self._using() as db:
             rows = db.execute(
                 f"SELECT account, name, until, at, who FROM flags WHERE (until IS NULL OR until > ?){only}",  # noqa: S608
-                (time.time(),),
+                (self.clock.now(),),
             ).fetchall()
         return [Flag(account, name, inf if until is None else until, at, by) for account, name, until, at, by in rows]
 
@@ -181,7 +181,7 @@ class Local:
 
     def tidy(self) -> None:
         """Forget what counts no more, and fold the log into the file. Takes as long as a disk does; for a thread."""
-        now = time.time()
+        now = self.clock.now()
         with self._using() as db:
             db.execute("DELETE FROM strikes WHERE until <= ?", (now,))
             db.execute("DELETE FROM flags WHERE until <= ?", (now,))

@@ -14,12 +14,12 @@ to evict what it likes (`penstock doctor` looks).
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 import orjson
 
+from ..audit.steady import Steady
 from .base import MOST, Flag, Strike
 from .line import Command, Line
 
@@ -32,7 +32,7 @@ class RedisStore:
     """A `Store` at the other end of `line`. `behind`: nobody waits for its answers."""
 
     def __init__(self, line: Line, *, behind: bool = False) -> None:
-        self.line = line
+        self.line, self._clock = line, Steady()
         self._ask = line.ask_behind if behind else line.ask
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
@@ -66,7 +66,7 @@ class RedisStore:
     async def all(self) -> tuple[list[Flag], dict[str, float]]:
         """Every mark that has not ended, and when accounts were reset."""
         fields, resets = await self._ask(("HGETALL", FLAGS), ("HGETALL", RESETS))
-        now = time.time()
+        now = self._clock.now()
         flags = [_flag(field, value) for field, value in fields.items()]
         over = [_field(flag.account, flag.name) for flag in flags if flag.until <= now]
         old = [account for account, at in resets.items() if float(at) < now - KEPT]

@@ -95,7 +95,7 @@ class State:
         known = self._flags.get(account)
         if known is None:
             return NONE
-        now = time.time()
+        now = self._local.clock.now()  # a ban outlasts a clock that jumps
         return frozenset(name for name, until in known.items() if until > now)
 
     async def recall(self, account: Account, memory: Memory) -> Account:

@@ -92,6 +92,7 @@ async def served(
     patched: dict[str, Any] | None = None,
     policy: str | None = None,
     settings: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
     **rule: str,
 ) -> AsyncIterator[Served]:
     """`penstock serve`, once it serves. `patched` are constants of ours, by module and name."""
@@ -109,7 +110,10 @@ async def served(
         *(sys.executable, "-c", _MAIN, json.dumps({**QUICK, **(patched or {})})),
         *("serve", "--config", str(folder / "penstock.yaml")),
         stderr=asyncio.subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
+            **(environment or {}),
+        },
     )
     made = Served(process, folder)
     reading = asyncio.create_task(_read(made))
