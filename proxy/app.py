@@ -210,8 +210,8 @@ class DataPlane:
             if found is not None:
                 return self._found(incoming, found, identity)
         dialect = self._judged.get(incoming.path)
-        allowed = b"POST" if dialect is not None else b"GET" if _relays(incoming.path) else b""
-        unjudged = incoming.method != allowed
+        allowed = _POST if dialect is not None else _GET if _relays(incoming.path) else ()
+        unjudged = incoming.method not in allowed
         if unjudged:
             dialect, family = None, family_of(incoming.path)
             if family is None or family not in self._opened or incoming.method not in METHODS:
@@ -229,7 +229,7 @@ class DataPlane:
             _text(incoming.path),
             identity,
             self.routing,
-            (incoming.method, _target(incoming), incoming.raw),
+            (b"GET" if incoming.method == b"HEAD" else incoming.method, _target(incoming), incoming.raw),
             speaks(speaker.name),
             self._claimed(incoming, identity),
             self._key,
@@ -413,21 +413,22 @@ class DataPlane:
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})
+_GET, _POST = (b"GET", b"HEAD"), (b"POST",)
 _SINGLE = frozenset({b"authorization", b"content-type", b"host", b"x-api-key", b"api-key"})
 
 
 def _unserved(
-    incoming: Incoming, family: Family | None, opened: Opened, allowed: bytes
+    incoming: Incoming, family: Family | None, opened: Opened, allowed: tuple[bytes, ...]
 ) -> tuple[int, str, str, Headers]:
     """What is said to a request that leads nowhere: status, code, message, headers."""
     if family is not None and family in opened:
         methods = b", ".join(sorted(METHODS))
         return 405, "method_not_allowed", f"This path takes {methods.decode()} only.", [(b"allow", methods)]
     if allowed:
-        text = f"This path takes {allowed.decode()} only."
+        text = f"This path takes {allowed[0].decode()} only."
         if family is not None and incoming.method in METHODS:
             text += " " + closed(family)
-        return 405, "method_not_allowed", text, [(b"allow", allowed)]
+        return 405, "method_not_allowed", text, [(b"allow", b", ".join(allowed))]
     if family is not None:
         return 404, "route_closed", closed(family), []
     text = "Penstock does not serve this path: it is not on the list of judged endpoints."

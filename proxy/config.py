@@ -194,6 +194,9 @@ class Settings(BaseModel):
         list[str], Field(description="Model names that are metric labels; all others count as 'other'.")
     ] = []
     decision_headers: Annotated[bool, Field(description="Add X-Penstock-Decision to every answer.")] = False
+    cors_origins: Annotated[
+        list[str], Field(description="Origins whose pages may call from a browser, like https://app.example.com.")
+    ] = []
     open_routes: Annotated[
         list[str],
         Field(description="Paths that are relayed unjudged with all below them, like /v1/files; see proxy/SURFACE.md."),
@@ -355,6 +358,16 @@ class Settings(BaseModel):
         from .surface import Opened
 
         Opened(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        from .cors import problem_with
+
+        for origin in value:
+            if problem := problem_with(origin):
+                raise ValueError(f"{origin[:80]!r} {problem}")
         return value
 
     @property

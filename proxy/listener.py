@@ -72,7 +72,8 @@ class Application(Protocol):
 
 class Caller:
     """The client, as one exchange sees it. `started`: the status line has left. `done`: so has the last byte. `gone`:
-    the client hung up before that. `late`: it took too long. `stamp` holds headers that every answer gets."""
+    the client hung up before that. `late`: it took too long. `stamp` holds headers that every answer gets; `origins`
+    those of `cors`, which then says alone who may read an answer."""
 
     __slots__ = (
         "_chunked",
@@ -82,6 +83,7 @@ class Caller:
         "done",
         "gone",
         "late",
+        "origins",
         "sent",
         "stamp",
         "started",
@@ -93,6 +95,7 @@ class Caller:
         self.started = self.done = self.gone = self.late = False
         self.sent = 0
         self.stamp: Headers = []
+        self.origins: Headers | None = None
         self._head = b""
         self._chunked = incoming.keep_alive or not connection.old
         self.task: asyncio.Task[None] | None = None
@@ -157,8 +160,9 @@ class Caller:
         self._connection.over(self)
 
     def _compose(self, status: int, headers: Headers, reason: bytes | None) -> bytes:
-        lines = [status_line(status, reason)]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        if self.origins is not None:
+            headers = [pair for pair in headers if not pair[0].lower().startswith(b"access-control-")] + self.origins
+        lines = [status_line(status, reason), *[b"%b: %b\r\n" % pair for pair in headers]]
         lines += [b"%b: %b\r\n" % pair for pair in self.stamp]
         if self._connection.last:
             lines.append(b"connection: close\r\n")

@@ -22,7 +22,7 @@ ERRORS: dict[int, str] = {
     400: "`invalid_json`, `invalid_request`, `invalid_http`, `duplicate_header`, `key_in_url`, "
     "`previous_response_not_found`; `invalid_prompt` where the policy blocks",
     401: "`invalid_api_key`",
-    403: "`permission_denied`",
+    403: "`permission_denied`, `origin_not_allowed`",
     404: "`model_not_found`, `route_closed`, `unknown_url`",
     405: "`method_not_allowed`",
     408: "`request_timeout`",
@@ -163,7 +163,7 @@ def document() -> Json:
     for path, served in SERVED:
         paths[path.decode()] = _post(served.name, "What the policy's classifiers say.", "moderation")
     for path in RELAYED:
-        paths[path.decode()] = _get("The models that the caller may use.")
+        paths[path.decode()] = _get("The models that the caller may use. GET is HEAD as well.")
         name = {"name": "name", "in": "path", "required": True, "schema": {**_TEXT, "pattern": r"^[A-Za-z0-9_.:@-]+$"}}
         paths[path.decode() + "/{name}"] = {**_get("One of them."), "parameters": [name]}
     for method, route, what in ROUTES:

@@ -31,6 +31,7 @@ from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
 from .audit_key import audit_key
 from .config import Settings
+from .cors import Pages
 from .dialects.base import Dialect
 from .dialects.moderations import Moderations
 from .guard import Guard
@@ -141,7 +142,8 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         )
         stack.callback(watching(running))
         stack.callback(asyncio.create_task(Outside(plane, panel, routing, keepers, parts, metrics, keys).run()).cancel)
-        listener = Listener(plane, max_body=settings.max_request_bytes, **_times(settings))
+        pages = Pages(plane, settings.cors_origins) if settings.cors_origins else plane
+        listener = Listener(pages, max_body=settings.max_request_bytes, **_times(settings))
         admin = None if admin_socket is None else await _administered(settings, running, admin_socket)
         await listener.start(data_socket, seat.accepting if seat is not None else None)
         beating = _beating(settings, plane, panel, metrics, whole=seat is None or seat.number == 0)

@@ -137,7 +137,7 @@ def table(
     lines = ["| path | method | posture | what passes |", "| --- | --- | --- | --- |"]
     lines += [f"| `{path}` | POST | judged | {name}: requests and answers |" for path, name in judged]
     lines += [f"| `{path}` | POST | served here | {name}: the upstream is never asked |" for path, name in served]
-    lines += [f"| `{path}`, `{path}/{{name}}` | GET | passed | names of models |" for path in passed]
+    lines += [f"| `{path}`, `{path}/{{name}}` | GET, HEAD | passed | names of models |" for path in passed]
     lines += [
         f"| `{path}` | {method} | judged with `judge_batches`, else as below | {what} |"
         for method, path, what in batches

@@ -36,7 +36,12 @@ never opened.
 Answers to opened routes that are streams, or large, pass on as they come.
 
 A closed path answers 404 (`route_closed`), a served path asked with another method 405, and an unknown path 404
-(`unknown_url`). Each such refusal is in the audit.
+(`unknown_url`). Each such refusal is in the audit. HEAD of the models is answered as GET is, without the body.
+
+`cors_origins` names origins whose pages may call from a browser. Their preflights are answered here, before any key is
+known; each answer, refusals and streams too, says that they may read it, and what the upstream says of origins is
+dropped. All other pages are refused (403, `origin_not_allowed`), as all are where the setting is empty (405). There is
+no `*`, and no answer allows cookies: a page brings its key itself.
 
 ## Moderations
 
