@@ -9,6 +9,7 @@ says nothing of the upstream. After a block nothing of the upstream leaves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ MOST_WANTED = 16 * 1024
 FINE, COARSE, FAR = 4, 2, 64
 """Most parts that events become which came together, by how many characters are held back. A part leaves whole, so each
 holds back a little more than it had to; and it costs as much memory and time as an event would alone."""
+LATER = 8 * 1024
+"""Bytes that have left unread, where nothing can be stopped, before they are read: many events together cost a fraction
+of what they cost one by one."""
+ALIKE = 48
+"""Bytes in which an event begins like the one before it, and is like it as far as a reader of a stream can tell."""
 FEW = 8
 """Events that came together and are looked at one by one, though the first ones were alike."""
 DRAIN = 1.0
@@ -61,6 +67,9 @@ class Streamed:
         self._most = exchange.max_answer
         self._problem: Exception | None = None
         self._bytes = 0  # of the stream since its first text
+        self._alike = b""  # how an event begins that leaves unread; empty where none does
+        self._left: list[bytes] = []  # events that have left and were not read
+        self._left_size = 0
         self._waiting: tuple[Question, Decision, float] | None = None  # for a person
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] | None = None  # what was judged of such parts, once there were any
@@ -77,6 +86,7 @@ class Streamed:
             return
         except asyncio.CancelledError:
             response.abort()
+            self._caught_up()
             why = ending(self._caller)
             self._caller.cut(reader.broken(f"{why.words}: the answer is not complete.", why.code))
             await self._for_the_record()
@@ -85,6 +95,7 @@ class Streamed:
             response.abort()
             if not self._caller.started:
                 raise
+            self._caught_up()
             await self._for_the_record()
             self._exchange.fault(error)
             await self._end(reader.broken(words(error), "upstream_error"))
@@ -116,6 +127,7 @@ class Streamed:
             await self._release(gate.release())  # no name for it: this frame lives as long as the stream
             if gate.size > self._most:
                 raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
+        self._catch_up()
         self._take(self._decoder.last_frames())
         await self._judge_opaque()
         gate.finish(clean=reader.complete or reader.finished)
@@ -125,11 +137,17 @@ class Streamed:
         """Put a piece of the stream into the gate, and do what can be done at once. Answers what `pump` wants."""
         gate = self._gate
         try:
+            if self._alike and chunk.startswith(self._alike) and self._passes(chunk):
+                return 0 if self._caller.drained is None and not self._unjudged else WAKE
+            self._catch_up()
+            flowed = gate.flowed
             self._put(chunk)
             if gate.flowed:
                 self._bytes += len(chunk)
             if not self._advance():
                 return WAKE
+            if not self._enforcing and gate.flowed > flowed and self._decoder.whole:
+                self._alike = chunk[:ALIKE]
         except Exception as error:  # raised where the exchange is, not where the bytes arrive
             self._problem = error
             return WAKE
@@ -139,6 +157,33 @@ class Streamed:
             return 0
         # A little more: where a few letters are missing, all that came is put into the gate and looked at in vain.
         return min(MOST_WANTED, (wanted + wanted // 8 + 4) * self._bytes // gate.flowed)
+
+    def _passes(self, chunk: bytes) -> bool:
+        """Whether it is one whole event. Nothing can be stopped, so it has left then, and is read with others later."""
+        if chunk.find(b"\n\n") != len(chunk) - 2 or not self._decoder.whole or self._caller.drained is not None:
+            return False
+        self._caller.send(chunk)
+        self._left.append(chunk)
+        self._left_size += len(chunk)
+        if self._left_size >= LATER:
+            self._catch_up()
+        return True
+
+    def _catch_up(self) -> None:
+        """Read what has left unread. Raises Malformed and Undecodable."""
+        if not self._left:
+            return
+        left, self._left, self._left_size = b"".join(self._left), [], 0
+        self._put(left)
+        for release in self._gate.release():
+            self._reader.released(release.part)
+        if self._gate.size > self._most:
+            raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
+
+    def _caught_up(self) -> None:
+        """Read what has left unread, as far as it can be read: the stream is cut."""
+        with contextlib.suppress(Malformed, Undecodable):
+            self._catch_up()
 
     def _put(self, chunk: bytes) -> None:
         """Put what has arrived into the gate. Raises Malformed and Undecodable."""
