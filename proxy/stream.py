@@ -3,7 +3,8 @@
     upstream -> sse.frames -> reader -> gate -> exchange.decide -> caller
 
 INVARIANT: bytes leave only by `_release`, after the gate was told that a decision covers them, or by `_end`, which
-says nothing of the upstream. After a block nothing of the upstream leaves.
+says nothing of the upstream. After a block nothing of the upstream leaves. Where no rule could stop or change anything,
+most events leave by `_passes` before they are read; all are read and judged before the exchange ends.
 """
 
 from __future__ import annotations
