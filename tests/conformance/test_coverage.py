@@ -21,8 +21,8 @@ from tests.conformance.test_conformance import runs
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = Path(__file__).with_name("COVERAGE.md")
-IDS = [f"T{number}" for number in range(1, 61)]
-HEAD = """# Where each case of the threat list is held
+IDS = [f"T{number}" for number in range(1, 61)] + [f"P{number}" for number in range(1, 15)]
+HEAD = """# Where each case of the threat list, and each promise, is held
 
 Written by `python -m tests.conformance.test_coverage`; the suite fails when it is stale. Rows are those of the tables
 in this folder (*.yaml), run in every dialect in which they mean something, whole and streamed.
