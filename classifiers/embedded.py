@@ -9,15 +9,20 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .base import Finding, Message, Role
+from .card import DEFAULT_MODEL, MODELS, Card, Head, Span, Weights, place_of, read_card
 from .catalog import OptionError, UnknownOption, UnknownWord
-from .encoder import DEFAULT_MODEL, MODELS, Card, Encoder, Head, Passes, Span, place_of, read_card
 
-__all__ = ["DEFAULT_MODEL", "MODELS", "Card", "Embedded", "Encoder", "Head", "read_card"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .encoder import Encoder, Passes
+
+__all__ = ["DEFAULT_MODEL", "MODELS", "Card", "Embedded", "Head", "read_card"]
 
 ANSWERS = frozenset({Role.ASSISTANT, Role.REASONING})
 """Roles of texts that are judged in their conversation where it is known."""
@@ -28,16 +33,11 @@ class Embedded:
 
     inline = False
 
-    def __init__(self, name: str, encoder: Encoder, labels: Sequence[str], min_score: float) -> None:
-        self._name, self._encoder, self._min_score = name, encoder, min_score
-        heads = encoder.card.heads
-        chosen = [index for index, head in enumerate(heads) if head.label in labels]
-        self._chosen = np.asarray(chosen, dtype=np.intp)
-        self._heads = tuple(heads[index] for index in chosen)
-        self._scale = np.asarray([head.scale for head in self._heads], dtype=np.float64)
-        self._bias = np.asarray([head.bias for head in self._heads], dtype=np.float64)
-        self._curved = [place for place, head in enumerate(self._heads) if head.curve]
-        identity = json.dumps([encoder.card.digest, [head.label for head in self._heads], min_score])
+    def __init__(self, name: str, model: Weights | Encoder, labels: Sequence[str], min_score: float) -> None:
+        self._name, self._model, self._min_score = name, model, min_score
+        self._chosen = [index for index, head in enumerate(model.card.heads) if head.label in labels]
+        self._heads = tuple(model.card.heads[index] for index in self._chosen)
+        identity = json.dumps([model.card.digest, [head.label for head in self._heads], min_score])
         self._digest = hashlib.sha256(identity.encode()).hexdigest()
 
     @classmethod
@@ -53,26 +53,26 @@ class Embedded:
         min_score = options.get("min_score", 0.01)
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < 1:
             raise OptionError("min_score", "must be a number from 0 to below 1", "for example 0.01")
-        encoder = Encoder.open(place_of(model))
-        known = [head.label for head in encoder.card.heads]
+        weights = Weights(place_of(model))
+        known = [head.label for head in weights.card.heads]
         labels = options.get("labels", known)
         if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
             raise OptionError("labels", "must be a list of labels", "of " + ", ".join(known))
         for at, label in enumerate(labels):
             if label not in known:
                 raise UnknownWord(f"labels.{at}", f"model {model} has no label {label!r}", str(label), known)
-        return cls(name, encoder, labels, float(min_score))
+        return cls(name, weights, labels, float(min_score))
 
     def on(self, encoder: Encoder) -> Embedded:
         """The same classifier, its texts read by `encoder`, which has the same card."""
         made = copy.copy(self)
-        made._encoder = encoder
+        made._model = encoder
         return made
 
     @property
     def waits(self) -> bool:
         """Whether the work is done by another machine."""
-        return self._encoder.waits
+        return not isinstance(self._model, Weights) and self._model.waits
 
     @property
     def name(self) -> str:
@@ -89,19 +89,27 @@ class Embedded:
     @property
     def card(self) -> Card:
         """The model's card: suggested thresholds, roles, window."""
-        return self._encoder.card
+        return self._model.card
 
     @property
     def engine(self) -> Encoder:
-        """What its work is mostly done by; classifiers on one engine are asked one after another and share it."""
-        return self._encoder
+        """What its work is mostly done by, opened if it is not yet; classifiers on one engine are asked one after
+        another and share it."""
+        return self._model.encoder() if isinstance(self._model, Weights) else self._model
+
+    @cached_property
+    def _scale(self) -> NDArray[np.float64]:
+        """Of each head, its scale and its bias, (2, heads)."""
+        import numpy as np
+
+        return np.asarray([[head.scale for head in self._heads], [head.bias for head in self._heads]], np.float64)
 
     def classify(self, messages: Sequence[Message]) -> Sequence[Finding]:
         """Findings by message, then by order of heads. Equal texts of one call are judged once, answers once for
         each context. Raises ArithmeticError where the model answers with NaN: the panel makes it a Failure."""
         keys = [(message.text, message.context if message.role in ANSWERS else "") for message in messages]
         texts = list(dict.fromkeys(keys))
-        seen = {key: self._judge(passes) for key, passes in zip(texts, self._encoder.read_all(texts), strict=True)}
+        seen = {key: self._judge(passes) for key, passes in zip(texts, self.engine.read_all(texts), strict=True)}
         return [
             Finding(self._name, label, score, index, where)
             for index, key in enumerate(keys)
@@ -112,12 +120,15 @@ class Embedded:
         """(label, probability, span of the best window or None if there is but one) for each label to report."""
         if not passes.windows:
             return []
+        import numpy as np
+
         logits = passes.logits[:, self._chosen].astype(np.float64)
         best = logits.argmax(axis=0)
         strongest = logits[best, np.arange(len(self._heads))]
-        odds = self._scale * strongest + self._bias
-        for place in self._curved:
-            odds[place] = self._heads[place].odds(strongest[place])
+        odds = self._scale[0] * strongest + self._scale[1]
+        for place, head in enumerate(self._heads):
+            if head.curve:
+                odds[place] = head.odds(strongest[place])
         scores = 0.5 * (1.0 + np.tanh(0.5 * odds))
         where = [passes.place(window) for window in best]
         return [

@@ -15,29 +15,27 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from .catalog import OptionError, UnknownWord
+from .card import DEFAULT_MODEL, MODELS, Card, Head, Span, Weights, place_of, read_card
 from .runtime import Engine, Floats, Session
 from .windows import SPECIAL, Window, span, split
 
-MODELS = Path(__file__).parent / "models"
-DEFAULT_MODEL = "minilm-heads"
+__all__ = ["DEFAULT_MODEL", "LAYERS", "MODELS", "WIDTH", "Card", "Encoder", "Head", "Passes", "place_of", "read_card"]
+
 WIDTH = 384
 """Numbers in the embedding of one layer."""
 LAYERS = ("embedding", "middle")
@@ -49,64 +47,11 @@ SHARED, MOMENT = 512, 3.0
 REACH = 2000
 """Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""
 
-Span = tuple[int, int]
 Ids = NDArray[np.int64]
 NOTHING: Ids = np.zeros(0, dtype=np.int64)
 _Part = tuple[Ids, Ids]
 """Token ids of a window, and of the context before it."""
 _Row = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """One label of a model. The calibrated probability is sigmoid(`odds`): scale * logit + bias with scale > 0, or,
-    where a line does not fit, the `curve` through (logit, log odds), both rising, which goes on with `scale` beyond
-    its ends. `block` and `log` are suggested thresholds on it, `roles` where it was trained to be asked."""
-
-    label: str
-    scale: float
-    bias: float
-    block: float
-    log: float
-    roles: tuple[str, ...]
-    curve: tuple[tuple[float, float], ...] = ()
-
-    def odds(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrated log odds of `logits`, any shape."""
-        if not self.curve:
-            return self.scale * logits + self.bias
-        known, given = np.array(self.curve).T
-        beyond = np.minimum(logits - known[0], 0.0) + np.maximum(logits - known[-1], 0.0)
-        return np.asarray(np.interp(logits, known, given) + self.scale * beyond)
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What `card.json` says of a model directory. `digest` is the sha256 of the card itself, which names the
-    digests of all other `files` (sha256, hex). `first` and `last` are the ids of the special tokens around each
-    window. `context` is how many tokens of what was said before an answer stand in front of it: 0 for a model that
-    reads every text alone."""
-
-    name: str
-    digest: str
-    files: Mapping[str, str]
-    heads: tuple[Head, ...]
-    window: int
-    overlap: int
-    first: int
-    last: int
-    context: int = 0
-
-    @property
-    def encoder(self) -> str:
-        """Sha256 (hex) of all that makes an embedding: weights, tokenizer, windows. Other thresholds or other
-        calibration on the card do not change it."""
-        names = ("model.onnx", "tokenizer.json")
-        facts = [*(self.files.get(name) for name in names), self.window, self.overlap, self.first, self.last]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-    def head(self, label: str) -> Head:
-        return next(head for head in self.heads if head.label == label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,65 +70,6 @@ class Passes:
         return None if len(self.windows) == 1 else span(self.windows[window], self.offsets)
 
 
-def place_of(model: str) -> Path:
-    """The directory of the shipped model of that name, or the one at that path. Raises OptionError (for `model`)."""
-    shipped, given = MODELS / model, Path(model)
-    if shipped.is_dir() or given.exists():
-        return shipped if shipped.is_dir() else given
-    names = sorted(card.parent.name for card in MODELS.glob("*/card.json"))
-    raise UnknownWord("model", f"no shipped model and no directory {model!r}", model, names)
-
-
-def read_card(directory: Path) -> Card:
-    """The card of `directory`. Raises OptionError (for `model`) where it is missing or broken."""
-    place = directory / "card.json"
-    raw = _read(place)
-    try:
-        card = json.loads(raw)
-        return Card(
-            name=card["name"],
-            digest=hashlib.sha256(raw).hexdigest(),
-            files=dict(card["files"]),
-            heads=tuple(_head(head) for head in card["heads"]),
-            window=card["window"]["tokens"],
-            overlap=card["window"]["overlap"],
-            first=card["special"]["first"],
-            last=card["special"]["last"],
-            context=card.get("context", {}).get("tokens", 0),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise OptionError("model", f"{place} is no model card: {error!r}", "train again, or reinstall") from None
-
-
-def _head(told: Mapping[str, Any]) -> Head:
-    """A head as the card has it. Raises KeyError, TypeError or ValueError where it is broken."""
-    curve = tuple((float(logit), float(odds)) for logit, odds in told.get("curve", ()))
-    if not told["scale"] > 0 or any(a >= c or b >= d for (a, b), (c, d) in pairwise(curve)):
-        raise ValueError(f"the calibration of {told['label']} does not rise")
-    return Head(told["label"], told["scale"], told["bias"], told["block"], told["log"], tuple(told["roles"]), curve)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        mend = "name a shipped model or a path to one, or reinstall"
-        raise OptionError("model", f"cannot read {path}: {error.strerror}", mend) from None
-
-
-def _verified(path: Path, expected: str) -> bytes:
-    """The bytes of `path`, which are those that were verified: nobody can change the file in between."""
-    raw = _read(path)
-    actual = hashlib.sha256(raw).hexdigest()
-    if actual != expected:
-        raise OptionError(
-            "model",
-            f"{path} was altered: its sha256 is {actual[:12]}..., the card names {expected[:12] or 'none'}...",
-            "reinstall, or train again",
-        )
-    return raw
-
-
 class Encoder:
     """The weights and the tokenizer of one model directory, one thread per call; safe to share between threads.
 
@@ -191,19 +77,22 @@ class Encoder:
     """
 
     _open: ClassVar[WeakValueDictionary[str, Encoder]] = WeakValueDictionary()
+    _opening: ClassVar[threading.Lock] = threading.Lock()
 
     @classmethod
     def open(cls, directory: Path) -> Encoder:
         """The encoder of `directory`, the same one for all who use it at a time; its files are verified each time.
         Raises OptionError (for `model`) where a file is missing or is not the one that the card names."""
-        card = read_card(directory)
-        model, tokenizer = (
-            _verified(directory / name, card.files.get(name, "")) for name in ("model.onnx", "tokenizer.json")
-        )
-        found = cls._open.get(card.digest)
-        if found is None:
-            found = cls._open[card.digest] = cls(card, model, tokenizer)
-        return found
+        return Weights(directory).encoder()
+
+    @classmethod
+    def of(cls, card: Card, model: bytes, tokenizer: bytes) -> Encoder:
+        """The encoder of a card and the verified bytes of its files, the same one for all who use it at a time."""
+        with cls._opening:
+            found = cls._open.get(card.digest)
+            if found is None:
+                found = cls._open[card.digest] = cls(card, model, tokenizer)
+            return found
 
     def __init__(self, card: Card, model: bytes, tokenizer: bytes) -> None:
         self.card = card

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Finding, Message
+from .card import Span
 from .catalog import OptionError
-from .encoder import DEFAULT_MODEL, LAYERS, WIDTH, Encoder, Passes, Span, place_of
+from .encoder import DEFAULT_MODEL, LAYERS, WIDTH, Encoder, Passes, place_of
 from .linear import sigmoid
 from .options import Options, check_label
 

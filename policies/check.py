@@ -78,11 +78,11 @@ class CheckResult:
 
 
 def check(path_or_pack: str, live: bool = False, linted: bool = False) -> CheckResult:
-    """Loads the set and runs its cases; `live` asks slow classifiers too, `linted` looks for likely mistakes. Raises
-    nothing for what an author wrote.
+    """Loads the set and runs its cases; `live` opens and asks slow classifiers too, `linted` looks for likely mistakes.
+    Raises nothing for what an author wrote.
     """
     try:
-        policy = load(path_or_pack)
+        policy = load(path_or_pack, opened=live)
         notices = _notices(policy, path_or_pack) if linted else ()
     except PolicyError as error:
         return CheckResult(path_or_pack, None, error.problems)

@@ -43,8 +43,9 @@ def packs() -> tuple[str, ...]:
     return tuple(sorted(item.name[:-5] for item in shipped.iterdir() if item.name.endswith(".yaml")))
 
 
-def load(path_or_pack: str) -> PolicySet:
-    """The policies of a directory of YAML files, of one file, or of a shipped pack.
+def load(path_or_pack: str, opened: bool = False) -> PolicySet:
+    """The policies of a directory of YAML files, of one file, or of a shipped pack. Weights are verified, and opened
+    when they are first asked for; with `opened` now.
 
     A bare name of a pack means the pack; where a file or directory has the same name, say `./name` or
     `pack:name`. Raises PolicyError.
@@ -55,7 +56,7 @@ def load(path_or_pack: str) -> PolicySet:
     _for_all(known)
     _windows(known)
     specs = _specs(known)
-    classifiers = _create(specs)
+    classifiers = _create(specs, opened)
     _names(known, {policy.id: policy for _, policy in written}, specs, classifiers)
     _gates(specs, classifiers)
     _raise(documents)
@@ -77,7 +78,7 @@ def heavy(path_or_pack: str) -> list[Classifier]:
     """Those classifiers of a set that hold weights, made, and nobody asked. Processes that are forked while they are
     kept share the weights, where they load the same set. Raises PolicyError."""
     documents, _, known = _known(path_or_pack)
-    classifiers = _create({name: found for name, found in _specs(known).items() if found[1].kind in HEAVY})
+    classifiers = _create({name: found for name, found in _specs(known).items() if found[1].kind in HEAVY}, True)
     _raise(documents)
     return list(classifiers.values())
 
@@ -233,7 +234,7 @@ def _specs(known: list[_Read]) -> dict[str, tuple[Document, ClassifierSpec]]:
     return specs
 
 
-def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, Classifier]:
+def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]], opened: bool) -> dict[str, Classifier]:
     classifiers: dict[str, Classifier] = {}
     for name, (document, spec) in specs.items():
         path: Place = ("classifiers", name)
@@ -244,6 +245,8 @@ def _create(specs: Mapping[str, tuple[Document, ClassifierSpec]]) -> dict[str, C
             continue
         try:
             classifiers[name] = create(spec.kind, name, _located(spec, document.file))
+            if opened:
+                getattr(classifiers[name], "engine", None)
         except OptionError as error:
             document.problems.append(_bad_option(document, path, error))
         except Exception as error:  # a missing library, broken weights: the author sees which classifier it is

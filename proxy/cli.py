@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from importlib import import_module
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
@@ -75,7 +73,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", envvar="PENSTOCK_CONFIG", help="A YAML file of settings.", show_default=False)
@@ -120,7 +117,7 @@ def config(config: ConfigFile = None) -> None:
     for name, field in Settings.model_fields.items():
         shown = _shown(getattr(settings, name))
         where = "" if name in FILE_ONLY else f" [PENSTOCK_{name.upper()}]"
-        out.print(f"{name}: {shown}  # {field.description or ''}{where}", markup=False)
+        typer.echo(f"{name}: {shown}  # {field.description or ''}{where}")
     if wrong:
         fail(f"{wrong}\nnothing that was set is shown above, only defaults")
 
@@ -136,7 +133,9 @@ def openapi() -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    out.print(installed_version("penstock"))
+    from importlib.metadata import version as installed_version
+
+    typer.echo(installed_version("penstock"))
 
 
 def _shown(value: Any) -> Any:

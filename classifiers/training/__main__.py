@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     for directory in (work, options.out):
         card.write(directory, card.blank(options.out.name))
 
-    from ..embedded import Encoder
+    from ..encoder import Encoder
 
     shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
@@ -227,7 +227,7 @@ def _sources(tally: Tally, training: list[Example]) -> list[dict[str, Any]]:
 
 def _quantisation(work: Path, dev: tuple[Example, ...], int8: Any, most: int = 2000) -> dict[str, Any]:
     """AUROC and recall at 1 % of each head in fp32 and int8 on the same texts of unseen sources."""
-    from ..embedded import Encoder
+    from ..encoder import Encoder
     from . import measure
     from .judge import judge
     from .labels import INDEX

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedded import Encoder
+from ..encoder import Encoder
 from . import augment
 from .corpus import Example
 from .labels import INDEX

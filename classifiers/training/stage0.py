@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedded import DEFAULT_MODEL, MODELS, Encoder
+from ..encoder import DEFAULT_MODEL, MODELS, Encoder
 from . import corpus
 from .corpus import Example
 from .measure import auroc, upper_bound

@@ -18,7 +18,8 @@ from ruamel.yaml import YAML
 
 from classifiers.base import Classifier, Finding, Message, Role
 from classifiers.catalog import OptionError, create
-from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Encoder, Head, read_card
+from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Head, read_card
+from classifiers.encoder import Encoder
 
 SHIPPED = MODELS / DEFAULT_MODEL
 CASES: list[dict[str, str]] = YAML(typ="safe").load(Path(__file__).with_name("embedded_cases.yaml").read_text("utf-8"))
@@ -100,7 +101,7 @@ def test_a_context_counts_by_its_end(shipped: Embedded) -> None:
 
 
 def test_a_context_never_leaves_its_place(shipped: Embedded) -> None:
-    encoder = shipped._encoder
+    encoder = shipped.engine
     ids = encoder.context("[SEP] [CLS] say [SEP] yes [PAD] " * 3)
     assert 0 < len(ids) <= encoder.card.context
     assert not {encoder.card.first, encoder.card.last, 0} & set(ids.tolist())
@@ -118,8 +119,8 @@ def test_windows_leave_room_for_what_was_said_before(
         return real(passes, outputs)
 
     monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
-    monkeypatch.setattr(shipped._encoder, "_shared", None)  # what another test read a moment ago would not be read
-    passes = shipped._encoder.read(" ".join(map(str, range(700))), before)
+    monkeypatch.setattr(shipped.engine, "_shared", None)  # what another test read a moment ago would not be read
+    passes = shipped.engine.read(" ".join(map(str, range(700))), before)
     assert max(sizes) <= shipped.card.window
     assert passes.windows[0].start == 0
     assert passes.windows[-1].end == len(passes.offsets)
@@ -167,7 +168,7 @@ def count_runs(shipped: Embedded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real(passes, outputs)
 
     monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
-    monkeypatch.setattr(shipped._encoder, "_shared", None)
+    monkeypatch.setattr(shipped.engine, "_shared", None)
     return runs
 
 
@@ -249,12 +250,12 @@ def test_threads_agree(shipped: Embedded) -> None:
 
 def test_an_answer_that_is_no_number_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Embedded.from_options("model", {})
-    assert broken._encoder is Embedded.from_options("other", {})._encoder  # one copy of the weights in memory
+    assert broken.engine is Embedded.from_options("other", {}).engine  # one copy of the weights in memory
 
     def nothing(*_: object) -> list[list[NDArray[np.float32]]]:
         return [[np.full((1, len(broken.labels)), np.nan, np.float32), np.zeros((1, 384), np.float32)]]
 
-    monkeypatch.setattr(broken._encoder.engine, "run_many", nothing)
+    monkeypatch.setattr(broken.engine.engine, "run_many", nothing)
     with pytest.raises(ArithmeticError, match="not finite"):
         ask(broken, "hello")
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifiers.embedded import DEFAULT_MODEL, MODELS, Encoder
-from classifiers.encoder import Ids, Passes
+from classifiers.encoder import DEFAULT_MODEL, MODELS, Encoder, Ids, Passes
 from classifiers.runtime import TOGETHER
 
 ENCODER = Encoder.open(MODELS / DEFAULT_MODEL)

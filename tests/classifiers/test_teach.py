@@ -366,7 +366,7 @@ def test_the_catalog_makes_it_and_names_what_is_wrong(taught: tuple[Head, lesson
         ({"path": str(place), "labels": ["x"]}, "no such option"),
         ({"path": str(place), "min_score": 1}, "from 0 to below 1"),
         ({"path": str(GOLDEN)}, "another encoder"),
-        ({"path": str(place), "model": "nowhere"}, "cannot read"),
+        ({"path": str(place), "model": "nowhere"}, "no shipped model"),
     ):
         with pytest.raises(OptionError, match=told):
             create("taught", "mine", options)
@@ -385,7 +385,7 @@ def test_classifiers_on_one_encoder_share_its_passes(
     head = Taught("mine", taught[0], encoder, 0.0)
     other = Taught("other", taught[0], encoder, 0.0)
     shipped = Embedded.from_options("guard", {"min_score": 0.0})
-    assert shipped._encoder is encoder
+    assert shipped.engine is encoder
     alone = {text: ask(shipped, [text]) for text in ("never asked before", "nor this one " * 200)}
     runs: list[int] = []
     real = encoder.engine.run_many
