@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 from policies.check import check
 from proxy.accounts.file import KeyFile, hashing
 from proxy.accounts.keys import Keys
-from proxy.config import load
+from proxy.config import Settings, load
 from tests.bench.candidates import BenchError, tool
 from tests.deploy.tools import CHART, helm, invalid, rendered, template
 from tests.proxy.keyring import give
@@ -205,7 +206,8 @@ def test_only_who_is_named_may_call_and_be_called(everything: list[dict[str, Any
     assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == ["api", "admin"]
     assert all(rule["from"] for rule in policy["ingress"])
     blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
-    assert "169.254.0.0/16" in blocks[0]["except"], "the cloud's own metadata holds its keys"
+    (anywhere,) = [block for block in blocks if block["cidr"] == "0.0.0.0/0"]
+    assert "169.254.0.0/16" in anywhere["except"], "the cloud's own metadata holds its keys"
     classifier = only(everything, "NetworkPolicy", name="penstock-classifier")["spec"]
     assert classifier["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "penstock-classifier"
     [rule] = classifier["ingress"]
@@ -222,8 +224,64 @@ WRONG = {
     "no replicas": ("replicas=0", "replicas"),
     "a policy that is no YAML file": ("policy.files.notes\\.txt=x", "notes.txt"),
     "a classifier without an image": ("classifierService.enabled=true", "image"),
+    "a secret in the settings": ("settings.upstream_key=sk-1", "secretEnv.PENSTOCK_UPSTREAM_KEY"),
+    "a secret of one upstream": ("settings.upstreams.a.url=https://a,settings.upstreams.a.key=sk-1", "key_env"),
+    "a password in the settings": ("settings.state=redis://:secret@redis:6379/0", "secretEnv.PENSTOCK_STATE"),
+    "a worker for each core of the node": ("settings.workers=0", "settings.workers=0"),
     "nothing to scale by": ("autoscaling.enabled=true,autoscaling.inFlight=0", "autoscaling needs one of"),
 }
+
+
+def test_secrets_in_the_settings_are_all_known() -> None:
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert secret <= set(re.findall(r'"(\w+)"', helpers))
+
+
+def test_no_number_of_readers_takes_more_memory_than_a_pod_has(documents: list[dict[str, Any]]) -> None:
+    """By what `make soak` found: up to a MiB for a reader that does not read, and what a worker takes by itself."""
+    limit = workload(documents)["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    made = settings(documents)
+    assert made.workers == 1
+    assert 250 + 0.75 * made.max_in_flight < 1024 * int(limit[:-2])
+
+
+def test_pods_reach_what_the_settings_name() -> None:
+    values = "settings.upstream=http://vllm:8000/v1,settings.upstreams.a.url=https://a:8443,settings.upstreams.b.url=http://b"
+    made = rendered("--set", f"{values},settings.encoder=http://[::1]:9000")
+    rules = only(made, "NetworkPolicy")["spec"]["egress"]
+    names, upstreams = rules
+    assert {port["port"] for port in upstreams["ports"]} == {80, 443, 8000, 8443, 9000}
+    assert {"namespaceSelector": {}} in upstreams["to"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in names["to"]
+    assert {(port["port"], port["protocol"]) for port in names["ports"]} >= {(53, "UDP"), (53, "TCP")}
+
+
+def test_who_installs_it_is_told_what_no_pod_will_reach() -> None:
+    def notes(*more: str) -> str:
+        redis = "settings.upstream=https://x/v1,secretEnv.PENSTOCK_STATE.name=r,secretEnv.PENSTOCK_STATE.key=u"
+        command = [
+            str(helm()),
+            "install",
+            "penstock",
+            str(CHART),
+            "--dry-run=client",
+            "--set",
+            ",".join((redis, *more)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.partition("NOTES:")[2]
+
+    assert "PENSTOCK_STATE NAMES A SERVER" in notes()
+    assert "NAMES A SERVER" not in notes("networkPolicy.enabled=false")
+    assert "NAMES A SERVER" not in notes("networkPolicy.extraEgress[0].ports[0].port=6379")
+
+
+def test_what_is_broken_elsewhere_starts_no_pod_again(documents: list[dict[str, Any]]) -> None:
+    container = workload(documents)["spec"]["template"]["spec"]["containers"][0]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
 
 
 @pytest.mark.parametrize(("value", "words"), WRONG.values(), ids=WRONG.keys())
