@@ -14,6 +14,7 @@ from .base import BadRequest, Body, Refusal, Request, escaped
 from .messages_body import (
     ROLES,
     STORED,
+    Unthreaded,
     check_shape,
     error_of,
     goes_on,
@@ -45,7 +46,7 @@ class Messages:
         request = Request(tree=tree, model=tree["model"], stream=tree.get("stream") is True)
         if goes_on(tree):
             if "thread" not in self._opened:
-                raise BadRequest(f"thread: {STORED}", "thread")
+                raise Unthreaded(f"thread: {STORED}", "thread")
             request.unscannable.append(("/thread", "stored"))
         for key, value in tree.items():
             place = "/" + escaped(key)

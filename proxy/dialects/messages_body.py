@@ -87,6 +87,13 @@ STORED = (
 )
 
 
+class Unthreaded(BadRequest):
+    """A request that goes on with what is stored elsewhere. Its code is the API's own: the tool runners of Anthropic's
+    SDKs, which keep each conversation there by default, then send the whole of it, once and for all."""
+
+    code = "thread_unsupported_request"
+
+
 def goes_on(tree: dict[str, Any]) -> bool:
     """Whether the request goes on with a conversation that is kept at the provider. To have one kept leads nowhere."""
     thread = tree.get("thread")
@@ -240,11 +247,14 @@ def _source(body: Body, source: dict[str, Any], role: Role, origin: str) -> None
 def error_of(status: int, code: str, message: str) -> dict[str, Any]:
     """The inner part of an error. `code` is Penstock's own word for it: the API has only types."""
     kind = _ERRORS.get(status) or ("overloaded_error" if code == "overloaded" else None)
-    return {
+    error: dict[str, Any] = {
         "type": kind or ("api_error" if status >= 500 else "invalid_request_error"),
         "message": message,
         "code": code,
     }
+    if code == Unthreaded.code:
+        error["details"] = {"error_code": code, "unsupported": ["inference_hooks"]}
+    return error
 
 
 def trace_of(refusal: Refusal) -> dict[str, str]:

@@ -265,3 +265,27 @@ async def test_both_ways_to_show_a_key(stand: Make) -> None:
         accounts = {row["account"] for row in await s.rows()}
         assert len(accounts) == 2
         assert "anonymous" not in accounts
+
+
+async def test_a_tool_runner_goes_on_without_what_was_not_judged_here(stand: Make) -> None:
+    """It sends but what is new of a conversation that the provider keeps. Refused in the API's words, it sends all."""
+
+    async def get_weather(city: str) -> str:
+        """The weather."""
+        return f"{city}: sunny"
+
+    tool = anthropic.beta_async_tool(get_weather)
+
+    def reply(request: Any) -> Any:
+        turn = len(s.upstream.requests)
+        said = call(id=f"toolu_{turn}", city="Paris") if turn < 3 else text("It is sunny.")
+        return replies.json(messages.message(said, id=f"msg_{turn}"))
+
+    async with stand() as s, client(s.url) as made:
+        s.upstream.reply = reply
+        last = await made.beta.messages.tool_runner(**ASK, tools=[tool]).until_done()
+        assert last.content[0].text == "It is sunny."
+        sent = [request.json() for request in s.upstream.requests]
+        assert [len(each["messages"]) for each in sent] == [1, 3, 5]
+        assert [each.get("thread") for each in sent] == [{"type": "create"}, None, None]
+        assert [row["detail"] for row in await s.rows()].count("thread_unsupported_request") == 1
