@@ -106,6 +106,8 @@ class _Known:
             kept = _compares(request.tree) or (self.stores and (self.speaker.name in _STORING or _stored(request.tree)))
             listing = self.asked[0] == b"GET" and not named
             request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing)
+        if models is not None and any(name not in models for name in request.helpers()):
+            raise no_model()
         way = self.routing.way(self.family, request.model)
         for other in request.others():
             # Where it would lead elsewhere, or by another name, the provider cannot do what the table says.

@@ -33,8 +33,11 @@ def minted(tree: Any, *, kept: bool) -> Iterator[str]:
     own, and those of what came to be with it."""
     if not isinstance(tree, dict):
         return
-    output = [item.get("container_id") for item in _list(tree.get("output")) if isinstance(item, dict)]
+    items = [item for item in _list(tree.get("output")) if isinstance(item, dict)]
+    output = [item.get("container_id") for item in items]
+    output += [_inner(item, "environment", "container_id") for item in items]
     output += _written(tree.get("content"))
+    output += [_spoken(choice.get("message")) for choice in _list(tree.get("choices")) if isinstance(choice, dict)]
     for value in [tree.get("container"), *output, *(tree.get(name) for name in (_KEPT if kept else ()))]:
         found = value.get("id") if isinstance(value, dict) else value
         if isinstance(found, str):
@@ -52,26 +55,71 @@ def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(id, the field that holds it) of each stored thing that a request leads to."""
     for name in ("previous_response_id", "conversation", "container", "input_file_id", "thread"):
         yield from _named(tree.get(name), name)
-    for index, tool in enumerate(_list(tree.get("tools"))):
-        if isinstance(tool, dict):
-            for name in ("vector_store_ids", "container", "file_ids"):
-                for value in _list(tool.get(name)) or [tool.get(name)]:
-                    yield from _named(value, f"tools[{index}].{name}")
-            inner = tool.get("container")
-            if isinstance(inner, dict):
-                for value in _list(inner.get("file_ids")):
-                    yield from _named(value, f"tools[{index}].container.file_ids")
-            inner = tool.get("environment")
-            if isinstance(inner, dict):
-                yield from _named(inner.get("container_id"), f"tools[{index}].environment.container_id")
+    yield from _worked_with(tree)
     for index, item in enumerate(_list(tree.get("input"))):
         if isinstance(item, dict) and item.get("type") in (None, "item_reference") and "content" not in item:
             yield from _named(item.get("id"), f"input[{index}].id")
+    yield from _heard(tree)
     for outer, inner_name in _COMPARED:
-        inner = tree.get(outer)
-        if isinstance(inner, dict):
-            yield from _named(inner.get(inner_name), f"{outer}.{inner_name}")
+        yield from _named(_inner(tree, outer, inner_name), f"{outer}.{inner_name}")
     yield from _files(tree)
+
+
+def _worked_with(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What tools work with, and where."""
+    for place, tool in tools(tree):
+        for name in ("vector_store_ids", "container", "file_ids", "tunnel_id"):
+            for value in _list(tool.get(name)) or [tool.get(name)]:
+                yield from _named(value, f"{place}.{name}")
+        for name in ("container", "environment"):
+            yield from _mounted(tool.get(name), f"{place}.{name}")
+    yield from _mounted(tree.get("container"), "container")
+    for index, item in enumerate(_list(tree.get("input"))):
+        if isinstance(item, dict):
+            yield from _mounted(item.get("environment"), f"input[{index}].environment")
+
+
+def _heard(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A voice of one's own, and what a model said aloud before."""
+    voice = _inner(tree, "audio", "voice")
+    if isinstance(voice, dict):  # else it is the name of one that all have
+        yield from _named(voice, "audio.voice")
+    for index, message in enumerate(_list(tree.get("messages"))):
+        if isinstance(message, dict):
+            yield from _named(_spoken(message), f"messages[{index}].audio.id")
+
+
+def tools(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tools of a request, each with its place: those of all of it, and those that an item brings."""
+    brought = [(f"input[{index}].", item) for index, item in enumerate(_list(tree.get("input")))]
+    for place, holder in [("", tree), *brought]:
+        if isinstance(holder, dict):
+            for index, tool in enumerate(_list(holder.get("tools"))):
+                if isinstance(tool, dict):
+                    yield f"{place}tools[{index}]", tool
+
+
+def _mounted(place: Any, field: str) -> Iterator[tuple[str, str]]:
+    """What stands in the machine that a tool works in: one that is there, files and skills. Skills of the provider's
+    own are for everybody."""
+    if not isinstance(place, dict):
+        return
+    yield from _named(place.get("container_id"), f"{field}.container_id")
+    for value in _list(place.get("file_ids")):
+        yield from _named(value, f"{field}.file_ids")
+    for skill in _list(place.get("skills")):
+        if isinstance(skill, dict) and skill.get("type") != "anthropic":
+            yield from _named(skill.get("skill_id"), f"{field}.skills")
+
+
+def _inner(tree: dict[str, Any], name: str, inner: str) -> Any:
+    value = tree.get(name)
+    return value.get(inner) if isinstance(value, dict) else None
+
+
+def _spoken(message: Any) -> Any:
+    """The id under which what a model said aloud is kept at the provider."""
+    return _inner(message, "audio", "id") if isinstance(message, dict) else None
 
 
 def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
@@ -81,7 +129,8 @@ def _named(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(tree: Any) -> Iterator[tuple[str, str]]:
-    """Files may stand anywhere but in what a tool is called with, which is between the caller and its tools."""
+    """Files may stand anywhere but in what a tool is called with, which is between the caller and its tools, and in
+    what a search found, which an answer told and gives nobody anything."""
     stack = [tree]
     while stack:
         value = stack.pop()
@@ -91,8 +140,9 @@ def _files(tree: Any) -> Iterator[tuple[str, str]]:
         found = value.get("file_id")
         if type(found) is str and found and str(value.get("type")) not in _CITES:
             yield found, "file_id"
-        called = str(value.get("type")).endswith("tool_use")
-        stack += [inner for key, inner in value.items() if type(inner) in _HOLDS and not (called and key == "input")]
+        kind = str(value.get("type"))
+        told = "input" if kind.endswith("tool_use") else "results" if kind == "file_search_call" else ""
+        stack += [inner for key, inner in value.items() if type(inner) in _HOLDS and key != told]
 
 
 def _list(value: Any) -> list[Any]:

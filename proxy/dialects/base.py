@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from classifiers.base import Message, Role
 
+from ..accounts.stored import tools
 from ..gate import Kind, Part, Piece
 from ..sse import Event, read
 from ..strict import Malformed, parse
@@ -39,6 +40,8 @@ class NotFound(BadRequest):
 MOST = 64
 """Models that may answer in another's place."""
 _HOLDS_TEXT = frozenset({str, dict, list})
+_SCHEMAS = frozenset({"parameters", "input_schema", "output_schema", "function", "custom", "format"})
+"""Members of a tool that describe what it is called with."""
 
 
 @dataclass(slots=True)
@@ -122,6 +125,14 @@ class Request(Body):
                     if len(found) > MOST:
                         raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
         return found
+
+    def helpers(self) -> list[str]:
+        """Models that a tool of the request sets to work: one that gives advice, one that draws."""
+        found: list[Any] = []
+        for _, tool in tools(self.tree) if isinstance(self.tree, dict) else ():
+            found.append(tool.get("model"))
+            found += [inner.get("model") for key, inner in tool.items() if type(inner) is dict and key not in _SCHEMAS]
+        return [name for name in found if isinstance(name, str)]
 
 
 @dataclass(frozen=True, slots=True)

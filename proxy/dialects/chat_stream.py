@@ -209,6 +209,8 @@ class ChatReader:
                 if key not in VOCABULARY:
                     self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
                 continue
+            if key == "audio" and self._request.own is not None:
+                self._request.own({"choices": [{"message": {"audio": value}}]})  # what was said can be named later
             if key == "audio" and isinstance(value, dict) and "data" in value:
                 opaque.append((f"{base}/audio", "audio"))
                 around = {name: inner for name, inner in value.items() if name != "data"}

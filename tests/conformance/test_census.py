@@ -97,13 +97,15 @@ until `open_fields` names it. Then it is a part that nobody can read (`surface.u
 `background`), and the policy decides: `baseline` refuses.
 
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
-apart here: an id in a path or a request is found by the account that it was minted for through this Penstock, and
+apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever
+else the official clients can name) is found by the account that it was minted for through this Penstock, and
 answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. Ids that
 all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope `open`,
 batches one with `batches`.
 
 A model that may answer in the place of the one that is asked (`fallbacks`, `models`) must be one that the key may use,
-lead where the other leads, and be judged by the same policies; a rule that sends a request elsewhere takes none.
+lead where the other leads, and be judged by the same policies; a rule that sends a request elsewhere takes none. A
+model that a tool sets to work (an advisor, a painter) must be one that the key may use.
 
 ## The table
 

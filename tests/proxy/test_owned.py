@@ -152,7 +152,36 @@ REFERS: dict[str, tuple[dict[str, Any], set[str]]] = {
         set(),
     ),
     "a tool's parameter": ({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}, set()),
-    "odd shapes": ({"tools": "x", "input": 1, "conversation": [], "container": 3}, set()),
+    "what a search found": ({"input": [{"type": "file_search_call", "results": [{"file_id": "file-1"}]}]}, set()),
+    "a shell's files": (
+        {"tools": [{"type": "shell", "environment": {"type": "container_auto", "file_ids": ["file-1"]}}]}, {"file-1"},
+    ),
+    "a shell's skills": (
+        {"tools": [{"environment": {"skills": [{"type": "skill_reference", "skill_id": "skill_1"},
+                                               {"type": "inline", "source": {"data": "x"}}]}}]}, {"skill_1"},
+    ),
+    "Anthropic's skills": (
+        {"container": {"skills": [{"type": "anthropic", "skill_id": "pptx"}, {"type": "custom", "skill_id": "s_1"}]}},
+        {"s_1"},
+    ),
+    "tools that an item brings": (
+        {"input": ["x", {"type": "additional_tools", "tools": [
+            {"type": "file_search", "vector_store_ids": ["vs_1"]},
+            {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}},
+            {"type": "code_interpreter", "container": "cntr_1"},
+            {"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_2"}},
+        ]}]},
+        {"vs_1", "file-1", "cntr_1", "cntr_2"},
+    ),
+    "where a shell ran": ({"input": [{"type": "shell_call", "environment": {"container_id": "cntr_1"}}]}, {"cntr_1"}),
+    "a way into a network": ({"tools": [{"type": "mcp", "tunnel_id": "tunnel_1"}]}, {"tunnel_1"}),
+    "a voice that all have": ({"audio": {"voice": "alloy", "format": "wav"}}, set()),
+    "a voice": ({"audio": {"voice": {"id": "voice_1"}, "format": "wav"}}, {"voice_1"}),
+    "what was said aloud": ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, {"audio_1"}),
+    "odd shapes": (
+        {"tools": ["x", {"environment": 1, "container": {"skills": 2, "file_ids": 3}}], "input": [1, {"tools": {}}],
+         "conversation": [], "container": 3, "audio": {"voice": 4}, "messages": [5, {"audio": 6}]}, set(),
+    ),
 }  # fmt: skip
 
 
@@ -191,6 +220,8 @@ GIVES: dict[str, tuple[Any, set[str], set[str]]] = {
         {"file_1"},
         {"file_1"},
     ),
+    "where a shell ran": ({"id": "r", "output": [{"environment": {"container_id": "c_1"}}]}, {"r", "c_1"}, {"c_1"}),
+    "what was said aloud": ({"choices": [{"message": {"audio": {"id": "audio_1"}}}, 1]}, {"audio_1"}, {"audio_1"}),
     "list": ([], set(), set()),
     "number": ({"id": 3, "output": 4, "container": []}, set(), set()),
 }

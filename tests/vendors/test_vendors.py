@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.vendors.compare import both_ways, compare
-from tests.vendors.suites import SUITES
+from tests.vendors.suites import SUITES, without_examples
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -14,6 +14,11 @@ def test_a_part_of_the_suite_says_the_same(name: str) -> None:
     found = both_ways(suite, [f"tests/api_resources/{file}" for file in suite.quick])
     assert found.different == []
     assert found.direct["passed"] > 100
+
+
+def test_examples_are_left_out() -> None:
+    text = "a:\n  example:\n    b: 1\n\n    c: 2\n  type: x\n  examples:\n  - d\n  - e\nexample: f\ng: {example: h}\n"
+    assert without_examples(text) == "a:\n  type: x\ng: {example: h}\n"
 
 
 def test_every_difference_counts() -> None:
