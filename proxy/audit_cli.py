@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
@@ -33,7 +34,7 @@ from .audit_key import audit_key
 from .audit_show import clean, moment, pages
 from .config import ConfigError, Settings, load
 
-__all__ = ["app", "clean", "log_path", "parse_since", "reading"]
+__all__ = ["ConfigFile", "app", "clean", "log_path", "parse_since", "reading"]
 
 app = typer.Typer(help="Find decisions, and prove that their log is whole.", no_args_is_help=True)
 
@@ -44,6 +45,21 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 LogPath = Annotated[
     str | None, typer.Option("--path", help="The log's file or database; else the one that the settings name.")
+]
+
+_FILE: ContextVar[Path | None] = ContextVar("file", default=None)
+
+
+def _named(file: Path | None) -> Path | None:
+    _FILE.set(file)  # for `settings_of`, in whichever module of this command
+    return file
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", envvar="PENSTOCK_CONFIG", callback=_named, help="A YAML file of settings.", show_default=False
+    ),
 ]
 
 
@@ -118,6 +134,7 @@ def _searches(command: Callable[..., None]) -> Callable[..., None]:
 def tail(
     search: Search,
     path: LogPath = None,
+    config: ConfigFile = None,
     n: Annotated[int, typer.Option("-n", min=0, help="How many exchanges.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what ends from now on.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -151,6 +168,7 @@ def tail(
 def show(
     id: Annotated[str, typer.Argument(help="The decision's id, as the client was told.")],
     path: LogPath = None,
+    config: ConfigFile = None,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of words.")] = False,
     content: Annotated[bool, typer.Option("--content", help="And what was judged; needs the master key.")] = False,
 ) -> None:
@@ -179,6 +197,7 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="The file to write; - is the terminal or pipe.")],
     form: Annotated[Form | None, typer.Option("--form", help="jsonl or parquet; else as the file's name ends.")] = None,
     path: LogPath = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write the exchanges that are looked for, one a row, as JSON lines or Parquet; memory stays small.
 
@@ -203,6 +222,7 @@ def export(
 @app.command()
 def verify(
     path: LogPath = None,
+    config: ConfigFile = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", help="The key file it was written with; else the settings' or one beside it."),
@@ -226,7 +246,7 @@ def verify(
 
 
 @app.command()
-def upgrade(path: LogPath = None) -> None:
+def upgrade(path: LogPath = None, config: ConfigFile = None) -> None:
     """Bring a log that an older Penstock wrote to what this one reads: all of it or nothing, its chain as it is."""
     from .audit.upgrade import upgrade as upgraded
 
@@ -253,7 +273,7 @@ def log_path(given: str | Path | None) -> str:
 def settings_of(where: str | Path | None = None) -> Settings:
     """The settings; with the log that is meant: with its database, or of the directory that it lies in. Raises
     AuditUnavailable."""
-    file = os.environ.get("PENSTOCK_CONFIG")
+    file = _FILE.get() or os.environ.get("PENSTOCK_CONFIG")
     named: dict[str, Any] = {}
     if where is not None:
         there = is_database(str(where))

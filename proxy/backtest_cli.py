@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .audit_cli import clean, log_path, parse_since, reading, settings_of
+from .audit_cli import ConfigFile, clean, log_path, parse_since, reading, settings_of
 from .check_cli import Output
 from .teach_cli import operator
 
@@ -43,6 +43,7 @@ def backtest(
     ] = False,
     ask: Annotated[int, typer.Option(min=0, help="Exchanges of which classifiers are asked, at most.")] = 1000,
     output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+    config: ConfigFile = None,
 ) -> None:
     """Decide recorded exchanges again by another policy, from their stored scores and without asking a classifier.
 

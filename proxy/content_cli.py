@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .audit import Audit, AuditUnavailable, Key, Reader, Record, new_id
-from .audit_cli import LogPath, clean, log_path, parse_since, reading, settings_of
+from .audit_cli import ConfigFile, LogPath, clean, log_path, parse_since, reading, settings_of
 from .audit_cli import app as audit_app
 from .audit_key import audit_key
 from .config import Settings
@@ -33,6 +33,7 @@ def forget(
         str | None, typer.Option(help="The end user of the account SUBJECT, as its requests name it.")
     ] = None,
     path: LogPath = None,
+    config: ConfigFile = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before, on a terminal.")] = False,
 ) -> None:
     """Destroy a subject's keys: no text that was kept of it can be read any more, also from backups of the content.
@@ -72,6 +73,7 @@ def examples(
         str, typer.Option(help="Whose newest text of each exchange: user, tool_result, assistant ...")
     ] = "user",
     path: LogPath = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write kept texts for somebody to review: `verdict` is to become right or wrong, as the action was.
 
@@ -94,6 +96,7 @@ def examples(
 def rekey(
     new: Annotated[Path, typer.Argument(help="A file with the new master key, 64 hex digits or more.")],
     path: LogPath = None,
+    config: ConfigFile = None,
 ) -> None:
     """Put the keys of all subjects under a new master key: what is kept stays readable, with the new one only.
 

@@ -99,7 +99,7 @@ async def settle(folder: Path) -> list[str]:
     audit.observer = lambda fault: said.append("well" if fault is None else fault.state)
     found = os.statvfs(folder)
     (folder / "ballast").write_bytes(bytes(found.f_bavail * found.f_frsize - 24_000))
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 0.6
     while time.monotonic() < until or not said:
         with contextlib.suppress(AuditUnavailable):
             await audit.durable(Record(new_id(), "intent", time.time(), {"pad": "x" * 800}))

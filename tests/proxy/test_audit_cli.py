@@ -276,6 +276,17 @@ def test_the_settings_say_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monk
     assert "--path" in result.output
 
 
+def test_a_file_of_settings_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "audit.db", Key(bytes.fromhex("ab" * 32)))
+    file = tmp_path / "penstock.yaml"
+    file.write_text(f"data_dir: {tmp_path}\naudit_key: {'ab' * 32}\n")
+    assert IDS[1] in run("tail", "--config", file).output
+    assert run("verify", "--config", file).exit_code == 0
+    assert run("tail").exit_code == 2  # and only for that command
+    monkeypatch.setenv("PENSTOCK_CONFIG", str(file))
+    assert run("verify").exit_code == 0
+
+
 @pytest.mark.parametrize("head", ["", "5", "x:00", "5:zz"])
 def test_a_wrong_head(path: Path, head: str) -> None:
     assert run("verify", "--path", path, "--head", head).exit_code == 2
