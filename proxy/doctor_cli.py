@@ -40,7 +40,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one parameter an option
     only: Annotated[list[str] | None, typer.Option(help=f"Look only at this: {', '.join(CHECKS)}. Repeatable.")] = None,
     output: Annotated[Output, typer.Option(help="How it is told.")] = Output.TEXT,
 ) -> None:
-    """Look at all that Penstock needs: packages, policy, models, upstream, audit, ports, files and clock."""
+    """Look at all that Penstock needs: packages, policy, models, upstream, audit, ports, files, memory and clock."""
     unknown = [name for name in only or [] if name not in CHECKS]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]}: one of {', '.join(CHECKS)}", param_hint="--only")

@@ -26,6 +26,7 @@ from .contents import check_content
 from .database import check_database
 from .disk import check_chain, check_disk
 from .encoder import check_encoder
+from .memory import check_memory
 from .remembered import check_state
 from .upstreams import check_upstreams
 
@@ -226,6 +227,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "audit": (check_disk, check_chain, check_database),
     "ports": (check_ports,),
     "files": (check_files,),
+    "memory": (check_memory,),
     "workers": (check_workers,),
     "clock": (check_clock,),
 }

@@ -54,7 +54,7 @@ def worst(found: list[Finding]) -> Finding:
 
 
 def test_all_is_well(given: dict[str, Any]) -> None:
-    found = looked(given, *(set(checks.CHECKS) - {"upstream"}))
+    found = looked({**given, "max_in_flight": 200}, *(set(checks.CHECKS) - {"upstream"}))  # on a small machine, too
     unwell = [each for each in found if each.state is not State.WELL and "lies on" not in each.detail]
     assert [each for each in unwell if "sync" not in each.detail and "free" not in each.detail] == []
     assert {each.check for each in found} == set(checks.CHECKS) - {"upstream"}
@@ -356,6 +356,35 @@ def test_few_files(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> No
     assert "8320" in found.detail
     (found,) = looked({**given, "max_in_flight": 1000}, "files")
     assert found.state is State.WELL
+
+
+@pytest.mark.parametrize(
+    ("group", "machine", "workers", "state", "words"),
+    [
+        ("max", 8, 1, State.WELL, "4,096 exchanges whose readers do not read take 3.1 GiB of 8.0 GiB"),
+        ("max", 2, 1, State.WARNING, "lower max_in_flight to 2,500"),
+        (str(1 << 30), 64, 1, State.WARNING, "lower max_in_flight to 1,100"),
+        (str(8 << 30), 64, 4, State.WARNING, "lower max_in_flight to 2,600"),
+        (str(100 << 20), 64, 1, State.WRONG, "100 MiB is not enough"),
+        ("", None, 1, State.SKIPPED, "says how much"),
+    ],
+)
+def test_memory_for_all_exchanges(
+    given: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    group: str,
+    machine: int | None,
+    workers: int,
+    state: State,
+    words: str,
+) -> None:
+    for name, text in (("GROUP", group), ("MACHINE", f"MemTotal:  {machine and machine << 20} kB\nMemFree: 1 kB\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(f"proxy.doctor.memory.{name}", tmp_path / name)
+    (found,) = looked({**given, "workers": workers}, "memory")
+    assert found.state is state
+    assert words in f"{found.detail} {found.mend}"
 
 
 def test_a_clock_that_jumps(given: dict[str, Any]) -> None:
