@@ -296,12 +296,12 @@ def _key_of(where: str) -> Key | None:
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Says what is wrong with a log, and ends with 2."""
+def reading(option: str = "--path") -> Iterator[None]:
+    """Says what is wrong with a log, and ends with 2. `option` is the one that names a log."""
     try:
         yield
     except AuditUnavailable as error:
-        typer.echo(clean(error), err=True)
+        typer.echo(clean(str(error).replace("--path", option)), err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()

@@ -1,6 +1,6 @@
 """`penstock backtest`: what another policy would have decided about yesterday's traffic, from the scores in the audit.
 
-Exit codes: 0 compared, 1 the policy or the log cannot be used, 2 wrong usage.
+Exit codes: 0 compared, 1 the policy cannot be used, 2 wrong usage, or a log that cannot be read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .audit_cli import ConfigFile, clean, log_path, parse_since, reading, settings_of
-from .check_cli import Output
+from .check_cli import Plain, PlainOutput
+from .policy_name import POLICY, source_of
 from .teach_cli import operator
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def backtest(
-    new: Annotated[str, typer.Argument(help="The policy to try: a directory, a file, or a shipped pack.")],
+    new: Annotated[str, typer.Argument(help=f"The policy to try. {POLICY}")],
     since: Annotated[str, typer.Option(help="Decisions since: 90s, 10m, 2h, 7d, or 2025-01-31T12:00.")] = "7d",
     audit: Annotated[
         str | None, typer.Option("--audit", help="The log's file or database; else the one that the settings name.")
@@ -42,13 +43,17 @@ def backtest(
         ),
     ] = False,
     ask: Annotated[int, typer.Option(min=0, help="Exchanges of which classifiers are asked, at most.")] = 1000,
-    output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+    output: PlainOutput = Plain.TEXT,
     config: ConfigFile = None,
 ) -> None:
     """Decide recorded exchanges again by another policy, from their stored scores and without asking a classifier.
 
     Where the scores cannot tell (a classifier that was not asked then), the decision is counted as unknown, unless its
     texts were kept and --content may read them. A canary is taken to act on everybody, a shadow on nobody.
+
+    Exit codes: 0 compared, 1 the policy cannot be used, 2 wrong usage, or a log that cannot be read.
+
+    Example: penstock backtest my-policies --since 24h --content
     """
     from policies.backtest import Backtest
     from policies.changes import Changes
@@ -58,11 +63,9 @@ def backtest(
     from .policy_store import Store, StoreError, heard_by
     from .recorded import recorded
 
-    if output is Output.GITHUB:
-        raise typer.BadParameter("text or json", param_hint="--output")
     begin = parse_since(since)
-    with operator(), reading():
-        policies = load(new)
+    with operator(), reading("--audit"):
+        policies = load(source_of(new))
         where = log_path(audit)
         home = settings_of(where).data_dir / "policies"
         try:
@@ -77,7 +80,7 @@ def backtest(
                 changes.add(rows, decided if kept is None else kept.again(rows, decided))
                 bar(changes.decisions)
             texts = {} if kept is None else kept.texts(changes)
-    if output is Output.JSON:
+    if output is Plain.JSON:
         told = {} if kept is None else {"judged_again": kept.counts, "texts": texts}
         typer.echo(dumps({"revision": policies.revision, **changes.plain(), **told}, indent=1))
         return

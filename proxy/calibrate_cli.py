@@ -45,6 +45,10 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Set each rule's threshold so that its false alarms are proven to stay within a budget, or say why none does.
 
     No error in 299, 598 or 2,995 honest texts proves 1, 0.5 or 0.1 %. Thresholds only rise, unless --lower is given.
+
+    Exit codes: 0 every rule keeps its budget, 1 one cannot or the texts or the policy cannot be used, 2 wrong usage.
+
+    Example: penstock calibrate my-policies --honest honest.txt --bad bad.txt --max-honest-block 0.5% --write
     """
     from policies.calibrate import Budget, CalibrateError, together
     from policies.calibrate import calibrate as propose
@@ -77,6 +81,8 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
             _save(policy, changed)
         elif changed and not json:
             typer.echo("nothing is written: --write puts these thresholds into the files")
+        elif save and not json:
+            typer.echo("nothing is written: no threshold moves")
     raise typer.Exit(0 if all(each.well for each in outcomes) else 1)
 
 
@@ -88,9 +94,10 @@ def _texts(path: Path, bad: bool, role: str) -> list[Text]:
 
 def _role(name: str) -> Role:
     from classifiers.base import Role
+    from classifiers.catalog import near
 
     if name not in {role.value for role in Role}:
-        raise typer.BadParameter("one of " + ", ".join(role.value for role in Role), param_hint="--role")
+        raise typer.BadParameter(near(name, [role.value for role in Role]), param_hint="--role")
     return Role(name)
 
 
@@ -180,7 +187,9 @@ def _save(policy: str, changed: Sequence[Outcome]) -> None:
     if not result.ok:
         for path, raw in before.items():
             write(path, raw)
-        raise Refused("\n".join(("its own cases fail with these thresholds; nothing was changed", *result.lines())))
+        what = "its own cases fail with these thresholds; nothing was changed"
+        mend = "where a case is only there to mark the old threshold, move its score, and calibrate again"
+        raise Refused("\n".join((what, *result.lines()[:-1], mend)))
     for path in after:
         print(f"written: {clean(path)}", file=sys.stderr)
 

@@ -27,6 +27,16 @@ class Output(StrEnum):
     GITHUB = "github"
 
 
+class Plain(StrEnum):
+    """For whom a comparison is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+PlainOutput = Annotated[Plain, typer.Option("--output", "--format", help="text for people, json for programs.")]
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """One finding in the form that all outputs share. `line` and `column` are 0 for a whole file."""
@@ -43,7 +53,8 @@ class _Found:
 def check(
     path: Annotated[str, typer.Argument(help="A directory, a file, or a shipped pack.")],
     output: Annotated[
-        Output, typer.Option("--output", help="text for people, json for programs, github for annotations.")
+        Output,
+        typer.Option("--output", "--format", help="text for people, json for programs, github for annotations."),
     ] = Output.TEXT,
     live: Annotated[
         bool, typer.Option("--live", help="Ask learned classifiers too, for cases that give no scores.")
@@ -53,6 +64,10 @@ def check(
     """Validate a policy, look for likely mistakes, and run its cases.
 
     Without --live a case that needs a learned classifier and gives no 'scores' is skipped, and said to be.
+
+    Exit codes: 0 nothing of the grade error, 1 something is, 2 wrong usage.
+
+    Example: penstock check my-policies --strict
     """
     from policies.check import check as check_policy
 

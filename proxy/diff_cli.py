@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .audit_show import clean
-from .check_cli import Output
+from .check_cli import Plain, PlainOutput
+from .policy_name import POLICY, source_of
 from .teach_cli import operator
 
 if TYPE_CHECKING:
@@ -20,21 +21,24 @@ if TYPE_CHECKING:
 
 
 def diff(
-    old: Annotated[str, typer.Argument(help="A directory, a file, or a shipped pack.")],
+    old: Annotated[str, typer.Argument(help=POLICY)],
     new: Annotated[str, typer.Argument(help="Another one.")],
-    output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+    output: PlainOutput = Plain.TEXT,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 where they differ.")] = False,
 ) -> None:
-    """Say in words what differs between two policies, and what is stricter or looser for it."""
+    """Say in words what differs between two policies, and what is stricter or looser for it.
+
+    Exit codes: 0 compared, 1 a policy cannot be loaded (with --exit-code also: they differ), 2 wrong usage.
+
+    Example: penstock diff baseline my-policies
+    """
     from policies.diff import diff as compare
     from policies.load import load
 
-    if output is Output.GITHUB:
-        raise typer.BadParameter("text or json", param_hint="--output")
     with operator():
-        before, after = load(old), load(new)
+        before, after = load(source_of(old)), load(source_of(new))
     changes = compare(before, after)
-    if output is Output.JSON:
+    if output is Plain.JSON:
         plain = [
             {"subject": c.subject, "id": c.id, "what": c.what, "old": c.old, "new": c.new, "effect": c.effect or None}
             for c in changes

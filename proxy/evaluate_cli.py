@@ -65,6 +65,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     A row is {"text": ..., "label": ...}, or has "messages". It may have role, category, lang, source, family and id.
     Several words for one option: repeat it, or put commas between.
+
+    Exit codes: 0 measured, 1 the texts or the policy cannot be used, 2 wrong usage.
+
+    Example: penstock eval labelled.jsonl --policy my-policies --out before
     """
     from policies.evaluate.dataset import Dataset, Options
     from policies.evaluate.evaluation import classifier_subject, policy_subject

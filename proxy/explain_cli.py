@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .audit_cli import clean, log_path, reading, settings_of
-from .check_cli import Output
+from .check_cli import Plain, PlainOutput
+from .policy_name import POLICY, source_of
 from .teach_cli import Refused, operator
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def explain(
             "content was kept: that needs the master key."
         ),
     ],
-    policy: Annotated[str, typer.Option(help="A directory, a file, or a shipped pack.")] = "baseline",
+    policy: Annotated[str, typer.Option(help=POLICY)] = "baseline",
     response: Annotated[Path | None, typer.Option(help="A file with the answer to it: JSON, or a stream.")] = None,
     path: Annotated[
         str | None, typer.Option(help="Where it would be sent, like /v1/messages; else its shape tells.")
@@ -86,19 +87,22 @@ def explain(
         Path | None, typer.Option("--audit", help="The log of the decision; else the one in the data directory.")
     ] = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show the text that matched.")] = False,
-    output: Annotated[Output, typer.Option("--output", help="text for people, json for programs.")] = Output.TEXT,
+    output: PlainOutput = Plain.TEXT,
 ) -> None:
-    """Show what each classifier saw in a request, each rule's condition with its values, and why the decision fell."""
+    """Show what each classifier saw in a request, each rule's condition with its values, and why the decision fell.
+
+    Exit codes: 0 judged, 1 it cannot be, 2 wrong usage, or a log that cannot be read.
+
+    Example: penstock explain request.json --response answer.json --policy my-policies
+    """
     from policies.load import load
 
-    if output is Output.GITHUB:
-        raise typer.BadParameter("text or json", param_hint="--output")
     with operator():
-        policies = load(policy)
+        policies = load(source_of(policy))
         kept = _ID(request) is not None and not Path(request).exists()
         told = _kept(request, audit, policies) if kept else _given(request, response, path)
         stages = asyncio.run(_judged(policies, told))
-    if output is Output.JSON:
+    if output is Plain.JSON:
         plain: dict[str, Any] = {}
         for stage in stages:
             name = str(stage.decision.stage)
@@ -145,7 +149,7 @@ def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
     from .content_cli import content_of
     from .rejudged import body_of, masked
 
-    with reading():
+    with reading("--audit"):
         path = log_path(audit)
         with Reader(path) as log:
             exchange = log.exchange(id)

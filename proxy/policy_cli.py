@@ -34,9 +34,12 @@ Json = Annotated[bool, typer.Option("--json", help="JSON instead of lines.")]
 
 @app.command()
 def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> None:
-    """What each running process enforces, what is pinned, and what went wrong last."""
+    """What each running process enforces, what is pinned, and what went wrong last.
+
+    Ends with 1 where a process could not load its policy. Example: penstock policy status --json
+    """
     with _operator():
-        store = _store(data_dir, name)
+        store = store_of(data_dir, name)
         pinned, processes = store.pinned(), store.processes()
         if json:
             typer.echo(dumps({"pinned": pinned, "processes": processes}, indent=1))
@@ -74,9 +77,12 @@ def history(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """What was loaded, refused and pinned, oldest first."""
+    """What was loaded, refused, pinned and unpinned, oldest first.
+
+    Example: penstock policy history -n 50
+    """
     with _operator():
-        for line in _store(data_dir, name).history()[-n:]:
+        for line in store_of(data_dir, name).history()[-n:]:
             if json:
                 typer.echo(dumps(line))
                 continue
@@ -92,9 +98,12 @@ def show(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """One kept revision: where it came from, and its files."""
+    """One kept revision: where it came from, and its files.
+
+    `penstock diff REVISION my-policies` says how it differs. Example: penstock policy show 5707c2
+    """
     with _operator():
-        store = _store(data_dir, name)
+        store = store_of(data_dir, name)
         kept = store.get(revision)
         files = _files(kept)
         if json:
@@ -115,9 +124,12 @@ def activate(
     data_dir: DataDir = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for running processes.")] = 15,
 ) -> None:
-    """Put a kept revision in force and pin it, whatever the settings say, until `unpin`."""
+    """Put a kept revision in force and pin it, whatever the settings say, until `unpin`.
+
+    Example: penstock policy activate 5707c2
+    """
     with _operator():
-        store = _store(data_dir, name)
+        store = store_of(data_dir, name)
         _activate(store, store.get(revision), wait)
 
 
@@ -127,9 +139,12 @@ def rollback(
     data_dir: DataDir = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for running processes.")] = 15,
 ) -> None:
-    """Put the revision in force that was before the present one, and pin it."""
+    """Put the revision in force that was before the present one, and pin it.
+
+    Running processes change within seconds. Example: penstock policy rollback
+    """
     with _operator():
-        store = _store(data_dir, name)
+        store = store_of(data_dir, name)
         loaded = [line["revision"] for line in store.history() if line.get("event") == "loaded"]
         pinned, kept = store.pinned(), {each.revision for each in store.all()}
         now = pinned or (loaded[-1] if loaded else "")
@@ -147,7 +162,7 @@ def rollback(
 def unpin(name: Name = "", data_dir: DataDir = None) -> None:
     """Let the setting `policy` decide again."""
     with _operator():
-        store = _store(data_dir, name)
+        store = store_of(data_dir, name)
         before = store.pin_path.exists()
         store.unpin()
         typer.echo("the setting `policy` decides again" if before else "nothing was pinned")
@@ -251,6 +266,10 @@ def _activate(store: Store, kept: Kept, wait: float) -> None:
     until = time.monotonic() + wait
     while (late := _late(store, kept.revision)) and time.monotonic() < until:
         time.sleep(0.2)
+    enforcing = len(store.processes()) - len(late)
+    if enforcing:
+        processes = "1 process enforces" if enforcing == 1 else f"{enforcing} processes enforce"
+        typer.echo(f"{processes} it; `penstock policy unpin` lets the setting `policy` decide again")
     for state in late:
         typer.echo(clean(f"penstock: process {state['pid']} still enforces {state.get('revision')}"), err=True)
     if late:
@@ -265,7 +284,8 @@ def _signature(bundle: Path) -> Path:
     return bundle.with_name(bundle.name + ".sig")
 
 
-def _store(data_dir: Path | None, name: str) -> Store:
+def store_of(data_dir: Path | None, name: str) -> Store:
+    """The kept revisions of a policy, by its name in the settings. Raises ConfigError."""
     from .policy_store import Store
 
     if name and not re.fullmatch(r"[\w.-]+", name):

@@ -58,6 +58,10 @@ def teach(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Teach a head for LABEL with 50 or more labelled texts, in seconds, on the shipped encoder.
 
     A policy names the file like any other classifier: {kind: taught, path: heads/LABEL.json}.
+
+    Exit codes: 0 written, 1 the texts cannot be used, 2 wrong usage.
+
+    Example: penstock teach refund_fraud --examples examples.jsonl --honest honest.txt --policy support-bot.yaml
     """
     # Before numpy is loaded. Its matrices are small here: threads that wait for each other take longer, and on a busy
     # machine ten times as long.

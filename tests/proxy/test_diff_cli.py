@@ -6,9 +6,12 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
+from policies.load import load, sources
 from proxy.cli import app
+from proxy.policy_store import Files, Store
 
 
 def run(*args: object) -> Result:
@@ -51,4 +54,22 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     told = run("baseline", tmp_path / "none.yaml")
     assert told.exit_code == 1
     assert "none.yaml" in told.output
-    assert run("baseline", "observe", "--output", "github").exit_code == 2
+    assert run("baseline", "observe", "--format", "github").exit_code == 2
+
+
+def test_a_kept_revision_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in force is compared with what is going to be, by the name that `penstock policy history` tells."""
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path))
+    observe = load("observe")
+    assert Store(tmp_path / "policies").keep(observe, Files(tuple(sources("observe"))))
+    assert run(observe.revision[:6], "observe").output.startswith("no difference")
+    told = run("0123456789ab", "observe")
+    assert told.exit_code == 1
+    assert "no such revision is kept" in told.output
+
+
+@pytest.mark.parametrize("name", ["check", "explain", "new-rule", "diff", "backtest", "calibrate", "teach", "eval"])
+def test_each_command_of_authors_shows_an_example_and_its_exit_codes(name: str) -> None:
+    told = " ".join(CliRunner().invoke(app, [name, "--help"]).output.split())
+    assert f"Example: penstock {name} " in told
+    assert "Exit codes: 0 " in told

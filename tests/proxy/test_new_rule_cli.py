@@ -73,9 +73,9 @@ def test_everything_else_stays(tmp_path: Path, newline: str) -> None:
 
 def test_a_file_from_nothing(tmp_path: Path) -> None:
     file = tmp_path / "My Rules.yaml"
-    told = run(file, "harm", "--finding", "guard.harmful", "--at-least", "0.9", "--action", "block")
+    told = run(file, "harm", "--finding", "gard.harmful", "--at-least", "0.9", "--action", "block")
     assert told.exit_code == 1
-    assert "no classifier is called 'guard'" in told.output
+    assert "no classifier is called 'gard'" in told.output
     assert not file.exists()
     told = run(file, "falcon", "--word", "falcon", "--word", "peregrine", "--action", "block", "--role", "tool_result")
     assert told.exit_code == 0, told.output
@@ -86,6 +86,18 @@ def test_a_file_from_nothing(tmp_path: Path) -> None:
     assert len(result.cases) == 2
 
 
+def test_classifiers_of_the_packs_need_not_be_defined(tmp_path: Path) -> None:
+    """A threshold may be a share, and the classifier is defined once."""
+    file = tmp_path / "mine.yaml"
+    for rule, finding in (("mail", "pii.email"), ("card", "pii.card")):
+        told = run(file, rule, "--finding", finding, "--at-least", "80%", "--action", "mask")
+        assert told.exit_code == 0, told.output
+    policy = check(str(file)).policy
+    assert policy is not None
+    assert [(name, spec.kind) for name, spec in policy.policies[0].classifiers.items()] == [("pii", "pii")]
+    assert all(rule.conditions[0][0].at_least == 0.8 for rule in policy.rules)
+
+
 def test_what_would_not_hold_is_not_written(tmp_path: Path) -> None:
     file = tmp_path / "demo.yaml"
     file.write_text(POLICY)
@@ -94,7 +106,8 @@ def test_what_would_not_hold_is_not_written(tmp_path: Path) -> None:
         (["x", "--word", "falcon", "--stop", "nothing like it"], "failed"),
         (["x", "--word", "bluebird", "--action", "log", "--stop", "a bluebird"], "decided block"),
         (["x", "--finding", "words.none", "--at-least", "0.5"], "finds no 'none'"),
-        (["x", "--finding", "words.codename", "--at-least", "0.5", "--action", "sing"], "cannot be 'sing'"),
+        (["x", "--finding", "words.codename", "--at-least", "90"], "for 90 % write 0.9"),
+        (["My Rule", "--finding", "words.codename", "--at-least", "0.5"], "write my-rule"),
         (["x", "--finding", "words.codename"], "--at-least"),
         (["x"], "--finding"),
         ([], "the rule's ID"),
@@ -104,6 +117,16 @@ def test_what_would_not_hold_is_not_written(tmp_path: Path) -> None:
         told = run(file, *arguments)
         assert told.exit_code == 1, (arguments, told.output)
         assert word in told.output, (arguments, told.output)
+        assert file.read_text() == POLICY
+    for option, said, word in (
+        ("--action", "blok", "did you mean 'block'"),
+        ("--action", "deny", "write block"),
+        ("--stage", "outputs", "did you mean 'output'"),
+        ("--role", "tool", "write tool_result"),
+    ):
+        told = run(file, "x", "--finding", "words.codename", "--at-least", "0.5", option, said)
+        assert told.exit_code == 2, (option, told.output)
+        assert word in told.output, (option, told.output)
         assert file.read_text() == POLICY
     told = run(file, "x", "--word", "falcon", "--print")
     assert told.exit_code == 0

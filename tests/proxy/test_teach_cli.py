@@ -148,7 +148,11 @@ def test_reviewed_decisions_are_examples(tmp_path: Path) -> None:
         (("teach", "x", "--examples", EXAMPLES, "--roles", "king"), 2, "some of system"),
         (("teach", "x", "--examples", "none.jsonl"), 1, "none.jsonl: cannot be read: No such file"),
         (("teach", "x", "--examples", EXAMPLES), 1, "'refund_fraud' is neither bad nor honest here: 20 rows"),
-        (("teach", "x", "--examples", EXAMPLES, "--positive", "refund_fraud", "--model", "none"), 1, "cannot read"),
+        (
+            ("teach", "x", "--examples", EXAMPLES, "--positive", "refund_fraud", "--model", "none"),
+            1,
+            "no shipped model",
+        ),
         (("teach", "refund_fraud", "--examples", EXAMPLES, "--policy", "none.yaml"), 1, "no such file"),
         (("calibrate", "baseline", "--honest", "none.txt"), 1, "cannot be read"),
         (("calibrate", "none", "--honest", EXAMPLES), 1, "no such file, directory or pack"),
