@@ -61,8 +61,11 @@ def _names(tree: Json) -> Iterator[str]:
     server are on offer nobody knows their names: `mcp` stands for them."""
     if _list(tree.get("mcp_servers")):
         yield "mcp"
-    for key in ("tools", "functions"):
-        for tool in _list(tree.get(key)):
+    later = [item for item in _list(tree.get("input")) if item.get("type") == "additional_tools"]
+    for key, holder in (("tools", tree), ("functions", tree), *(("tools", item) for item in later)):
+        for tool in _list(holder.get(key)):
+            if tool.get("type") == "namespace":
+                yield from _names(tool)
             inner = next((_of(tool.get(kind)) for kind in ("function", "custom") if _of(tool.get(kind))), tool)
             name = inner.get("name") or tool.get("server_label") or tool.get("type")
             if isinstance(name, str):
@@ -167,7 +170,7 @@ def calls_told(messages: Sequence[Message]) -> bool:
 
 def calls_in(messages: Sequence[Message]) -> tuple[Call, ...]:
     """The calls of tools in the texts of a stream: by then each is whole. A name that comes once alone, when the call
-    begins, and again with its arguments, is one call."""
+    begins, and again with its arguments, is one call; arguments that come alone are another's that come again."""
     members: dict[str, dict[str, str]] = {}
     for message in messages:
         found = _MEMBER.fullmatch(message.origin) if message.role is Role.TOOL_CALL else None
@@ -178,7 +181,12 @@ def calls_in(messages: Sequence[Message]) -> tuple[Call, ...]:
         for said in members.values()
     ]
     told = {call.name for call in calls if call.arguments is not None}
-    return tuple(call for call in calls if call.arguments is not None or call.name not in told)
+    named = [call.arguments for call in calls if call.name]
+    return tuple(
+        call
+        for call in calls
+        if (call.arguments is not None or call.name not in told) and (call.name or call.arguments not in named)
+    )
 
 
 def _read(arguments: Any) -> Any:

@@ -164,6 +164,14 @@ def test_calls_in_a_stream_whose_arguments_are_no_json() -> None:
     assert calls_in([Message(Role.TOOL_CALL, "pay", "/c/1/name")]) == (Call("pay", None),)
 
 
+def test_arguments_that_come_again_alone_are_no_other_call() -> None:
+    """As `response.function_call_arguments.done` has them. Others that come alone are a call that nobody named."""
+    named = [Message(Role.TOOL_CALL, text, f"/e/1/item/{key}") for key, text in (("name", "pay"), ("arguments", "{}"))]
+    for alone, unnamed in (("{}", ()), ('{"a": 1}', (Call("", {"a": 1}),))):
+        found = calls_in([*named, Message(Role.TOOL_CALL, alone, "/e/2/arguments")])
+        assert set(map(repr, found)) == set(map(repr, (Call("pay", {}), *unnamed)))
+
+
 POLICY = """
 id: test
 version: 1
@@ -229,3 +237,28 @@ async def test_settings_and_grants_decide(stand: Make) -> None:
 
 def test_every_served_api_has_a_name_that_policies_know() -> None:
     assert {dialect.name for _, dialect in (*DIALECTS, *SERVED)} == {api.value for api in Api}
+
+
+@pytest.mark.parametrize("path", ANSWERS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_pack_for_agents_knows_what_was_offered(stand: Make, path: str, stream: bool) -> None:
+    """In each API's words, and where Codex offers its tools: in namespaces, and in the conversation."""
+    whole, events = ANSWERS[path]
+    plain = {"type": "function", "name": "pay", "input_schema": {}}
+    tool = {"type": "function", "function": {"name": "pay"}} if "chat" in path else plain
+    offers: list[tuple[dict[str, Any], int]] = [
+        ({"tools": [tool]}, 200),
+        ({"tools": [{**plain, "name": "other"}]}, 400),
+    ]
+    body = {"model": "m", "max_tokens": 5, "stream": stream}
+    asked: list[Any] = [{"role": "user", "content": "x"}]
+    body["input" if "responses" in path else "messages"] = asked
+    if "responses" in path:
+        space = {"type": "namespace", "name": "functions", "description": "x", "tools": [plain]}
+        given = {"type": "additional_tools", "role": "developer", "tools": [space]}
+        offers += [({"tools": [space]}, 200), ({"input": [given, *asked]}, 200)]
+    async with stand(settings={"policy": "agents"}) as s:
+        s.upstream.reply = replies.sse(events) if stream else replies.json(whole)
+        for more, status in offers:
+            answer = await s.client.post(path, json=body | more)
+            assert ("blocked by policy" in answer.text) is (status == 400), more
