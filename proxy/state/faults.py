@@ -24,8 +24,8 @@ MENDS = {
     Fault.VERSION: f"use Redis {LEAST[0]}.{LEAST[1]} or later, or Valkey",
     Fault.FULL: "give it room: maxmemory, or its disk; and set maxmemory-policy noeviction",
     Fault.READ_ONLY: "name the primary in `state`, not a replica",
-    Fault.UNNAMED: "do they run, do they call it so, and are sentinel_username and sentinel_password in `state` right? "
-    "While they choose another one, wait",
+    Fault.UNNAMED: "do they run, do they call it so, and is their certificate trusted, where they have one "
+    "(ssl_ca_certs)? While they choose another one, wait",
     Fault.STRANGE: "is the port in `state` that of Redis? rediss:// is for TLS, redis:// for none",
 }
 KINDS = {
@@ -34,7 +34,6 @@ KINDS = {
 }
 """The modes of a Redis that are of no use."""
 _TOLD: tuple[tuple[tuple[type[BaseException], ...], tuple[str, ...], Fault, str], ...] = (
-    ((MasterNotFoundError,), (), Fault.UNNAMED, "no Sentinel names a primary of this name that is well"),
     (
         (said.AuthenticationError, said.NoPermissionError),
         ("NOAUTH", "WRONGPASS", "NOPERM"),
@@ -63,6 +62,8 @@ def unavailable(fault: Fault, problem: str) -> StateUnavailable:
 def fault_of(error: BaseException) -> StateUnavailable:
     """What went wrong, in one line. Says nothing that was sent."""
     text = str(error)
+    if isinstance(error, MasterNotFoundError):
+        return _of_sentinels(text)
     for kinds, beginnings, fault, problem in _TOLD:
         if isinstance(error, kinds) or text.startswith(beginnings):
             return unavailable(fault, problem)
@@ -75,3 +76,11 @@ def fault_of(error: BaseException) -> StateUnavailable:
             return unavailable(Fault.CERTIFICATE, f"no TLS that can be trusted: {reason}")
     reason = next((each.strerror for each in (error, cause) if isinstance(each, OSError) and each.strerror), "")
     return unavailable(Fault.AWAY, f"Redis cannot be reached: {reason or 'the connection ended'}")
+
+
+def _of_sentinels(text: str) -> StateUnavailable:
+    """What kept them from naming a primary: `text` holds what each of them was wrong with."""
+    if "AuthenticationError" in text or "NoPermissionError" in text:
+        mend = "write ?sentinel_password= (and sentinel_username=) behind the address in `state`"
+        return StateUnavailable(Fault.CREDENTIALS, "the Sentinels refuse our user or password", mend)
+    return unavailable(Fault.UNNAMED, "no Sentinel names a primary of this name that is well")

@@ -7,6 +7,7 @@ from pathlib import Path
 from proxy.doctor.base import State
 from tests.proxy.test_accounts_remembered import Asker, _banned, _kept, _well, replicas, until
 from tests.proxy.test_doctor_state import looked
+from tests.servers.certificates import certificate
 from tests.servers.redis import PASSWORD
 from tests.servers.sentinels import OWN_PASSWORD, watched
 
@@ -46,7 +47,8 @@ def test_the_doctor_looks_at_the_primary(tmp_path: Path) -> None:
         assert any("Redis answers after" in each.detail for each in found)
         for url, state, said in (
             (redis.url(name="another"), "unnamed", "no Sentinel names a primary"),
-            (redis.url(own="wrong"), "unnamed", "no Sentinel names a primary"),
+            (redis.url(own="wrong"), "credentials", "the Sentinels refuse our user or password"),
+            (redis.url().partition("?")[0], "credentials", "the Sentinels refuse our user or password"),
             (redis.url().replace(f"127.0.0.1:{redis.port}", "127.0.0.1:1"), "unnamed", "no Sentinel names a primary"),
             (redis.url().replace(f":{PASSWORD}@", ":wrong@"), "credentials", "refuses our user or password"),
         ):
@@ -54,3 +56,13 @@ def test_the_doctor_looks_at_the_primary(tmp_path: Path) -> None:
             assert said in wrong.detail, state
             assert PASSWORD not in wrong.detail + wrong.mend
             assert OWN_PASSWORD not in wrong.detail + wrong.mend
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """To the Sentinels and to what they name; no authority but that of the address is believed."""
+    with watched(certificate(tmp_path)) as redis:
+        assert {each.state for each in looked(tmp_path, state=redis.url())} == {State.WELL}
+        untrusted = redis.url().partition("&ssl_ca_certs")[0]
+        (wrong,) = [each for each in looked(tmp_path, state=untrusted) if each.state is State.WRONG]
+        assert "certificate" in wrong.mend
+        assert PASSWORD not in wrong.detail + wrong.mend

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from redis import Redis as Client
 from redis.exceptions import RedisError
@@ -17,7 +18,7 @@ from tests.servers.redis import PASSWORD, START_SECONDS, Redis, server
 NAME = "main"
 OWN_PASSWORD = "what-the-sentinel-wants-to-hear"
 _SETTINGS = """
-port {port}
+{listen}
 bind 127.0.0.1
 dir {folder}
 requirepass {own}
@@ -28,14 +29,28 @@ sentinel failover-timeout {name} 1000
 """
 
 
-class Watched:
-    """Two of Redis, of which the first is the primary, and the Sentinel."""
+_TLS = """
+port 0
+tls-port {port}
+tls-replication yes
+tls-auth-clients no
+tls-cert-file {certificate}
+tls-key-file {key}
+tls-ca-cert-file {certificate}
+"""
 
-    def __init__(self, primary: Redis, replica: Redis, folder: Path) -> None:
-        self.primary, self.replica, self.port = primary, replica, free_port()
+
+class Watched:
+    """Two of Redis, of which the first is the primary, and the Sentinel; with `tls` none of them speaks without."""
+
+    def __init__(self, primary: Redis, replica: Redis, folder: Path, tls: tuple[Path, Path] | None = None) -> None:
+        self.primary, self.replica, self.port, self._tls = primary, replica, free_port(), tls
         self._away = free_port()
         settings = folder / "sentinel.conf"
-        told = {"port": self.port, "folder": folder, "own": OWN_PASSWORD, "name": NAME, "password": PASSWORD}
+        listen = f"port {self.port}"
+        if tls is not None:
+            listen = _TLS.format(port=self.port, certificate=tls[0], key=tls[1])
+        told = {"listen": listen, "folder": folder, "own": OWN_PASSWORD, "name": NAME, "password": PASSWORD}
         settings.write_text(_SETTINGS.format(**told, primary=primary.port))
         self._process = subprocess.Popen(
             [tool("redis-server"), str(settings), "--sentinel"],
@@ -45,12 +60,16 @@ class Watched:
     def url(self, name: str = NAME, own: str = OWN_PASSWORD) -> str:
         """What a client is given: the first of the Sentinels is away."""
         hosts = f"127.0.0.1:{self._away},127.0.0.1:{self.port}"
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{name}/0?sentinel_password={own}"
+        address = f"{hosts}/{name}/0?sentinel_password={own}"
+        if self._tls is not None:
+            return f"rediss+sentinel://:{PASSWORD}@{address}&ssl_ca_certs={self._tls[0]}"
+        return f"redis+sentinel://:{PASSWORD}@{address}"
 
     def wait(self) -> None:
         """Until the Sentinel knows both, and the replica has all that the primary has."""
         until = time.monotonic() + START_SECONDS
-        with Client(port=self.port, password=OWN_PASSWORD, protocol=2) as sentinel:
+        secure: dict[str, Any] = {"ssl": True, "ssl_ca_certs": str(self._tls[0])} if self._tls is not None else {}
+        with Client(host="127.0.0.1", port=self.port, password=OWN_PASSWORD, protocol=2, **secure) as sentinel:
             while True:
                 with contextlib.suppress(RedisError):
                     # It asks how they are a hundred times as often as it would.
@@ -73,11 +92,17 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Watched]:
-    """Runs until the block ends. Raises BenchError where there is no Redis and we may not install it."""
-    ours = ("--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0")
-    with server(*ours) as primary, server(*ours, "--replicaof", "127.0.0.1", str(primary.port)) as replica:
-        made = Watched(primary, replica, primary.folder)
+def watched(tls: tuple[Path, Path] | None = None) -> Iterator[Watched]:
+    """Runs until the block ends. `tls` are the files of a certificate for 127.0.0.1 and of its key. Raises BenchError
+    where there is no Redis and we may not install it."""
+    ours = ["--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0"]
+    if tls is not None:
+        ours += ["--tls-replication", "yes"]
+    with (
+        server(*ours, tls=tls) as primary,
+        server(*ours, "--replicaof", "127.0.0.1", str(primary.port), tls=tls) as replica,
+    ):
+        made = Watched(primary, replica, primary.folder, tls)
         try:
             made.wait()
             yield made
