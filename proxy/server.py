@@ -114,7 +114,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         panel, elsewhere = _panel(settings, stack)
         guards = await _guards(sets, panel, metrics)
         await enforced(keepers, sets, metrics, stack)
-        keys = _keys(settings)
+        keys = _keys(settings, seat)
         if keys is not None:
             keys.watch()
             stack.callback(keys.close)
@@ -219,7 +219,7 @@ async def _policy(keeper: Keeper, at: str) -> PolicySet:
         raise CannotServe(str(error)) from None
 
 
-def _keys(settings: Settings) -> Keys | None:
+def _keys(settings: Settings, seat: Seat | None) -> Keys | None:
     """The callers' keys, where callers need one. Raises CannotServe."""
     if settings.credentials != "keys":
         return None
@@ -227,7 +227,9 @@ def _keys(settings: Settings) -> Keys | None:
     from .accounts.keys import Keys
 
     try:
-        keys = Keys(KeyFile(settings.keys_path), hashing(settings.keys_secret_path))
+        last = KeyFile(settings.data_dir / "keys.last.json") if seat is not None else None
+        again = seat is not None and bool(seat.revisions)
+        keys = Keys(KeyFile(settings.keys_path), hashing(settings.keys_secret_path), last, again=again)
     except KeysUnavailable as error:
         raise CannotServe(f"the keys cannot be read: {error}") from None
     if not len(keys):

@@ -106,6 +106,14 @@ class KeyFile:
             content = _Content(keys=list(edit(self.read())))
             self._replace(content.model_dump_json(indent=1).encode() + b"\n")
 
+    def hold(self, keys: Records) -> None:
+        """Hold exactly these, whatever was there."""
+        data = _Content(keys=list(keys)).model_dump_json(indent=1).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            if self.path.read_bytes() == data:
+                return
+        self._replace(data)
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         try:

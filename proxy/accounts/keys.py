@@ -25,11 +25,14 @@ LOOK = 1.0
 
 class Keys:
     """`digest` is the keyed hash that keys are kept by. `version` changes with every change of what is in force;
-    `fault` says what is wrong with the files."""
+    `fault` says what is wrong with the files. What was read last is kept in `last`, where there are other workers; one
+    that comes `again` begins with that where the keys cannot be read, as the others go on with it."""
 
-    def __init__(self, file: KeyFile, digest: Callable[[bytes], str]) -> None:
+    def __init__(
+        self, file: KeyFile, digest: Callable[[bytes], str], last: KeyFile | None = None, *, again: bool = False
+    ) -> None:
         """Raises KeysUnavailable."""
-        self._file, self._digest = file, digest
+        self._file, self._digest, self._last = file, digest, last
         self._stamp: Stamp | None = None
         self._known: dict[str, KeyRecord] = {}
         self._ended: dict[str, float] = {}
@@ -37,9 +40,16 @@ class Keys:
         self.version = 0
         self.fault = ""
         self._timer: asyncio.TimerHandle | None = None
-        stamp = file.stamp()
-        self._put(file.read())
-        self._stamp = stamp
+        try:
+            stamp = file.stamp()
+            self._put(file.read())
+            self._stamp = stamp
+            self._keep()
+        except KeysUnavailable as error:
+            if last is None or not again:
+                raise
+            self._put(last.read(), error.ended)
+            self.fault = str(error)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -77,10 +87,18 @@ class Keys:
             self._put(self._file.read())
             self._stamp, self.fault = stamp, ""
             log.info("keys loaded", keys=len(self._known))
+            self._keep()
         except KeysUnavailable as error:
             self.fault = str(error)
             if any(id not in self._ended for id in error.ended):
                 self._put(self._known.values(), error.ended)
+
+    def _keep(self) -> None:
+        if self._last is not None:
+            try:
+                self._last.hold(list(self._known.values()))
+            except KeysUnavailable as error:
+                log.warning("keys not kept for workers that start again", problem=str(error))
 
     def _put(self, records: Iterable[KeyRecord], ended: Iterable[str] = ()) -> None:
         """These are in force, without what was ever revoked: a key does not come back with an older copy of a file."""

@@ -8,6 +8,7 @@ import marshal
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from proxy.accounts.file import KeyFile
 from proxy.audit import Key, Reader
 from proxy.tally import Counter as Count
 from proxy.tally import Gauge, Histogram
@@ -24,6 +26,7 @@ from proxy.workers.crew import Crew
 from tests.proxy import endure
 from tests.proxy.conftest import DEFAULTS, RULES
 from tests.proxy.endure import address, revisions
+from tests.proxy.keyring import give
 from tests.proxy.served import Served, command, served
 from tests.servers.postgres import Postgres
 from tests.upstream import Upstream, replies, shapes
@@ -118,6 +121,35 @@ async def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(tmp_path
         shown = await asyncio.to_thread(command, "policy", "status", "--json", "--data-dir", str(s.data))
         assert sorted(each["pid"] for each in json.loads(shown.stdout)["processes"]) == pids
         assert len(list((s.data / "policies" / "serving").glob("*.json"))) == 2
+
+
+async def test_a_worker_that_starts_again_knows_the_keys_that_the_others_know(tmp_path: Path) -> None:
+    """Whatever became of their file; and none that was revoked meanwhile."""
+    data = tmp_path / "data"
+    kept, lost = give(data, "kept"), give(data, "lost")
+    (ended,) = [each.id for each in KeyFile(data / "keys.json").read() if each.name == "lost"]
+    keys = {"credentials": "keys", "upstream_key": "sk-ours"}
+    async with Upstream() as upstream, served(tmp_path, upstream.url, workers=2, settings=keys) as s, client(s) as c:
+
+        async def ask(key: str) -> set[int]:
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            headers = {"authorization": f"Bearer {key}", "connection": "close"}
+            asked = [c.post("/v1/chat/completions", json=body, headers=headers) for _ in range(12)]
+            return {answer.status_code for answer in await asyncio.gather(*asked)}
+
+        assert await ask(kept) == await ask(lost) == {200}
+        (data / "keys.json").write_text("{")
+        KeyFile(data / "keys.json").revoke(ended, time.time())
+        for victim in s.children():
+            os.kill(victim, signal.SIGKILL)
+        await s.until(lambda: len(s.said("a worker serves again")) == 2)
+        assert (await ask(kept), await ask(lost)) == ({200}, {401})
+        await s.until(
+            lambda: {each["worker"] for each in s.said("part is not well") if each["part"] == "keys"} == {0, 1}
+        )
+    async with served(tmp_path, upstream.url, workers=2, settings=keys) as s:  # all of it, started anew
+        assert not s.said("serving")
+        assert any("the keys cannot be read" in line.get("text", "") for line in s.lines)
 
 
 async def test_it_ends_with_what_it_has_begun(tmp_path: Path) -> None:
