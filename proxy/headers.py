@@ -56,6 +56,13 @@ def names_of(came: list[bytes]) -> Names:
     return names
 
 
+def plain(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+    """Whether a request (header names in lower case) is of a version that is spoken here, and its body in chunks or
+    not coded at all: what else the parser lets pass, the next one may read otherwise."""
+    coded = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    return version in {"1.0", "1.1"} and coded in ([], [b"chunked"])
+
+
 def nominated(values: list[bytes]) -> frozenset[bytes]:
     """The headers that `Connection`, with these values, declares to be of this hop only."""
     named = [value.lower() for value in values]

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 import httptools
 
 from .answers import Answer, status_line
+from .headers import plain
 from .logs import get_logger
 from .offers import Offer
 from .upstream import Headers
@@ -76,19 +77,9 @@ class Caller:
     those of `cors`, which then says alone who may read an answer."""
 
     __slots__ = (
-        "_chunked",
-        "_connection",
-        "_head",
-        "_incoming",
-        "done",
-        "gone",
-        "late",
-        "origins",
-        "sent",
-        "stamp",
-        "started",
+        "_chunked", "_connection", "_head", "_incoming", "done", "gone", "late", "origins", "sent", "stamp", "started",
         "task",
-    )
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, incoming: Incoming) -> None:
         self._connection, self._incoming = connection, incoming
@@ -352,6 +343,9 @@ class Connection(asyncio.Protocol):
             self.old = parser.get_http_version() == "1.0"
         self._incoming, self._headers, self._target = incoming, [], b""
         if self.deaf:
+            return
+        if incoming is not seen and not plain(incoming.headers, parser.get_http_version()):
+            self._refuse(400, "invalid_http", "This is not HTTP/1.1, or in another transfer coding than chunked.")
             return
         if parser.should_upgrade():
             self._refuse(426, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
