@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from proxy.doctor.base import State
 from tests.proxy.test_accounts_remembered import Asker, _banned, _kept, _well, replicas, until
 from tests.proxy.test_doctor_state import looked
@@ -14,7 +16,10 @@ from tests.servers.sentinels import OWN_PASSWORD, watched
 OURS = "content_policy_violation"
 
 
-async def test_flags_and_counts_hold_when_the_primary_is_killed(tmp_path: Path) -> None:
+async def test_flags_and_counts_hold_when_the_primary_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.state.shared.LOOK", 0.1)
     with watched() as redis:
         async with replicas(tmp_path, redis.url()) as (one, two):
             assert await _well(one, two)
