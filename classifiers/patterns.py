@@ -322,7 +322,8 @@ def _read(label: object, value: object) -> list[Pattern]:
         elif isinstance(item, Mapping):
             patterns.extend(_read_one(label, place, item))
         else:
-            raise OptionError(place, f"{item!r} is no pattern", "an expression, or {regex: ...} or {words: [...]}")
+            what = "is empty" if item is None else f"{item!r} is no pattern"
+            raise OptionError(place, what, "an expression, or {regex: ...} or {words: [...]}")
     return patterns
 
 
@@ -343,7 +344,7 @@ def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Patte
     for at, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
             where = f"{place}.{kind}" + (f".{at}" if isinstance(item[kind], list | tuple) else "")
-            raise OptionError(where, f"{value!r} is no text", "quote it")
+            raise OptionError(where, "is empty" if value is None else f"{value!r} is no text", "write it in quotes")
         if kind == "words":
             source, word = _word(place, value)
             if not boundary:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from classifiers.catalog import near
 
-from . import case_form, forms, marks, model, retyped, slips
+from . import case_form, forms, marks, misplaced, model, retyped, slips
 from .document import Document, Path
 from .retyped import holder_of
 
@@ -100,6 +100,9 @@ _KNOWN_AS = {
     "why": "because",
     "skip": "drop",
     "remove": "drop",
+    "tool": "name",
+    "function": "name",
+    **dict.fromkeys(("args", "parameters"), "arguments"),
     "view": "reading",
     "seen_in": "reading",
 }
@@ -155,11 +158,11 @@ def parse(document: Document) -> model.Policy | None:
 
 def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None:
     empty = _empty(value, ())
+    written = set()
     for path in empty:
-        # {at_least: 0,5} is read as two keys.
-        comma = str(path[-1]).isdecimal() and isinstance(path[-1], str)
-        mend = f"write a number with a point: 0.{path[-1]}" if comma else "write one, or remove the key"
-        _add(document, path, f"'{path[-1]}' has no value", mend, at_key=True)
+        what, mend, key = misplaced.valueless(str(path[-1]), _known_keys(path[:-1]))
+        written.add((path[:-1], key))
+        _add(document, path, what, mend, at_key=True)
     try:
         # By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a
         # tuple.
@@ -167,7 +170,7 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
     except ValidationError as error:
         details = [each for each in error.errors(include_url=False) if _path(each) not in empty]
         unknown = [each for each in details if each["type"] == "extra_forbidden"]
-        misspelt = {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
+        misspelt = written | {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
         nested = [_path(each) for each in details if _is_nested_score(document, each)]
         for detail in details:
             path = _path(detail)
@@ -227,7 +230,8 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         words_for = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
         share = sign == "le" and limit == 1 and isinstance(value, int | float) and 2 <= value <= 100
         mend = f"for {value:g} % write {value / 100:g}" if share else ""
-        _add(document, path, f"'{holder}' must be {words_for[sign]} {limit:g}, not {_shown(value)}", mend)
+        bound = marks.spoken(int(limit)) if isinstance(value, str) else f"{limit:g}"  # a time is written as a text
+        _add(document, path, f"'{holder}' must be {words_for[sign]} {bound}, not {_shown(value)}", mend)
     elif kind == "too_short":
         _add(document, path, f"'{holder}' is an empty list", "name at least one, or remove the key")
     elif kind == "string_too_short":
@@ -240,7 +244,8 @@ def _explain(document: Document, detail: ErrorDetails) -> None:
         whole = not path or (isinstance(path[-1], int) and not isinstance(value, str))
         _add(document, path, str(context["error"]) if whole else f"'{holder}': {context['error']}")
     else:
-        mend = (slips.time(value) if kind == "time" else "") or _MEND_OF.get(kind, "")
+        meant = slips.time(value) if kind == "time" else slips.letters(value) if kind == "characters" else ""
+        mend = meant or _MEND_OF.get(kind, "")
         _add(document, path, f"'{holder}': {detail['msg']}", mend)
 
 
@@ -337,36 +342,11 @@ def _known_keys(path: Path) -> list[str]:
 def _meant(detail: ErrorDetails) -> list[str]:
     """The keys that an unknown one is for, where that can be told."""
     path = _path(detail)
-    if holder_of(path[:-1]) in _CONDITIONS and ("." in str(path[-1]) or path[-1] in _NEGATIONS):
-        return ["finding", "at_least"]
+    if keys := misplaced.meant(path):
+        return keys
     name, known = str(path[-1]), _known_keys(path[:-1])
     meant = _KNOWN_AS.get(name.lower())
     return [meant] if meant in known else difflib.get_close_matches(name, known, 1, 0.6)
-
-
-_CONDITIONS = frozenset({"when", "any", "all"})
-_NEGATIONS = frozenset({"not", "none", "unless"})
-
-
-_ASKED = {
-    **{name: f"request: {{{name}: ...}}" for name in case_form.CaseRequest.model_fields},
-    **{name: f"request: {{account: {{{name}: ...}}}}" for name in case_form.CaseAccount.model_fields if name != "id"},
-    "turns": "request: {before: [...]}",
-    "history": "request: {account: {history: {...}}}, or for turns request: {before: [...]}",
-}
-"""Keys that stand deeper in a case."""
-
-
-def _as_condition(name: str, value: Any) -> str:
-    """How a condition is written that somebody has put into a key of its own."""
-    if name in _NEGATIONS:
-        return 'write an expression: !(score("classifier.label") >= 0.8)'
-    if name in {"below", "under", "less_than", "lt", "lte", "at_most", "max", "maximum"}:
-        return f'write an expression: score("classifier.label") < {value if isinstance(value, int | float) else 0.5}'
-    if "." in name:
-        said = value if isinstance(value, int | float) and 0 < value <= 1 else 0.8
-        return f"write finding: {name}, at_least: {said}"
-    return ""
 
 
 def _unknown_key(document: Document, path: Path) -> None:
@@ -374,12 +354,10 @@ def _unknown_key(document: Document, path: Path) -> None:
     what = f"unknown key '{slips.visible(name)}'{_in(path[:-1])}"
     if name in known:
         what, mend = f"'{name}' cannot stand beside these keys", "a condition is one of finding, any, all"
-    elif holder_of(path[:-1]) in _CONDITIONS and (form := _as_condition(name, _at(document, path))):
-        mend = form
+    elif where := misplaced.mend(path, _at(document, path), _at(document, path[:-1])):
+        mend = where
     elif (meant := _KNOWN_AS.get(name.lower())) in known:
         mend = f"write '{meant}'"
-    elif holder_of(path[:-1]) == "cases" and name in _ASKED:
-        mend = f"write {_ASKED[name]}"
     elif found := slips.strange(name):
         what, mend = found[1:]
     elif name == "on":

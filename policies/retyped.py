@@ -30,6 +30,12 @@ _FORMS = {
     "n": "{{at_least: {}}}",
     "max_tokens": "{{at_least: {}}}",
     "account": "{{id: {}}}",
+    "history": "{{jailbreak: 2}}: a name and how often",
+    "before": "{{role: {}}}",
+    "messages": "{{role: user, text: {}}}",
+    "scores": "{{classifier.label: 0.9}}, without brackets [ ]",
+    "any": "{{finding: {}, at_least: 0.8}}",
+    "all": "{{finding: {}, at_least: 0.8}}",
     "classifiers": "name: {{kind: ...}}, a line for each",
     "rules": "the id of a rule, then what differs: {{jailbreak: {{mode: off}}}}",
     "strike": "one name",
@@ -59,6 +65,10 @@ def mend(kind: str, path: Path, value: Any) -> str:
         return "write one name: a policy extends one other"
     if _TYPES[kind] is _MAPPING:
         return _as_mapping(path, holder, value) or usual
+    if kind == "list_type" and isinstance(value, dict):
+        return "put it in brackets: [{...}], or write '- ' before it"
+    if kind == "string_type" and isinstance(value, list) and holder in {"route_to", "model"}:
+        return "write one"
     if kind == "string_type" and isinstance(value, dict | list) and holder == "tools":
         return "write the names of the tools alone"
     return _of_text(kind, holder, value) or usual if isinstance(value, str) else usual
@@ -74,10 +84,17 @@ def _as_mapping(path: Path, holder: str, value: Any) -> str:
     return f"write {form.format('...' if isinstance(one, list | dict) else plain(one))}" if form else ""
 
 
+def _as_list(holder: str, value: str) -> str:
+    every = value.lower() in {"all", "any", "both", "*", "every", "everything"}
+    if every and holder == "stages":
+        return "write [input, output]"
+    return f"remove '{holder}': without it all are meant" if every else f"write [{value}]"
+
+
 def _of_text(kind: str, holder: str, value: str) -> str:
     """How a text is written as the list, the truth or the number that it means."""
     if kind == "list_type":
-        return f"write [{value}]"
+        return _as_list(holder, value)
     if kind == "bool_type":
         meant = slips.truth(value)
         return f"write {meant}; in YAML 1.2 yes, no, on and off are texts" if meant else ""

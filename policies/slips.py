@@ -37,7 +37,13 @@ _WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("request", "prompt", "pre", "in", "question", "before"), "input"),
         **dict.fromkeys(("response", "answer", "completion", "post", "out", "after"), "output"),
     },
+    "otherwise": {**dict.fromkeys(_BLOCKS, "block"), **dict.fromkeys((*_PASSES, "approve"), "pass")},
+    "stream": {
+        **dict.fromkeys(("all", "full", "true", "yes", "wait", "complete", "everything"), "whole"),
+        **dict.fromkeys(("false", "no", "none", "off", "chunks"), "{hold_back: 64}: so many letters wait"),
+    },
     "role": {
+        **dict.fromkeys(("*", "all", "any", "everyone"), "nothing: without 'roles' a rule looks at all of them"),
         **dict.fromkeys(("human", "customer", "client"), "user"),
         **dict.fromkeys(("ai", "bot", "model", "agent"), "assistant"),
         **dict.fromkeys(("tool", "function"), "tool_result for what a tool said, tool_call for what it was asked"),
@@ -86,6 +92,12 @@ def time(said: object) -> str:
     if found is None or "month" in said.lower() or said == found[1] + found[2]:
         return ""
     return f"write {found[1]}{found[2]}"
+
+
+def letters(said: object) -> str:
+    """How a number of characters is written that is meant by "64 characters"; nothing where nobody knows."""
+    found = re.fullmatch(r"([0-9]{1,6}) *(?:c|char|chars|characters?|letters?|bytes?)", str(said).strip().lower())
+    return f"write {found[1]}" if found is not None else ""
 
 
 def span(said: str) -> str:
@@ -245,6 +257,7 @@ CALLED = {
         ("messages", "message", "text", "content", "prompt", "input", "output", "answer", "response"),
         'texts are read by classifiers: write score("classifier.label") >= 0.8',
     ),
+    **dict.fromkeys(("exists", "all", "filter", "map", "exists_one"), 'write list.exists(x, x == "...")'),
     **dict.fromkeys(("max", "min", "avg", "sum"), 'score("classifier.label") is the highest score already'),
     "role": 'write score("classifier.label", "user"), or roles: [user] in the rule',
     "user": "write account.id",

@@ -76,10 +76,24 @@ def _no_colon(stop: _Stop) -> Told:
 
 
 def _open_bracket(stop: _Stop) -> Told:
+    hidden = re.search(r"[^\s,\[{]\s+(#\S?)", stop.lines[stop.began_line])
+    if hidden is not None and stop.began_line < max(stop.line, len(stop.lines) - 1):
+        at = Told(stop.began_line + 1, hidden.start(1) + 1, "a '#' behind a blank, where a comment begins", "")
+        return at._replace(mend="put quotes around the text, or close the bracket before it")
     if "<stream end>" in stop.problem or "end of" in stop.problem:
         return stop.told_where_it_began("a bracket that is never closed", "close it")
+    line = stop.lines[stop.line] if stop.line < len(stop.lines) else ""
+    before, here = line[: stop.column].rstrip(), line[stop.column : stop.column + 1]
+    if here == ":" and re.search(r": +[^\s\"',\[{][^,]*$", before):
+        what = "a second colon in one part between brackets"
+        return stop.told(what, "put a comma before the key that it ends, or quotes around the whole text")
+    if before[-1:] in ('"', "'") and here not in (",", "}", "]", ":", "#", ""):
+        return stop.told("a text goes on behind its closing quote", _QUOTE_ALL)
     what = f"the bracket that is opened in line {stop.began_line + 1} is not closed before this"
     return stop.told(what, "close it, or put a comma between its parts and a blank after each colon")
+
+
+_QUOTE_ALL = "quote the whole of it; in single quotes '' stands for one"
 
 
 def _open_quotes(stop: _Stop) -> Told:
@@ -87,6 +101,8 @@ def _open_quotes(stop: _Stop) -> Told:
 
 
 def _second_colon(stop: _Stop) -> Told:
+    if re.match(r"\s*(?:- +)?[\w.-]+: +\(", stop.lines[stop.line]):
+        return stop.told("round brackets, which mean nothing in YAML", "write { and } in place of ( and )")
     if _TWO_COLONS.match(stop.lines[stop.line][: stop.column + 2]):
         return stop.told("a text that holds ': '", "put quotes around the text")
     return stop.told("this line is read as a part of the text above it", "indent it like the keys that it stands with")
@@ -97,8 +113,7 @@ def _block(stop: _Stop) -> Told:
         if (opened := _opened_before(stop)) is not None:
             what = f"quotes that are opened here are closed in line {stop.line + 1} only"
             return Told(*opened, what, "close them where the text ends")
-        mend = "quote the whole of it; in single quotes '' stands for one"
-        return stop.told("a text goes on behind its closing quote", mend)
+        return stop.told("a text goes on behind its closing quote", _QUOTE_ALL)
     if "'?'" in stop.problem and stop.lines[stop.began_line][stop.began_column :].startswith("- "):
         what = f"a '- ' in line {stop.began_line + 1} begins a list, and this line is none of its items"
         return stop.told(what, "write '- ' before each of them, or before none")
@@ -126,6 +141,11 @@ def _tag(stop: _Stop) -> Told:
     return stop.told_where_it_began(what, "put single quotes around the whole of it")
 
 
+def _alias(stop: _Stop) -> Told:
+    what = f"a value that begins with '{stop.lines[stop.began_line][stop.began_column : stop.began_column + 1]}'"
+    return stop.told_where_it_began(what, "put quotes around it")
+
+
 def _special(stop: _Stop) -> Told:
     if stop.lines[stop.line][stop.column :].startswith("```"):
         return stop.told("a line of Markdown", "remove it, and the one that ends the block")
@@ -145,6 +165,8 @@ _KINDS: tuple[tuple[str, Callable[[_Stop], Told]], ...] = (
     ("could not find expected ':'", _no_colon),
     ("unknown escape character", _escape),
     ("while scanning a tag", _tag),
+    ("while scanning an alias", _alias),
+    ("while scanning an anchor", _alias),
     ("while parsing a flow", _open_bracket),
     ("unexpected end of stream", _open_quotes),
     ("mapping values are not allowed", _second_colon),

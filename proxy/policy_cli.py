@@ -39,7 +39,7 @@ def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> Non
     Ends with 1 where a process could not load its policy. Example: penstock policy status --json
     """
     with _operator():
-        store = store_of(data_dir, name)
+        store = _store(data_dir, name)
         pinned, processes = store.pinned(), store.processes()
         if json:
             typer.echo(dumps({"pinned": pinned, "processes": processes}, indent=1))
@@ -82,7 +82,7 @@ def history(
     Example: penstock policy history -n 50
     """
     with _operator():
-        for line in store_of(data_dir, name).history()[-n:]:
+        for line in _store(data_dir, name).history()[-n:]:
             if json:
                 typer.echo(dumps(line))
                 continue
@@ -103,7 +103,7 @@ def show(
     `penstock diff REVISION my-policies` says how it differs. Example: penstock policy show 5707c2
     """
     with _operator():
-        store = store_of(data_dir, name)
+        store = _store(data_dir, name)
         kept = store.get(revision)
         files = _files(kept)
         if json:
@@ -129,7 +129,7 @@ def activate(
     Example: penstock policy activate 5707c2
     """
     with _operator():
-        store = store_of(data_dir, name)
+        store = _store(data_dir, name)
         _activate(store, store.get(revision), wait)
 
 
@@ -144,7 +144,7 @@ def rollback(
     Running processes change within seconds. Example: penstock policy rollback
     """
     with _operator():
-        store = store_of(data_dir, name)
+        store = _store(data_dir, name)
         loaded = [line["revision"] for line in store.history() if line.get("event") == "loaded"]
         pinned, kept = store.pinned(), {each.revision for each in store.all()}
         now = pinned or (loaded[-1] if loaded else "")
@@ -162,7 +162,7 @@ def rollback(
 def unpin(name: Name = "", data_dir: DataDir = None) -> None:
     """Let the setting `policy` decide again."""
     with _operator():
-        store = store_of(data_dir, name)
+        store = _store(data_dir, name)
         before = store.pin_path.exists()
         store.unpin()
         typer.echo("the setting `policy` decides again" if before else "nothing was pinned")
@@ -284,8 +284,7 @@ def _signature(bundle: Path) -> Path:
     return bundle.with_name(bundle.name + ".sig")
 
 
-def store_of(data_dir: Path | None, name: str) -> Store:
-    """The kept revisions of a policy, by its name in the settings. Raises ConfigError."""
+def _store(data_dir: Path | None, name: str) -> Store:
     from .policy_store import Store
 
     if name and not re.fullmatch(r"[\w.-]+", name):

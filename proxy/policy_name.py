@@ -14,12 +14,12 @@ def source_of(name: str) -> str:
     Refused where it cannot be told which revision is meant."""
     if _REVISION.fullmatch(name) is None or Path(name).exists():
         return name
-    from .config import ConfigError
-    from .policy_cli import store_of
-    from .policy_store import StoreError
+    from .audit import AuditUnavailable
+    from .audit_cli import settings_of
+    from .policy_store import Store, StoreError
     from .teach_cli import Refused
 
     try:
-        return store_of(None, "").get(name).entry
-    except (StoreError, ConfigError) as error:
+        return Store(settings_of().data_dir / "policies").get(name).entry
+    except (StoreError, AuditUnavailable) as error:
         raise Refused(str(error)) from None

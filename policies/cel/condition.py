@@ -376,25 +376,39 @@ def _reworded(at: int, what: str, stage: Stage) -> Flaw:
         kinds = overload[2].replace("*error*", "?")
         mend = _forms(name) if name in _OWN else _fitting(name, kinds := overload[2])
         return Flaw(at, f"'{said}' does not take {kinds}", mend)
+    if "operand of a select operation" in what:
+        return Flaw(at, "a '.' behind a value that has no parts", "compare it, like account.history.jailbreak > 1")
     if "Syntax error" in what:
         said = what.partition("Syntax error: ")[2].partition(" expecting ")[0].replace("'<EOF>'", "the end")
         return Flaw(at, f"not CEL: {said}", "quote texts, close brackets, join comparisons with && and ||")
     return Flaw(at, what[:200])
 
 
+_TEXT = 'compare the text, like account.tier == "gold"; true and false stand without quotes'
+_FITS = {
+    "(int, double)": "write a whole number, without a point",
+    "(double, int)": "write the number with a point, like 1.0",
+    "(bool, string)": _TEXT,
+    "(string, bool)": _TEXT,
+    "(string)": 'compare it: == "" where it must be empty',
+    "(int, string)": "write the number without quotes",
+    "(list(string), string)": 'write "..." in the list',
+    "(string, string)": "write == or contains: 'in' looks into a list",
+}
+"""How types are made to fit that do not, by the types."""
+
+
 def _fitting(name: str, kinds: str) -> str:
     """How types are made to fit."""
-    if name in SIGNS and kinds.startswith("(bool, "):
+    order = name in SIGNS and name not in ("_==_", "_!=_")
+    if order and kinds.startswith("(bool, "):
         return "write two comparisons, and join them with &&"
     if "null" in kinds:
         return 'a text is never null: one that is not there is ""'
     if name == "contains" and kinds.startswith("(list"):
         return 'write "..." in the list'
-    if kinds == "(int, double)":
-        return "write a whole number, without a point"
-    if kinds == "(double, int)":
-        return "write the number with a point, like 1.0"
-    return "both sides need types that fit: 1 is an int, 1.0 a double"
+    found = _FITS.get(kinds, "") if kinds != "(string, string)" or name == "@in" else ""
+    return found or "both sides need types that fit: 1 is an int, 1.0 a double"
 
 
 def _unknown(at: int, name: str, stage: Stage) -> Flaw:
