@@ -174,6 +174,15 @@ def test_the_autoscaler_scales_what_is_there(everything: list[dict[str, Any]]) -
     assert scaler["scaleTargetRef"]["kind"] == workload(everything)["kind"] == "StatefulSet"
     assert "replicas" not in workload(everything)["spec"]
     assert [metric["type"] for metric in scaler["metrics"]] == ["Pods", "External", "Resource"]
+    _, latency, _ = scaler["metrics"]
+    job = only(everything, "ServiceMonitor")["spec"]["endpoints"][0]["relabelings"][0]["replacement"]
+    asked = latency["external"]["metric"]
+    assert asked["selector"]["matchLabels"] == {"part": "queue", "job": job}
+    told = (CHART.parent.parent / "README.md").read_text().partition("```yaml\nexternalRules:")[2].partition("```")[0]
+    (rule,) = YAML(typ="safe", pure=True).load(f"externalRules:{told}")["externalRules"]
+    assert rule["name"]["as"] == asked["name"]
+    # Else the adapter asks for the namespace of who asks, which no recorded series has.
+    assert rule["resources"] == {"namespaced": False}
     without = rendered(*WAYS["without a disk"], "--set", "autoscaling.enabled=true")
     assert only(without, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"] == "Deployment"
 
