@@ -78,7 +78,7 @@ lock: $(VENV)/dev.stamp
 	    image) extras="--extra content --extra fleet --extra otel --extra postgres --extra redis";; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt $$extras pyproject.toml -o requirements/$$set.lock; done
-	@for set in build uv test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
+	@for set in build uv test-agents test-deploy test-frameworks test-mlserver test-schemathesis test-vendors; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --override requirements/overrides.txt requirements/$$set.in -o requirements/$$set.lock; done
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

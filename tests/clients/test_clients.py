@@ -31,11 +31,13 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client: its driver, the APIs that it speaks, and what it says by itself in place of our words."""
+    """One client: its driver, the APIs that it speaks, what it says itself in place of our words, the lock of its
+    packages."""
 
     driver: str
     dialects: tuple[str, ...]
     own: str = WORDS
+    lock: str = "frameworks"
 
     @property
     def node(self) -> bool:
@@ -50,6 +52,10 @@ CLIENTS = {
     "pydantic-ai": Client("pydanticai", OPENAI),
     "litellm": Client("litellm_sdk", ("chat", "messages")),
     "anthropic": Client("anthropic_sdk", ("messages",)),
+    "agno": Client("agno_sdk", ALL, lock="agents"),
+    "haystack": Client("haystack_sdk", OPENAI, lock="agents"),
+    "llama-index": Client("llamaindex_sdk", OPENAI, lock="agents"),
+    "strands": Client("strands_sdk", ("chat", "messages"), lock="agents"),
     "node-openai": Client("openai.mjs", OPENAI, own="rejected by the content filter"),
     "node-anthropic": Client("anthropic.mjs", ("messages",)),
     "node-ai": Client("ai.mjs", ALL),
@@ -65,7 +71,7 @@ def command(client: Client, url: str) -> tuple[list[str], dict[str, str]]:
         for file in (FOLDER / "node").glob("*.mjs"):
             shutil.copy(file, folder)  # Node looks for packages beside the program
         return ["node", str(folder / client.driver), url], kept
-    path = os.pathsep.join([str(packages("frameworks")), str(ROOT)])
+    path = os.pathsep.join([str(packages(client.lock)), str(ROOT)])
     return [sys.executable, "-m", f"tests.clients.drivers.{client.driver}", url], {**kept, "PYTHONPATH": path}
 
 
