@@ -102,10 +102,12 @@ class Keeping:
         choice: Choice,
         keep: float,
         hear: Callable[[ContentUnavailable | None], object] | None = None,
+        last: float = 0.0,
     ) -> None:
         """`keep` is how many seconds content is kept. The vault belongs to this from now on, and is closed at the
-        end. `hear` is told, in the thread that writes, when that begins to fail, and (None) when it is well again."""
-        self.choice, self._vault, self._keep, self._clock = choice, vault, keep, Steady()
+        end. `hear` is told, in the thread that writes, when that begins to fail, and (None) when it is well again.
+        `last` is when something was written there last, where that is known (unix seconds)."""
+        self.choice, self._vault, self._keep, self._clock = choice, vault, keep, Steady(last)
         self._told = hear or (lambda error: None)
         self._marks: dict[str, Marks] = {}
         self._queue: deque[_Waiting] = deque()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from ..config import Settings
 from .choice import Choice, seconds
@@ -18,9 +19,20 @@ def keeping(settings: Settings, told: Callable[[ContentUnavailable | None], obje
     """What keeps content as the settings say, started; `told` hears how it is. Raises ContentUnavailable."""
     choice = Choice.read(settings.keep_content)
     assert choice is not None  # the caller looked
-    made = Keeping(opened(settings, master_of(settings), create=True), choice, seconds(settings.content_keep), told)
+    last = _last(settings.content_path)
+    vault = opened(settings, master_of(settings), create=True)
+    made = Keeping(vault, choice, seconds(settings.content_keep), told, last)
     made.start()
     return made
+
+
+def _last(path: Path) -> float:
+    """When something was written there last (unix seconds); 0 where nothing is."""
+    found = 0.0
+    for each in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(OSError):
+            found = max(found, each.stat().st_mtime)
+    return found
 
 
 def master_of(settings: Settings) -> Master:

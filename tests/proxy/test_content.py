@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from proxy.config import load as load_settings
 from proxy.content import keeping
 from proxy.content.choice import Choice, seconds
 from proxy.content.keeping import Keeping, Kept, Marks
+from proxy.content.places import keeping as keeping_of
+from proxy.content.places import opened
 from proxy.content.seal import ContentUnavailable, Master
 from proxy.content.sqlite import SqliteContents, SqliteKeys
 from proxy.content.vault import Vault
@@ -317,6 +321,19 @@ async def test_what_the_queue_does_not_take_is_counted(
     assert made.kept == 2  # written at the end
     assert not made._thread.is_alive()  # and waited for no longer than that takes
     assert [shown(data, row) is not None for row in rows] == [False, True, True, False, False]
+
+
+def test_a_start_with_a_clock_that_is_far_ahead_destroys_nothing(tmp_path: Path) -> None:
+    """What was written last says so; `test_clock` has how long it is not believed."""
+    settings = load_settings(None, data_dir=tmp_path, keep_content="all", content_key="ab" * 32, content_keep="1d")
+    month = 30 * 86_400
+    for old, behind in ((0, False), (3600, False), (month, True)):
+        opened(settings, None, create=True).close()
+        for path in tmp_path.glob("content.db*"):
+            os.utime(path, (time.time() - old,) * 2)
+        made = keeping_of(settings, lambda error: None)
+        assert (made._clock.now() < time.time() - month / 2) is behind
+        made.close()
 
 
 def test_what_cannot_be_written_at_all_keeps_nothing_else(tmp_path: Path) -> None:
