@@ -179,8 +179,12 @@ def _highest(spec: ClassifierSpec) -> dict[str, float]:
 def shadowed(policies: PolicySet) -> Iterator[Notice]:
     """Rules beside which another one, no milder and no narrower, always fires."""
     rules = list(_rules(policies))
+    above = {policy.id: _above(policies, policy) for policy in policies.policies}
     for place, (policy, at, rule) in enumerate(rules):
         for other_place, (owner, _, other) in enumerate(rules):
+            # One that extends the other stands in its place: they are never for one request together.
+            if owner.id in above[policy.id] or policy.id in above[owner.id]:
+                continue
             if owner.applies_to not in (None, policy.applies_to):
                 continue
             if other is not rule and _covers(other, rule) and _comes_first(other, rule, other_place < place):
@@ -188,6 +192,17 @@ def shadowed(policies: PolicySet) -> Iterator[Notice]:
                 mend = "remove it, or narrow the other one"
                 yield Notice("shadowed", Grade.WARNING, policy.id, ("rules", at), what, mend)
                 break
+
+
+def _above(policies: PolicySet, policy: Policy) -> set[str]:
+    """The ids of all that a policy extends."""
+    extends = {each.id: each.extends for each in policies.policies}
+    found: set[str] = set()
+    base = policy.extends
+    while base is not None and base not in found:
+        found.add(base)
+        base = extends.get(base)
+    return found
 
 
 def _comes_first(wide: Rule, narrow: Rule, earlier: bool) -> bool:
@@ -350,6 +365,8 @@ def words(policies: PolicySet) -> Iterator[Notice]:
 def _unlikely(rule: Rule) -> Iterator[tuple[str, str]]:
     if not isinstance(rule.when, str):
         return
+    import re2
+
     for leaf in rule.facts:
         if not isinstance(leaf.value, str):
             continue
@@ -359,9 +376,17 @@ def _unlikely(rule: Rule) -> Iterator[tuple[str, str]]:
             start, _, rest = leaf.value.partition("*")
             meant = f'startsWith("{start}")' if start and not rest else 'matches("...")'
             yield f"'*' in '{leaf.value}' is that sign itself", f"write {leaf.variable}.{meant}"
+    for source in _MATCHES.findall(rule.when):
+        if all(re2.search(source, text) for text in _ANY_TEXT):
+            yield f"'{source}' matches every text", "leave it out, or say what the text must hold"
     for source in re.findall(r"""\.matches\(\s*r?["'](/[^"']{1,200})["']""", rule.when):
         if (flaw := literal(source, True)) is not None:
             yield flaw.what, f"write '{source[1:].rpartition('/')[0]}' alone; (?i) before it takes any case"
+
+
+_MATCHES = re.compile(r"""\.matches\(\s*r?["']([^"'\\]{0,200})["']""")
+_ANY_TEXT = ("", "q", "0-_~ %", "Ж漢!\t")
+"""Texts of which no expression with a meaning takes all."""
 
 
 def _effort(said: str) -> str:

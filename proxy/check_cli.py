@@ -51,7 +51,7 @@ class _Found:
 
 
 def check(
-    path: Annotated[str, typer.Argument(help="A directory, a file, or a shipped pack.")],
+    path: Annotated[list[str], typer.Argument(help="A directory, a file, or a shipped pack.", metavar="PATH")],
     output: Annotated[
         Output,
         typer.Option("--output", "--format", help="text for people, json for programs, github for annotations."),
@@ -71,7 +71,10 @@ def check(
     """
     from policies.check import check as check_policy
 
-    result = check_policy(path, live=live, linted=True)
+    if len(path) > 1:
+        mend = "files that belong together stand in one directory: name that"
+        raise typer.BadParameter(f"{len(path)} paths; {mend}", param_hint="PATH")
+    result = check_policy(path[0], live=live, linted=True)
     match output:
         case Output.TEXT:
             for line in result.lines():
