@@ -50,7 +50,7 @@ class Changes:
             what = kind(was, now.action)
             self.kinds[what] += 1
             # What is no longer done was done by the rule of then.
-            gone = _milder(now.action, was)
+            gone = milder(now.action, was)
             rule = rows.rules[row] if gone else now.by.rule
             group = self.groups.get((rule, what))
             if group is None:
@@ -107,6 +107,7 @@ def kind(was: str, now: Action) -> str:
     return f"new {now}s" if now is not Action.PASS else f"no {was} any more"
 
 
-def _milder(now: Action, was: str) -> bool:
+def milder(now: Action, was: str) -> bool:
+    """Whether less is done now than was."""
     order = [str(action) for action in Action]
     return was in order and order.index(now) < order.index(was)

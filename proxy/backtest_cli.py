@@ -88,6 +88,8 @@ def backtest(
         typer.echo(clean(line))
     if kept is not None:
         typer.echo(kept.said)
+    elif changes.unknown and settings_of(where).keep_content != "off":
+        typer.echo("texts are kept here: with --content the classifiers are asked about them")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 Where all that the policy asks for was kept, its decision is the engine's own. Where not (facts of an exchange that is
 no single request, what is remembered of accounts), what the classifiers find now is written as a record would have it,
-and decided like any other, unknowns included. What the policy of then masked is judged masked: that is what was kept.
+and decided like any other, unknowns included. What the policy of then masked is judged masked: that is what was kept;
+where less would be done now, nobody knows whether the mask is why, and it is unknown.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from classifiers.base import Message, Role, said_before
 from classifiers.panel import Panel
 from policies.backtest import PASSED, Again, Backtest, Rows, decided
+from policies.changes import milder
 from policies.heard import describe
 from policies.model import Stage
 from policies.ready import PolicySet
@@ -43,6 +45,7 @@ SHOWN = 200
 _SHOWN = ((Stage.INPUT, Role.USER), (Stage.OUTPUT, Role.ASSISTANT))
 _NOW = "(judged again)"
 """Stands for the revision of such a record: it asked all that the new policy asks."""
+_HIDDEN = Again(None, PASSED, why="what was masked then cannot be found again, and less than that was found now")
 
 
 class Rejudge:
@@ -73,8 +76,10 @@ class Rejudge:
         self._reached = {stage: frozenset(part.judged) for stage, part in rows.stages.items()}
         contents = self._kept(rows, [row for row, one in enumerate(out) if one.action is None])
         while group := list(islice(contents, TOGETHER)):
+            hidden = {row for row, content in group if masked(content)}
             for row, one in self._runner.run(self._judge(rows, group)):
-                out[row] = one
+                gone = row in hidden and one.action is not None and milder(one.action, rows.actions[row])
+                out[row] = _HIDDEN if gone else one
         return out
 
     def texts(self, changes: Changes) -> dict[str, list[str]]:

@@ -49,7 +49,9 @@ def run(tmp_path: Path, *more: str, policy: str = NEW) -> Any:
     return json.loads(result.stdout) if "json" in more else result.output
 
 
-async def test_a_new_classifier_is_asked(stand: Make, key_file: Path, tmp_path: Path) -> None:
+async def test_a_new_classifier_is_asked(
+    stand: Make, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with stand(settings=keeps("all")) as s:
         for text in ("plain", "some NEWS", "a MARK", "a MARK in the NEWS"):
             await s.chat(text)
@@ -74,7 +76,11 @@ async def test_a_new_classifier_is_asked(stand: Make, key_file: Path, tmp_path: 
     assert text.startswith("changes 4 of 7 decisions: 4 new blocks\n  rule no-news: 4 new blocks  e.g. pn_")
     assert "user: some NEWS\n" in text
     assert text.endswith("asked the classifiers again about 5 kept exchanges\n")
-    assert "NEWS" not in await asyncio.to_thread(run, tmp_path)
+    unasked = await asyncio.to_thread(run, tmp_path)
+    assert "NEWS" not in unasked
+    assert "with --content" not in unasked
+    monkeypatch.setenv("PENSTOCK_KEEP_CONTENT", "all")
+    assert "with --content" in await asyncio.to_thread(run, tmp_path)
     few = await asyncio.to_thread(run, tmp_path, "--content", "--ask", "2")
     assert "about 2 kept exchanges; 3 were left out (--ask 5)" in few
     assert "unknown 3 of 7" in few
@@ -85,11 +91,13 @@ async def test_what_was_not_kept_stays_unknown(stand: Make, key_file: Path, tmp_
     async with stand(policy, settings=keeps("rules")) as s:
         await s.chat("some NEWS")
         await s.chat("a SECRET in the NEWS")
-        await written(s, 1)
+        await s.chat("a SECRET")
+        await written(s, 2)
     told = await asyncio.to_thread(run, tmp_path, "--content", "--output", "json")
     assert told["kinds"] == {"new blocks": 1}
-    assert sum(told["unknown"].values()) == 1
-    assert told["judged_again"] == {"judged": 1, "masked": 1, "not_kept": 1, "left_out": 0}
+    assert sum(told["unknown"].values()) == 2
+    assert [count for why, count in told["unknown"].items() if "masked then" in why] == [1]
+    assert told["judged_again"] == {"judged": 2, "masked": 2, "not_kept": 1, "left_out": 0}
     assert told["texts"] == {
         told["rules"][0]["examples"][0]: ["user: a [VEILED] in the NEWS", "assistant: Hello! How can I help you today?"]
     }
