@@ -212,7 +212,7 @@ class DataPlane:
             if found is not None:
                 return self._found(incoming, found, identity)
         dialect = self._judged.get(incoming.path)
-        allowed = _POST if dialect is not None else _GET if _relays(incoming.path) else ()
+        allowed = (b"POST",) if dialect is not None else (b"GET", b"HEAD") if _relays(incoming.path) else ()
         unjudged = incoming.method not in allowed
         if unjudged:
             dialect, family = None, family_of(incoming.path)
@@ -220,7 +220,8 @@ class DataPlane:
                 unserved = _unserved(incoming, family, self._opened, allowed)
                 return self._refusal(incoming, *unserved, identity.account)
         scope = "open" if unjudged else "models" if dialect is None else dialect.name
-        unfit = _unfit(incoming, judged=dialect is not None, json=dialect is not None) or self._barred(identity, scope)
+        named = dialect is not None
+        unfit = _unfit(incoming, judged=named or self._owned is not None, json=named) or self._barred(identity, scope)
         if unfit is not None:
             return self._refusal(incoming, *unfit, identity.account)
         speaker = self._speaker(incoming)
@@ -415,7 +416,6 @@ class DataPlane:
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})
-_GET, _POST = (b"GET", b"HEAD"), (b"POST",)
 _SINGLE = frozenset({b"authorization", b"content-type", b"host", b"x-api-key", b"api-key"})
 
 

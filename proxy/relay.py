@@ -7,7 +7,6 @@ outcome of one that is gathered, the intent of one that passes on as it comes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Protocol
 
 import orjson
@@ -15,9 +14,10 @@ import orjson
 from policies.model import Stage
 
 from .accounts.holder import Holder
+from .accounts.mentioned import check
 from .answers import Answer, called, ids, problem, relayed
 from .audit import Audit
-from .dialects.base import NotFound, Speaker
+from .dialects.base import BadRequest, NotFound, Speaker
 from .flight import fate
 from .listener import Caller
 from .logs import get_logger
@@ -26,7 +26,7 @@ from .models import listed, renamed
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
 from .strict import Malformed, parse
-from .upstream import Response, UpstreamError
+from .upstream import Headers, Response, UpstreamError
 
 log = get_logger("penstock.relay")
 
@@ -42,6 +42,7 @@ class Head(Protocol):
     speaker: Speaker
     family: str
     holder: Holder | None
+    asked: tuple[bytes, bytes, Headers]
 
     def head(self, backend: Backend, method: bytes = ..., target: bytes = ...) -> bytes: ...
 
@@ -64,7 +65,8 @@ class Relay:
         assert backend is not None  # the settings say so where a route is open
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
-            listing = _check(known, body) and method == b"GET"
+            query = known.asked[1].partition(b"?")[2]
+            listing = known.holder is not None and check(known.holder, query, body) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
             if not _gathered(response, owned=known.holder is not None):
                 await self._stream(known, response, caller, notes)
@@ -73,7 +75,7 @@ class Relay:
             notes.ended("relayed", "unjudged")
             own = whole if known.holder is None else _owned(known.holder, response, whole, listing)
             answer = Answer(response.status, relayed(response, keep_length=own is whole), own, response.reason)
-        except NotFound as error:
+        except BadRequest as error:
             answer = self._not_found(known, error, notes)
         except UpstreamError as error:
             answer = self._failed(known, error, notes)
@@ -178,7 +180,7 @@ class Relay:
         notes.ended("upstream_fault", error.fault)
         return problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
 
-    def _not_found(self, known: Head, error: NotFound, notes: Notes) -> Answer:
+    def _not_found(self, known: Head, error: BadRequest, notes: Notes) -> Answer:
         notes.ended("refused", error.code)
         self._metrics.refused.inc(error.code)
         return problem(known.speaker, error.status, error.code, str(error), notes.id, param=error.param)
@@ -190,16 +192,6 @@ class Relay:
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(speaker, status, code, message, "")
-
-
-def _check(known: Head, body: bytes) -> bool:
-    """Whether the path names no stored thing. Raises NotFound where it, or a JSON body, names somebody else's."""
-    if known.holder is None:
-        return False
-    listing = not known.holder.named()
-    with contextlib.suppress(Malformed):
-        known.holder.body(parse(body))
-    return listing
 
 
 def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> bytes:

@@ -99,7 +99,9 @@ until `open_fields` names it. Then it is a part that nobody can read (`surface.u
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
 apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever
 else the official clients can name) is found by the account that it was minted for through this Penstock, and
-answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. Ids that
+answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. On open
+routes, too, no query, form or JSON may name another's; JSON with two readings, and a compressed body, are refused
+there. Ids that
 all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope `open`,
 batches one with `batches`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import re
 import time
@@ -391,6 +392,45 @@ async def test_open_routes_show_each_account_its_own(stand: Make) -> None:
             assert other.status_code == 404, body
         assert len(s.upstream.requests) == before + len(own_calls) + 1
         assert (await call(s, "b", "POST", "/v1/conversations", json={"file": "file-2"})).status_code == 200
+
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--b--\r\n'
+JSON = "application/json"
+MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
+    "a field of a form": (FORM % (b"file_id", b"file-1"), "multipart/form-data; boundary=b", {}, 404),
+    "by bare line feeds": (FORM.replace(b"\r", b"") % (b"x", b"file-1"), "multipart/form-data; boundary=b", {}, 404),
+    "a form by another name": (FORM % (b"file_id", b"file-1"), "application/octet-stream", {}, 404),
+    "one's own in a form": (FORM % (b"file_id", b"file-2"), "multipart/form-data; boundary=b", {}, 200),
+    "a text in a form": (FORM % (b"file", b"my file-1 is there"), "multipart/form-data; boundary=b", {}, 200),
+    "a plain form": (b"a=1&file_id=file%2D1", "application/x-www-form-urlencoded", {}, 404),
+    "JSON with two readings": (b'{"file_id":"file-1","a":1,"a":2}', JSON, {}, 400),
+    "JSON that calls itself text": (b'{"file_id":"file-1"}', "text/plain", {}, 404),
+    "JSON behind a mark": (b'\xef\xbb\xbf{"file_id":"file-1"}', JSON, {}, 400),
+    "JSON of wide letters": ('{"file_id":"file-1"}'.encode("utf-16"), JSON, {}, 400),
+    "JSON that is squeezed": (gzip.compress(b'{"file_id":"file-1"}'), JSON, {"content-encoding": "gzip"}, 415),
+    "bytes": (bytes(range(1, 256)), "application/octet-stream", {}, 200),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "more", "status"), MENTIONS.values(), ids=MENTIONS.keys())
+async def test_no_body_on_an_open_route_leads_to_anothers(
+    stand: Make, body: bytes, kind: str, more: dict[str, str], status: int
+) -> None:
+    """Nobody judges it; but a provider that reads it leniently must not find there what we do not."""
+    settings = {"open_routes": ["/v1/files", "/v1/conversations"]}
+    scopes = ["open"]
+    async with stand(policy=POLICY, settings=settings, keys={"a": {"scopes": scopes}, "b": {"scopes": scopes}}) as s:
+        s.upstream.reply = provider
+        for who, name in (("a", b"file-1"), ("b", b"file-2")):
+            assert (await call(s, who, "POST", "/v1/files", content=name)).status_code == 200
+        headers = {"authorization": f"Bearer {s.keys['b']}", "content-type": kind, **more}
+        answer = await s.client.post("/v1/conversations", content=body, headers=headers)
+        assert answer.status_code == status
+        asked = await s.client.get(
+            "/v1/conversations?after=file%2D1", headers={"authorization": f"Bearer {s.keys['b']}"}
+        )
+        assert asked.status_code == 404
+        assert len(s.upstream.requests) == 2 + (status == 200)
 
 
 @pytest.mark.parametrize("stream", [False, True])
