@@ -6,13 +6,14 @@ No matched text is shown unless --show-text says so. Exit codes: 0 judged, 1 it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from policies.model import Stage
     from policies.ready import PolicySet
 
+    from .audit import Exchange
     from .dialects.base import Body, Dialect
     from .guard import Guard
 
@@ -78,7 +80,10 @@ def explain(
             "content was kept: that needs the master key."
         ),
     ],
-    policy: Annotated[str, typer.Option(help=POLICY)] = "baseline",
+    policy: Annotated[
+        str | None,
+        typer.Option(help=f"{POLICY} Left out: the revision that decided, or baseline for what nobody decided."),
+    ] = None,
     response: Annotated[Path | None, typer.Option(help="A file with the answer to it: JSON, or a stream.")] = None,
     path: Annotated[
         str | None, typer.Option(help="Where it would be sent, like /v1/messages; else its shape tells.")
@@ -98,9 +103,10 @@ def explain(
     from policies.load import load
 
     with operator():
-        policies = load(source_of(policy))
-        kept = _ID(request) is not None and not Path(request).exists()
-        told = _kept(request, audit, policies) if kept else _given(request, response, path)
+        found = _recorded(request, audit) if _ID(request) is not None and not Path(request).exists() else None
+        source = _deciding(found) if found is not None and policy is None else source_of(policy or "baseline")
+        policies = load(source)
+        told = _kept(found, policies) if found is not None else _given(request, response, path)
         stages = asyncio.run(_judged(policies, told))
     if output is Plain.JSON:
         plain: dict[str, Any] = {}
@@ -109,7 +115,8 @@ def explain(
             plain[name if name not in plain else f"{name}_elsewhere"] = _plain(stage, show_text)
         typer.echo(dumps({"path": told.place, "revision": policies.revision, **plain}, indent=1))
         return
-    typer.echo(f"read as {told.dialect} (POST {told.place}); policy {clean(policy)}, revision {policies.revision}")
+    by = policy or ("as it decided then" if found is not None else "baseline")
+    typer.echo(f"read as {told.dialect} (POST {told.place}); policy {clean(by)}, revision {policies.revision}")
     for note in told.notes:
         typer.echo(note)
     for name in sorted({each.id for each in policies.policies} - {each for stage in stages for each in stage.facing}):
@@ -140,14 +147,18 @@ def _given(request: str, response: Path | None, path: str | None) -> _Told:
     return _Told(place, dialect.name, asked, said, answer)
 
 
-def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
-    """What was kept of a decision. Raises Refused."""
-    from policies.model import Stage
+class _Recorded(NamedTuple):
+    """A recorded exchange, what was kept of it, and where its log lies."""
 
+    exchange: Exchange
+    content: dict[str, Any]
+    log: str
+
+
+def _recorded(id: str, audit: Path | None) -> _Recorded:
+    """Raises Refused."""
     from .audit import Reader
-    from .content.stated import stated
     from .content_cli import content_of
-    from .rejudged import body_of, masked
 
     with reading("--audit"):
         path = log_path(audit)
@@ -158,6 +169,28 @@ def _kept(id: str, audit: Path | None, policies: PolicySet) -> _Told:
         content = content_of(id, settings_of(path))
     if isinstance(content, str):
         raise Refused(f"{id}: {content}")
+    return _Recorded(exchange, content, path)
+
+
+def _deciding(found: _Recorded) -> str:
+    """Where the revision that decided an exchange is kept. Raises Refused."""
+    from .policy_store import Store, StoreError
+
+    home, revision = settings_of(found.log).data_dir / "policies", str(found.exchange["revision"])
+    for store in (Store(home), *map(Store, sorted(home.glob("named/*")))):
+        with contextlib.suppress(StoreError):
+            return store.get(revision).entry
+    raise Refused(f"the revision {revision or '?'} that decided it is not kept in {home}: say --policy")
+
+
+def _kept(found: _Recorded, policies: PolicySet) -> _Told:
+    """What was kept of a decision."""
+    from policies.model import Stage
+
+    from .content.stated import stated
+    from .rejudged import body_of, masked
+
+    exchange, content = found.exchange, found.content
     notes = []
     if masked(content):
         notes.append("what the policy of then masked is masked here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,14 @@ async def test_a_kept_exchange_is_explained(stand: Make, key_file: Path, tmp_pat
         (await asyncio.to_thread(CliRunner().invoke, app, [*args, "--show-text", "--output", "json"])).output
     )
     assert [told[stage]["findings"][0]["text"] for stage in ("input", "output")] == ["NEWS", "NEWS"]
+    then = [*args[:2], *args[4:]]
+    result = await asyncio.to_thread(CliRunner().invoke, app, then)
+    assert result.exit_code == 0, result.output
+    assert f"policy as it decided then, revision {first['revision']}" in result.output
+    shutil.rmtree(tmp_path / "data" / "policies")
+    result = await asyncio.to_thread(CliRunner().invoke, app, then)
+    assert result.exit_code == 1
+    assert f"the revision {first['revision']} that decided it is not kept" in result.output
     vault = ["audit", "forget", "anonymous", "--path", str(tmp_path / "data" / "audit.db")]
     await asyncio.to_thread(CliRunner().invoke, app, vault)
     result = await asyncio.to_thread(CliRunner().invoke, app, args)
