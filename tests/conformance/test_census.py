@@ -94,16 +94,16 @@ With `judge_batches: true` files of requests, batches and their results are judg
 `previous_response_id`, `conversation`, `prompt`, items by reference and `background` of Responses, and a `thread` of
 Messages that goes on, lead to texts that were not judged here, or to an answer that is fetched later: each is refused
 until `open_fields` names it. Then it is a part that nobody can read (`surface.unscannable`; kind `stored` or
-`background`), and the policy decides: `baseline` refuses.
+`background`), and the policy decides: `baseline` refuses. The tool runners of Anthropic's SDKs go on with a `thread` by
+themselves; the refusal (`thread_unsupported_request`, the API's own word) has them send the whole conversation instead.
 
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
 apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever
 else the official clients can name) is found by the account that it was minted for through this Penstock, and
 answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. On open
 routes, too, no query, form or JSON may name another's; JSON with two readings, and a compressed body, are refused
-there. Ids that
-all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope `open`,
-batches one with `batches`.
+there. Ids that all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope
+`open`, batches one with `batches`.
 
 A model that may answer in the place of the one that is asked (`fallbacks`, `models`) must be one that the key may use,
 lead where the other leads, and be judged by the same policies; a rule that sends a request elsewhere takes none. A
