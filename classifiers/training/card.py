@@ -157,14 +157,14 @@ def _english(example: Example) -> bool:
     return sum(char.isascii() for char in example.text) >= 0.9 * len(example.text)
 
 
-def _measured(example: Example, label: str) -> bool:
+def measured(example: Example, label: str) -> bool:
     """Whether the figures of `label` count a text: English, with labels that can be trusted. A hateful post is no
     request."""
     return _english(example) and example.suite not in {"harmful_noisy", "posts" if label == "harmful" else ""}
 
 
 def _head(label: Label, dev: Judged, rest: Judged) -> dict[str, Any]:
-    pool, where = dev.where(lambda e: _measured(e, label.name)), "unseen sources"
+    pool, where = dev.where(lambda e: measured(e, label.name)), "unseen sources"
     if sum(e.targets.get(label.name) == 1.0 for e in pool.examples) < ENOUGH:
         pool, where = pool.beside(rest), "unseen sources and held rows"
     known = pool.where(lambda e: label.name in e.targets)
@@ -332,24 +332,24 @@ def _languages(dev: Judged) -> dict[str, Any]:
     return found
 
 
-def _suites(dev: Judged) -> dict[str, Any]:
-    """The figures that were aimed at. The honest side is English: all honest prompts, and the contrast sets where the
-    name says so."""
+def suites(dev: Judged) -> dict[str, tuple[Floats, Floats]]:
+    """Logits of the bad and of the honest side of each figure that was aimed at. The honest side is English: all honest
+    prompts, and the contrast sets where the name says so."""
     attack = np.maximum(dev.head("injection"), dev.head("jailbreak"))
     honest = [_english(e) and e.suite == "honest" and not any(e.targets.values()) for e in dev.examples]
     plain = [
         h or (e.suite == "contrast" and not any(e.targets.values())) for h, e in zip(honest, dev.examples, strict=True)
     ]
 
-    def bad(label: str, *suites: str, but: str = "") -> list[bool]:
+    def bad(label: str, *among: str, but: str = "") -> list[bool]:
         return [
-            e.targets.get(label) == 1.0 and e.suite in suites and e.source != but and _english(e) for e in dev.examples
+            e.targets.get(label) == 1.0 and e.suite in among and e.source != but and _english(e) for e in dev.examples
         ]
 
     attacks = [a or b for a, b in zip(bad("injection", "attacks"), bad("jailbreak", "attacks", "harmful"), strict=True)]
     requests = ("harmful", "contrast", "attacks")
     harmful = dev.head("harmful")
-    suites = {
+    found = {
         "harmful requests": (harmful, bad("harmful", *requests), honest),
         "harmful requests without code (rmcbench)": (harmful, bad("harmful", *requests, but="rmcbench"), honest),
         "harmful requests, honest with contrast": (harmful, bad("harmful", *requests), plain),
@@ -359,9 +359,12 @@ def _suites(dev: Judged) -> dict[str, Any]:
         "injection and jailbreak": (attack, attacks, honest),
         "injection and jailbreak, honest with contrast": (attack, attacks, plain),
     }
+    return {name: (scores[np.array(a, bool)], scores[np.array(b, bool)]) for name, (scores, a, b) in found.items()}
+
+
+def _suites(dev: Judged) -> dict[str, Any]:
     found = {}
-    for name, (scores, chosen, other) in suites.items():
-        bads, honests = scores[np.array(chosen, bool)], scores[np.array(other, bool)]
+    for name, (bads, honests) in suites(dev).items():
         found[name] = {
             "bad": len(bads),
             "honest": len(honests),
