@@ -34,8 +34,9 @@ PATHS: dict[str, tuple[str, ...]] = {
 }
 
 
-LISTED, FEW = 40, 5
-"""Words that are told one by one, and those that begin like the one that is wrong."""
+LISTED, LONG, FEW = 40, 1000, 5
+"""Words that are told one by one, the letters that they may have together, and how many of those that begin like the
+one that is wrong."""
 
 
 class OptionError(ValueError):
@@ -73,7 +74,11 @@ def near(said: str, known: Sequence[str]) -> str:
     longer = [each for each in known if said and each.startswith(said)]
     if not found and 0 < len(longer) <= FEW:
         return "did you mean " + " or ".join(f"'{each}'" for each in longer) + "?"
-    listed = ", ".join(known) if len(known) <= LISTED else ", ".join(known[:LISTED]) + ", ..."
+    listed = ", ".join(known[:LISTED])
+    if len(listed) > LONG:  # names of cases are whole sentences
+        listed = listed[: listed.rindex(", ", 0, LONG)] + ", ..."
+    elif len(known) > LISTED:
+        listed += ", ..."
     if len(known) == 1 and not found:
         return f"the only one is '{known[0]}'"
     return f"did you mean '{found[0]}'?" if found else f"one of {listed}"

@@ -56,7 +56,6 @@ _KNOWN_AS = {
     "enabled": "mode",
     "status": "mode",
     "fail_open": "on_error",
-    "on_failure": "on_error",
     "replacement": "mask_with",
     "tests": "cases",
     "detectors": "classifiers",
@@ -100,6 +99,7 @@ _KNOWN_AS = {
     "why": "because",
     "skip": "drop",
     "remove": "drop",
+    **dict.fromkeys(("on_fail", "on_failure", "onerror", "if_error", "on_timeout"), "on_error"),
     "tool": "name",
     "function": "name",
     **dict.fromkeys(("args", "parameters"), "arguments"),
@@ -120,6 +120,7 @@ _NAME = r"[a-z][a-z0-9_-]{0,63}$"
 _NAME_OF = dict.fromkeys(("id", "rule", "tags"), r"[a-z0-9][a-z0-9._-]{0,63}$") | {"reason": r"[a-z][a-z0-9_]{0,63}$"}
 _WORD = "start with a small letter or a digit, then small letters, digits, '.', '_', ':' or '-', 64 at most"
 _PATTERNS = {
+    "rules": "write the id of a rule: small letters, digits, '.', '_' or '-'",
     "id": "start with a small letter or a digit, then small letters, digits, '.', '_' or '-', 64 at most",
     "route_to": "write the name of one model, as callers would ask for it",
     "rule": "write the id of a rule: small letters, digits, '.', '_' or '-'",
@@ -148,27 +149,26 @@ def parse(document: Document) -> model.Policy | None:
     elif not isinstance(value, dict):
         _add(document, (), "not a policy", "write 'key: value' lines: id, version, owner, description and rules")
     elif value and not value.keys() & model.Policy.model_fields.keys():
-        _add(
-            document, (), "not a policy: no key of one is in it", "move the file out of here, or write id, version ..."
-        )
+        _add(document, (), "not a policy: no key of one is in it", misplaced.wrapped(value))
     else:
         return _validated(document, value)
     return None
 
 
 def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None:
-    empty = _empty(value, ())
+    details = _details(value)
+    # What stands where it cannot is told as a whole.
+    wrong = [_path(each) for each in details if each["type"] in retyped.TYPES]
+    empty = [
+        path for path in _empty(value, ()) if not any(path != each and path[: len(each)] == each for each in wrong)
+    ]
     written = set()
     for path in empty:
         what, mend, key = misplaced.valueless(str(path[-1]), _known_keys(path[:-1]))
         written.add((path[:-1], key))
         _add(document, path, what, mend, at_key=True)
-    try:
-        # By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a
-        # tuple.
-        policy = model.Policy.model_validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        details = [each for each in error.errors(include_url=False) if _path(each) not in empty]
+    if details:
+        details = [each for each in details if _path(each) not in empty]
         unknown = [each for each in details if each["type"] == "extra_forbidden"]
         misspelt = written | {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
         nested = [_path(each) for each in details if _is_nested_score(document, each)]
@@ -180,7 +180,21 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
             if detail["type"] != "missing" or (path[:-1], path[-1]) not in misspelt:
                 _explain(document, detail)
         return None
-    return None if empty else policy
+    return None if empty else _parsed(value)
+
+
+def _parsed(value: dict[str, Any]) -> model.Policy:
+    """By way of JSON, where strict still lets text stand for a word of a closed list, and a list for a tuple."""
+    return model.Policy.model_validate_json(json.dumps(value), strict=True)
+
+
+def _details(value: dict[str, Any]) -> list[ErrorDetails]:
+    """What the model says is wrong."""
+    try:
+        _parsed(value)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -270,14 +284,22 @@ def _mismatch(document: Document, path: Path, value: Any, of_key: bool) -> None:
             mend = f"write {path[-1]}.{label}: {score if isinstance(score, int | float) else 0.9}"
             _add(document, path, f"'{path[-1]}' is no name here", mend, at_key=True)
             return
-        meant = slips.name(str(path[-1]), _NAME) if holder == "classifiers" else ""
-        mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
+        meant = slips.name(str(path[-1]), _NAME) if holder in {"classifiers", "rules"} else ""
+        mend = _as_name(meant, _PATTERNS.get(holder, ""))
         _add(document, path, f"'{slips.visible(str(path[-1]))}' is no name here", mend, at_key=True)
         return
     holder = holder_of(path)
     meant = slips.name(value, _NAME_OF[holder]) if holder in _NAME_OF else ""
-    mend = (f"write {meant}: " if meant else "") + _PATTERNS.get(holder, "")
+    if holder == "extends":
+        meant = re.sub(r"^pack:|\.ya?ml$", "", value.rpartition("/")[2])
+    mend = _as_name(meant, _PATTERNS.get(holder, ""))
     _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
+
+
+def _as_name(meant: str, form: str) -> str:
+    if not meant:
+        return form
+    return f"write {meant}" if form.startswith("write") or not form else f"write {meant}: {form}"
 
 
 def _is_nested_score(document: Document, detail: ErrorDetails) -> bool:

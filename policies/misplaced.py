@@ -21,11 +21,13 @@ _DEEPER = {
     "canary": "mode: canary {}",
     "finding": "when: {{finding: {}, at_least: 0.8}}",
     "at_least": "when: {{finding: classifier.label, at_least: {}}}",
+    **dict.fromkeys(("threshold", "score", "min_score"), "when: {{finding: classifier.label, at_least: {}}}"),
     "within": "strike: {{name: ..., within: {}}}",
     "lasts": "flag: {{name: ..., lasts: {}}}",
 }
 """Keys that stand deeper in a rule, with what was written there."""
 _CONDITIONS = frozenset({"when", "any", "all"})
+_COUNTS = frozenset({"count", "limit", "max", "times", "threshold", "at_least"})
 _CONDITION = frozenset({"finding", "at_least", "any", "all"})
 _NEGATIONS = frozenset({"not", "none", "unless"})
 _BELOW = frozenset({"below", "under", "less_than", "lt", "lte", "at_most", "max", "maximum"})
@@ -39,12 +41,19 @@ def mend(path: Path, value: Any, beside: Any) -> str:
         return _condition(name, holder, value)
     if holder == "cases" and name in _ASKED:
         return f"write {_ASKED[name]}"
-    if holder == "rules" and len(path) == 3:
-        return _of_rule(name, value, beside)
+    overridden = path[:2] == ("override", "rules") and len(path) == 4
+    if (holder == "rules" and len(path) == 3) or overridden:
+        return _of_rule(name, value, beside, overridden)
+    if holder == "override":
+        return f"write rules: {{{name}: ...}}, or cases: {{...}}"
+    if holder == "strike" and name in _COUNTS:
+        return 'a condition says how many: account.history["name"] >= 3'
     return "it is a key of a rule: write it there" if not holder and name in model.Rule.model_fields else ""
 
 
-def _of_rule(name: str, value: Any, beside: Any) -> str:
+def _of_rule(name: str, value: Any, beside: Any, overridden: bool) -> str:
+    if overridden and name == "id":
+        return "remove it: what is inherited keeps its id"
     if name in _CONDITION and isinstance(beside, dict) and beside.get("when", "") is None:
         return "indent it deeper than 'when', to which it belongs"
     if name in _DEEPER:
@@ -95,3 +104,13 @@ def valueless(key: str, known: list[str]) -> tuple[str, str, str]:
         what = f"'{key}' is read as a key: a comma ends a text between brackets"
         return what, "put quotes around the whole text", ""
     return f"'{key}' has no value", "write one, or remove the key", ""
+
+
+def wrapped(value: dict[str, Any]) -> str:
+    """The mend of a file without any key of a policy, which may have the policy below a key of its own."""
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner.keys() & {"id", "rules"}:
+            return f"remove the line '{key}:', and the indentation of what is below it"
+        if isinstance(inner, list) and any(isinstance(each, dict) and each.keys() & {"id", "rules"} for each in inner):
+            return "put each policy into a file of its own, without a list around it"
+    return "move the file out of here, or write id, version ..."

@@ -34,6 +34,7 @@ _FORMS = {
     "before": "{{role: {}}}",
     "messages": "{{role: user, text: {}}}",
     "scores": "{{classifier.label: 0.9}}, without brackets [ ]",
+    "cases": "{{name: {}, text: ..., expect: {{action: pass}}}}",
     "any": "{{finding: {}, at_least: 0.8}}",
     "all": "{{finding: {}, at_least: 0.8}}",
     "classifiers": "name: {{kind: ...}}, a line for each",
@@ -42,6 +43,7 @@ _FORMS = {
     "flag": "one name",
 }
 """What a mapping looks like where another value was written, with that value in it."""
+_OVERRIDDEN = "{expect: {action: pass}, because: ...}"
 _WITH_UNIT = re.compile(r"([0-9]{1,6}) ?(ms|s)")
 _TIGHT = re.compile(r"([0-9.]{1,20})(#.{0,40})")
 _NUMERAL = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
@@ -65,13 +67,20 @@ def mend(kind: str, path: Path, value: Any) -> str:
         return "write one name: a policy extends one other"
     if _TYPES[kind] is _MAPPING:
         return _as_mapping(path, holder, value) or usual
-    if kind == "list_type" and isinstance(value, dict):
-        return "put it in brackets: [{...}], or write '- ' before it"
-    if kind == "string_type" and isinstance(value, list) and holder in {"route_to", "model"}:
-        return "write one"
-    if kind == "string_type" and isinstance(value, dict | list) and holder == "tools":
-        return "write the names of the tools alone"
+    if isinstance(value, dict | list):
+        return _of_many(kind, holder, value) or usual
     return _of_text(kind, holder, value) or usual if isinstance(value, str) else usual
+
+
+def _of_many(kind: str, holder: str, value: dict[str, Any] | list[Any]) -> str:
+    """How a mapping or a list is written as the list or the text that it means."""
+    if kind == "list_type":
+        # {output} is a key without a value.
+        keys = isinstance(value, dict) and set(value.values()) == {None}
+        return f"write [{', '.join(value)}]" if keys else "put it in brackets: [{...}], or write '- ' before it"
+    if kind == "string_type" and holder == "tools":
+        return "write the names of the tools alone"
+    return "write one" if kind == "string_type" and isinstance(value, list) and holder in {"route_to", "model"} else ""
 
 
 def _as_mapping(path: Path, holder: str, value: Any) -> str:
@@ -80,6 +89,10 @@ def _as_mapping(path: Path, holder: str, value: Any) -> str:
     if holder == "when" and isinstance(value, list):
         return "write {any: [...]} where one is enough, {all: [...]} where each is needed"
     form = "{{mode: {}}}" if path[:2] == ("override", "rules") and len(path) == 3 else _FORMS.get(holder, "")
+    if path[:2] == ("override", "cases") and len(path) <= 3:
+        return f"write {_OVERRIDDEN if len(path) > 2 else '{name of the case: ' + _OVERRIDDEN + '}'}"
+    if isinstance(value, list) and holder in {"rules", "cases"} and len(path) == 2 and path[0] == holder:
+        return "there is one '- ' too many"
     one = value[0] if isinstance(value, list) and len(value) == 1 else value
     return f"write {form.format('...' if isinstance(one, list | dict) else plain(one))}" if form else ""
 
@@ -88,7 +101,12 @@ def _as_list(holder: str, value: str) -> str:
     every = value.lower() in {"all", "any", "both", "*", "every", "everything"}
     if every and holder == "stages":
         return "write [input, output]"
-    return f"remove '{holder}': without it all are meant" if every else f"write [{value}]"
+    if every:
+        return f"remove '{holder}': without it all are meant"
+    if "\n" in value:
+        return "remove the sign '|' or '>' behind the key"
+    words = [word for word in re.split(r"\s*(?:[,/+]|\band\b)\s*", value.strip("()[]{} ")) if word]
+    return f"write [{', '.join(words)}]" if words else ""
 
 
 def _of_text(kind: str, holder: str, value: str) -> str:

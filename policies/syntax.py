@@ -51,7 +51,9 @@ def told(text: str, error: MarkedYAMLError) -> Told:
         return Told(0, 0, f"not YAML: {error.problem or error.context}", "")
     problem, context = error.problem or "", error.context or ""
     stop = _Stop(_BREAK.split(text), problem, context, at.line, at.column, began.line, began.column)
-    return _strange(stop) or next(made(stop) for sign, made in _KINDS if sign in f"{context} {problem}")
+    return (
+        _strange(stop) or _foreign(stop) or next(made(stop) for sign, made in _KINDS if sign in f"{context} {problem}")
+    )
 
 
 def _strange(stop: _Stop) -> Told | None:
@@ -63,11 +65,32 @@ def _strange(stop: _Stop) -> Told | None:
     return None
 
 
+_NO_COMMENT = re.compile(r"\s*(//|/\*|<!--|--\s)")
+_EQUALS = re.compile(r"\s*(?:- +)?[\w-]+( *=) *[^=\s]")
+
+
+def _foreign(stop: _Stop) -> Told | None:
+    """A line of another language. What is read as one thing often began in the line before."""
+    for number in sorted({stop.began_line, max(stop.line - 1, 0), stop.line}):
+        line = stop.lines[number] if number < len(stop.lines) else ""
+        if found := _NO_COMMENT.match(line):
+            what = f"'{found[1].strip()}' begins no comment here"
+            return Told(number + 1, found.start(1) + 1, what, "begin it with '#'")
+        if found := _EQUALS.match(line):
+            return Told(number + 1, found.end(1), "a '=' behind a key", "write ': ' in place of it")
+    return None
+
+
 def _tab(stop: _Stop) -> Told:
     return stop.told("a tab", "indent with spaces, never with tabs")
 
 
 def _no_colon(stop: _Stop) -> Told:
+    line, above = stop.lines[stop.began_line], stop.lines[max(stop.began_line - 1, 0)].rstrip()
+    if dash := re.match(r"(\s*)-([^\s-].{0,40})", line):
+        return Told(stop.began_line + 1, dash.end(1) + 1, "no blank behind a '-'", f"write '- {dash[2]}'")
+    if re.search(r":\s+[|>][+-]?$", above):
+        return stop.told_where_it_began(f"a text below '{above[-1]}' that is not indented", "indent it by two blanks")
     written = _NO_BLANK.match(stop.lines[stop.began_line])
     if written is None:
         return stop.told_where_it_began("this is no 'key: value'", "write 'key: value', with a blank after the colon")
@@ -103,6 +126,8 @@ def _open_quotes(stop: _Stop) -> Told:
 def _second_colon(stop: _Stop) -> Told:
     if re.match(r"\s*(?:- +)?[\w.-]+: +\(", stop.lines[stop.line]):
         return stop.told("round brackets, which mean nothing in YAML", "write { and } in place of ( and )")
+    if found := re.match(r"\s*[\w.-]+: +\S.*?; *([\w-]+)$", stop.lines[stop.line][: stop.column]):
+        return stop.told("two keys in one line", f"write '{found[1]}: ...' on a line of its own")
     if _TWO_COLONS.match(stop.lines[stop.line][: stop.column + 2]):
         return stop.told("a text that holds ': '", "put quotes around the text")
     return stop.told("this line is read as a part of the text above it", "indent it like the keys that it stands with")
@@ -113,7 +138,7 @@ def _block(stop: _Stop) -> Told:
         if (opened := _opened_before(stop)) is not None:
             what = f"quotes that are opened here are closed in line {stop.line + 1} only"
             return Told(*opened, what, "close them where the text ends")
-        return stop.told("a text goes on behind its closing quote", _QUOTE_ALL)
+        return _behind(stop)
     if "'?'" in stop.problem and stop.lines[stop.began_line][stop.began_column :].startswith("- "):
         what = f"a '- ' in line {stop.began_line + 1} begins a list, and this line is none of its items"
         return stop.told(what, "write '- ' before each of them, or before none")
@@ -126,9 +151,24 @@ def _block(stop: _Stop) -> Told:
     return stop.told(what, "indent it like the line above it")
 
 
+def _behind(stop: _Stop) -> Told:
+    """Text where none can be: behind quotes, or in a line that goes on with nothing."""
+    if _text_before(stop)[-1:] in ('"', "'"):
+        return stop.told("a text goes on behind its closing quote", _QUOTE_ALL)
+    if sign := re.match(r"\s*(?:- +)?[\w.-]+: +([*&!])", stop.lines[stop.line]):
+        what = f"a text that begins with '{sign[1]}', which is a sign of YAML"
+        return Told(stop.line + 1, sign.start(1) + 1, what, "put quotes around the whole of it")
+    what = "a line of text that belongs to nothing"
+    return stop.told(what, "indent it like the text above it, or write 'key: value'")
+
+
+def _text_before(stop: _Stop) -> str:
+    return "\n".join([*stop.lines[: stop.line], stop.lines[stop.line][: stop.column]]).rstrip()
+
+
 def _opened_before(stop: _Stop) -> tuple[int, int] | None:
     """Where quotes were opened that end just before, if that was in an earlier line."""
-    before = "\n".join([*stop.lines[: stop.line], stop.lines[stop.line][: stop.column]]).rstrip()
+    before = _text_before(stop)
     if before[-1:] not in ('"', "'"):
         return None
     opened = before.rfind(before[-1], 0, len(before) - 1)
@@ -139,6 +179,10 @@ def _opened_before(stop: _Stop) -> tuple[int, int] | None:
 def _tag(stop: _Stop) -> Told:
     what = "a value that begins with '!', which is a sign of YAML"
     return stop.told_where_it_began(what, "put single quotes around the whole of it")
+
+
+def _dash(stop: _Stop) -> Told:
+    return stop.told("a '- ' behind a key", "put quotes around the text, or begin the list on the next line")
 
 
 def _alias(stop: _Stop) -> Told:
@@ -164,6 +208,7 @@ _KINDS: tuple[tuple[str, Callable[[_Stop], Told]], ...] = (
     ("'\\t'", _tab),
     ("could not find expected ':'", _no_colon),
     ("unknown escape character", _escape),
+    ("sequence entries are not allowed", _dash),
     ("while scanning a tag", _tag),
     ("while scanning an alias", _alias),
     ("while scanning an anchor", _alias),
