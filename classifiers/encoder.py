@@ -33,6 +33,7 @@ from tokenizers import Tokenizer
 from .card import DEFAULT_MODEL, MODELS, Card, Head, Span, Weights, place_of, read_card
 from .runtime import Engine, Floats, Session
 from .windows import SPECIAL, Window, span, split
+from .workers import Unwanted, look_up
 
 __all__ = ["DEFAULT_MODEL", "LAYERS", "MODELS", "WIDTH", "Card", "Encoder", "Head", "Passes", "place_of", "read_card"]
 
@@ -43,6 +44,9 @@ LAYERS = ("embedding", "middle")
 not trained for. A model may lack the second."""
 SHARED, MOMENT = 512, 3.0
 """How many windows at most, and for how many seconds, classifiers share (3 kB a window)."""
+
+UNDISTURBED = 8
+"""Passes between two looks at whether anybody waits for them."""
 
 REACH = 2000
 """Code points at the end of a context that are looked at: far more than the tokens that a model takes of them."""
@@ -181,8 +185,13 @@ class Encoder:
         passes = [np.array([self._row(*parts[place]) for place in places], dtype=np.int64) for places in shared]
         rows: dict[int, _Row] = {}
         outputs = ["logits", *(self.layers if self._embeds else ())]
-        for places, made in zip(shared, self._session.run_many(passes, outputs), strict=True):
-            rows.update(zip(places, self._rows(made), strict=True))
+        step = len(passes) if self.waits else UNDISTURBED
+        for at in range(0, len(passes), max(step, 1)):
+            if at:
+                look_up()
+            made = self._session.run_many(passes[at : at + step], outputs)
+            for places, each in zip(shared[at : at + step], made, strict=True):
+                rows.update(zip(places, self._rows(each), strict=True))
         return [rows[place] for place in range(len(parts))]
 
     def windows(self, ids: Ids, context: Ids = NOTHING) -> tuple[Window, ...]:
@@ -265,4 +274,12 @@ class _Shared:
         for place, row in zip(mine, rows, strict=True):
             futures[place].set_result(row)
         # Whoever made the others is running and waits for nobody before they are done: this cannot lock up.
-        return [future.result() for future in futures]
+        return [self._of(future, run, part) for future, part in zip(futures, parts, strict=True)]
+
+    @staticmethod
+    def _of(future: Future[_Row], run: Callable[[Sequence[_Part]], list[_Row]], part: _Part) -> _Row:
+        """What another thread made, or what is made now where that one let go of it."""
+        try:
+            return future.result()
+        except Unwanted:
+            return run([part])[0]

@@ -40,7 +40,7 @@ QUEUE_LIMIT = 256
 """Questions that may wait for a worker. More would only wait past their deadlines."""
 LOT = 4_000
 """Characters that are put to a worker together, or one message where it is longer."""
-FEW, MOST = 20_000, 30
+FEW, MOST = 20_000, 10
 WAITING = 32
 """Threads for classifiers that wait for other machines."""
 

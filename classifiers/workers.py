@@ -1,4 +1,9 @@
-"""Threads in which classifiers work, how many questions may wait for one, and which answers can be believed."""
+"""Threads in which classifiers work, how many questions may wait for one, and which answers can be believed.
+
+Decision: who works long looks now and then whether anybody still waits, and lets go (`Unwanted`). Why: a deadline, or a
+caller who hangs up, ends the waiting and not the thread; a few long texts would keep all others waiting for minutes.
+Cost: what was read of such a text by then is lost.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,20 @@ class Work:
     findings: list[Finding]
     failures: list[Failure]
     started: float
+
+
+_here = threading.local()
+
+
+class Unwanted(NoAnswer):
+    """Nobody waits any more for what this thread works at."""
+
+
+def look_up() -> None:
+    """Raises Unwanted where nobody waits any more for what this thread works at."""
+    gone: threading.Event | None = getattr(_here, "gone", None)
+    if gone is not None and gone.is_set():
+        raise Unwanted(Silence.TIMEOUT, "nobody waits for it any more")
 
 
 class Workers:
@@ -42,19 +61,32 @@ class Workers:
             if self.pending >= self.limit:
                 return None
             self.pending += 1
+        gone_away = threading.Event()
         try:
-            job = self._pool.submit(work, classifier, chosen, indices)
+            job = self._pool.submit(_work, gone_away, classifier, chosen, indices)
         except RuntimeError:  # closed
             self._finished(None)
             gone: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
             gone.cancel()
             return gone
         job.add_done_callback(self._finished)
-        return asyncio.wrap_future(job)
+        waiting = asyncio.wrap_future(job)
+        waiting.add_done_callback(lambda _: gone_away.set())
+        return waiting
 
     def _finished(self, _: object) -> None:
         with self._lock:
             self.pending -= 1
+
+
+def _work(
+    gone: threading.Event, classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None
+) -> Work:
+    _here.gone = gone
+    try:
+        return work(classifier, chosen, indices)
+    finally:
+        _here.gone = None
 
 
 def work(classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None) -> Work:

@@ -135,7 +135,7 @@ class ClassifierSpec(BaseModel):
             le=60_000,
             description=(
                 "How long an answer may take before it counts as a failure. Texts of more than 20,000 characters "
-                "have as much more, up to thirty times."
+                "have as much more, up to ten times."
             ),
         ),
     ] = 2000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from classifiers.base import Classifier, Finding, Message, Role
+from classifiers.base import Classifier, Finding, Message, Role, Silence
 from classifiers.catalog import OptionError, create
 from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Head, read_card
-from classifiers.encoder import Encoder
+from classifiers.encoder import NOTHING, UNDISTURBED, Encoder, _Shared
+from classifiers.panel import Asked, Panel
+from classifiers.workers import Unwanted
 
 SHIPPED = MODELS / DEFAULT_MODEL
 CASES: list[dict[str, str]] = YAML(typ="safe").load(Path(__file__).with_name("embedded_cases.yaml").read_text("utf-8"))
@@ -170,6 +174,54 @@ def count_runs(shipped: Embedded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
     monkeypatch.setattr(shipped.engine, "_shared", None)
     return runs
+
+
+async def test_a_text_that_nobody_waits_for_is_let_go(shipped: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few callers who hang up would keep a core for as long as their texts are."""
+    runs, begun, go = count_runs(shipped, monkeypatch), threading.Event(), threading.Event()
+    counted = shipped.engine.engine.run_many
+
+    def run_many(passes: Any, outputs: Any) -> Any:
+        begun.set()
+        go.wait(20)
+        return counted(passes, outputs)
+
+    monkeypatch.setattr(shipped.engine.engine, "run_many", run_many)
+    panel = Panel(1)
+    try:
+        long = Message(Role.USER, " ".join(f"word{number}" for number in range(6000)), "")
+        task = asyncio.ensure_future(panel.report([long], [Asked(shipped, frozenset(Role), 60.0)]))
+        assert await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        async with asyncio.timeout(30):
+            while panel._working.pending:
+                await asyncio.sleep(0.01)
+        assert 0 < len(runs) <= UNDISTURBED
+    finally:
+        go.set()
+        panel.close()
+
+
+def test_who_shares_a_pass_that_was_let_go_makes_it_anew() -> None:
+    shared, begun, go = _Shared(), threading.Event(), threading.Event()
+    part = np.array([1, 2]), NOTHING
+    row = np.zeros(1, np.float32), np.zeros(1, np.float32)
+
+    def lets_go(_: Any) -> Any:
+        begun.set()
+        go.wait(20)
+        raise Unwanted(Silence.TIMEOUT, "")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(shared.get, lets_go, [part])
+        assert begun.wait(20)
+        second = pool.submit(shared.get, lambda parts: [row] * len(parts), [part])
+        go.set()
+        assert isinstance(first.exception(20), Unwanted)
+        assert second.result(20) == [row]
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "字", "ก", "😀", "ا", "-", "\ufdfa"])
