@@ -28,18 +28,21 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Which policy is in force, what was before, and back to it.", no_args_is_help=True)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data directory; else the settings'.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", envvar="PENSTOCK_CONFIG", help="A YAML file of settings.", show_default=False)
+]
 Name = Annotated[str, typer.Option("--name", help="A named policy of the settings (`policies`); else the default.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of lines.")]
 
 
 @app.command()
-def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> None:
+def status(name: Name = "", data_dir: DataDir = None, config: ConfigFile = None, json: Json = False) -> None:
     """What each running process enforces, what is pinned, and what went wrong last.
 
     Ends with 1 where a process could not load its policy. Example: penstock policy status --json
     """
     with _operator():
-        store = _store(data_dir, name)
+        store = _store(data_dir, name, config)
         pinned, processes = store.pinned(), store.processes()
         if json:
             typer.echo(dumps({"pinned": pinned, "processes": processes}, indent=1))
@@ -53,7 +56,7 @@ def status(name: Name = "", data_dir: DataDir = None, json: Json = False) -> Non
                     for line in str(failure.get("problem")).splitlines():
                         typer.echo(f"  {clean(line)}")
             if not processes:
-                mend = "name another by --data-dir, or by PENSTOCK_CONFIG the settings of the one that serves"
+                mend = "name another by --data-dir, or the settings of the one that serves by --config"
                 typer.echo(clean(f"no process serves from {store.root}: {mend}"))
     raise typer.Exit(1 if any(state.get("last_failure") for state in processes) else 0)
 
@@ -75,6 +78,7 @@ def history(
     n: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = 20,
     name: Name = "",
     data_dir: DataDir = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """What was loaded, refused, pinned and unpinned, oldest first.
@@ -82,7 +86,7 @@ def history(
     Example: penstock policy history -n 50
     """
     with _operator():
-        for line in _store(data_dir, name).history()[-n:]:
+        for line in _store(data_dir, name, config).history()[-n:]:
             if json:
                 typer.echo(dumps(line))
                 continue
@@ -96,6 +100,7 @@ def show(
     revision: Annotated[str, typer.Argument(help="A kept revision, or the beginning of its name.")],
     name: Name = "",
     data_dir: DataDir = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """One kept revision: where it came from, and its files.
@@ -103,7 +108,7 @@ def show(
     `penstock diff REVISION my-policies` says how it differs. Example: penstock policy show 5707c2
     """
     with _operator():
-        store = _store(data_dir, name)
+        store = _store(data_dir, name, config)
         kept = store.get(revision)
         files = _files(kept)
         if json:
@@ -122,6 +127,7 @@ def activate(
     revision: Annotated[str, typer.Argument(help="A kept revision, or the beginning of its name.")],
     name: Name = "",
     data_dir: DataDir = None,
+    config: ConfigFile = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for running processes.")] = 15,
 ) -> None:
     """Put a kept revision in force and pin it, whatever the settings say, until `unpin`.
@@ -129,7 +135,7 @@ def activate(
     Example: penstock policy activate 5707c2
     """
     with _operator():
-        store = _store(data_dir, name)
+        store = _store(data_dir, name, config)
         _activate(store, store.get(revision), wait)
 
 
@@ -137,6 +143,7 @@ def activate(
 def rollback(
     name: Name = "",
     data_dir: DataDir = None,
+    config: ConfigFile = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for running processes.")] = 15,
 ) -> None:
     """Put the revision in force that was before the present one, and pin it.
@@ -144,7 +151,7 @@ def rollback(
     Running processes change within seconds. Example: penstock policy rollback
     """
     with _operator():
-        store = _store(data_dir, name)
+        store = _store(data_dir, name, config)
         loaded = [line["revision"] for line in store.history() if line.get("event") == "loaded"]
         pinned, kept = store.pinned(), {each.revision for each in store.all()}
         now = pinned or (loaded[-1] if loaded else "")
@@ -159,10 +166,10 @@ def rollback(
 
 
 @app.command()
-def unpin(name: Name = "", data_dir: DataDir = None) -> None:
+def unpin(name: Name = "", data_dir: DataDir = None, config: ConfigFile = None) -> None:
     """Let the setting `policy` decide again."""
     with _operator():
-        store = _store(data_dir, name)
+        store = _store(data_dir, name, config)
         before = store.pin_path.exists()
         store.unpin()
         typer.echo("the setting `policy` decides again" if before else "nothing was pinned")
@@ -284,14 +291,13 @@ def _signature(bundle: Path) -> Path:
     return bundle.with_name(bundle.name + ".sig")
 
 
-def _store(data_dir: Path | None, name: str) -> Store:
+def _store(data_dir: Path | None, name: str, config: Path | None) -> Store:
     from .policy_store import Store
 
     if name and not re.fullmatch(r"[\w.-]+", name):
         raise typer.BadParameter("no name of a policy", param_hint="--name")
 
-    file = os.environ.get("PENSTOCK_CONFIG")
-    home = data_dir or load(Path(file) if file else None).data_dir
+    home = data_dir or load(config).data_dir
     return Store(home / "policies" / "named" / name if name else home / "policies")
 
 

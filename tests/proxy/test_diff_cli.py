@@ -66,6 +66,12 @@ def test_a_kept_revision_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     told = run("0123456789ab", "observe")
     assert told.exit_code == 1
     assert "no such revision is kept" in told.output
+    monkeypatch.delenv("PENSTOCK_DATA_DIR")
+    settings = tmp_path / "penstock.yaml"
+    settings.write_text(f"data_dir: {tmp_path}\nupstream: http://127.0.0.1:1\n")
+    shown = CliRunner().invoke(app, ["policy", "show", observe.revision[:6], "--config", str(settings)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.startswith(f"# revision {observe.revision}, ")
 
 
 @pytest.mark.parametrize("name", ["check", "explain", "new-rule", "diff", "backtest", "calibrate", "teach", "eval"])
