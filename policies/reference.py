@@ -10,6 +10,7 @@ from typing import Any
 from classifiers.readings import DISGUISED, READINGS
 
 from .cel.variables import FUNCTIONS, VARIABLES
+from .lint_ids import TOLD
 from .schema import schema
 
 FILE = Path(__file__).with_name("REFERENCE.md")
@@ -53,6 +54,7 @@ def text() -> str:
         parts += _model(title, made["$defs"][name])
     parts += _words(made["$defs"])
     parts += _names()
+    parts += _lints()
     return "\n".join(parts) + "\n"
 
 
@@ -154,6 +156,15 @@ def _names() -> Iterator[str]:
     yield f"- `{DISGUISED}`: any of these"
     yield "\nBeside these, CEL's own: `size`, `in`, `has`, `exists`, `all`, `exists_one`, `filter`, `map`,"
     yield "`startsWith`, `endsWith`, `contains`, `matches` (RE2), `int`, `double`, `string`, and the operators."
+
+
+def _lints() -> Iterator[str]:
+    yield "\n## What penstock check warns of\n"
+    yield "A warning may be meant, and then stays; `--strict` makes it count. Some of `never-fires` are errors: no"
+    yield "intention explains them.\n"
+    yield "| | |"
+    yield "|---|---|"
+    yield from (f"| `{id}` | {_cell(meaning)} |" for id, meaning in TOLD.items())
 
 
 if __name__ == "__main__":
