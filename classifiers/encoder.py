@@ -188,7 +188,7 @@ class Encoder:
         step = len(passes) if self.waits else UNDISTURBED
         for at in range(0, len(passes), max(step, 1)):
             if at:
-                look_up()
+                look_up(lend=self._shared is None)  # what is shared, this very thread may have promised
             made = self._session.run_many(passes[at : at + step], outputs)
             for places, each in zip(shared[at : at + step], made, strict=True):
                 rows.update(zip(places, self._rows(each), strict=True))

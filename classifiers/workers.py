@@ -3,16 +3,21 @@
 Decision: who works long looks now and then whether anybody still waits, and lets go (`Unwanted`). Why: a deadline, or a
 caller who hangs up, ends the waiting and not the thread; a few long texts would keep all others waiting for minutes.
 Cost: what was read of such a text by then is lost.
+
+Decision: whoever works at a long text looks after short ones that wait, too (`look_up`). Why: a few long ones would
+keep all others waiting past their deadlines. Cost: a long text takes longer while many short ones come.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from .base import Classifier, Failure, Finding, Message, NoAnswer, Silence
 
@@ -26,6 +31,11 @@ class Work:
     started: float
 
 
+SHORT = 20_000
+"""Characters of a question that is not made to wait for longer ones."""
+LENT = 0.5
+"""Seconds that a longer one then waits at a time."""
+
 _here = threading.local()
 
 
@@ -33,11 +43,40 @@ class Unwanted(NoAnswer):
     """Nobody waits any more for what this thread works at."""
 
 
-def look_up() -> None:
-    """Raises Unwanted where nobody waits any more for what this thread works at."""
-    gone: threading.Event | None = getattr(_here, "gone", None)
-    if gone is not None and gone.is_set():
+def look_up(*, lend: bool = True) -> None:
+    """For who works long: answer short questions that wait (not with `lend` False: for who holds what one of them may
+    wait for). Raises Unwanted where nobody waits any more for what this thread works at."""
+    job: _Job | None = getattr(_here, "job", None)
+    if job is None:
+        return
+    if job.gone.is_set():
         raise Unwanted(Silence.TIMEOUT, "nobody waits for it any more")
+    if lend:
+        job.workers.lend(job)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A question that waits, or is worked at. `gone`: nobody waits for the answer any more."""
+
+    workers: Workers
+    classifier: Classifier
+    chosen: Sequence[Message]
+    indices: Sequence[int] | None
+    short: bool
+    future: Future[Work] = field(default_factory=Future)
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        before, _here.job = getattr(_here, "job", None), self
+        try:
+            self.future.set_result(work(self.classifier, self.chosen, self.indices))
+        except BaseException as error:
+            self.future.set_exception(error)
+        finally:
+            _here.job = before
 
 
 class Workers:
@@ -47,46 +86,58 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self.limit = threads + queue_limit
         self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
         self.pending = 0
 
     def close(self) -> None:
         """End the threads; those that hang are left behind."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            left, self._jobs = self._jobs, deque()
+        for job in left:
+            job.future.cancel()
 
     def submit(
         self, classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None
     ) -> asyncio.Future[Work] | None:
         """The work under way; None where too much waits; a cancelled future where the workers have ended."""
+        job = _Job(self, classifier, chosen, indices, sum([len(each.text) for each in chosen]) <= SHORT)
         with self._lock:
             if self.pending >= self.limit:
                 return None
             self.pending += 1
-        gone_away = threading.Event()
+            self._jobs.append(job)
+        job.future.add_done_callback(self._finished)
+        waiting = asyncio.wrap_future(job.future)
+        waiting.add_done_callback(lambda _: job.gone.set())
         try:
-            job = self._pool.submit(_work, gone_away, classifier, chosen, indices)
+            self._pool.submit(self._next)
         except RuntimeError:  # closed
-            self._finished(None)
-            gone: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
-            gone.cancel()
-            return gone
-        job.add_done_callback(self._finished)
-        waiting = asyncio.wrap_future(job)
-        waiting.add_done_callback(lambda _: gone_away.set())
+            with self._lock, contextlib.suppress(ValueError):
+                self._jobs.remove(job)
+            waiting.cancel()
         return waiting
+
+    def _next(self) -> None:
+        with self._lock:
+            job = self._jobs.popleft() if self._jobs else None
+        if job is not None:
+            job.run()
+
+    def lend(self, job: _Job) -> None:
+        """Let the thread that works at `job`, a long one, answer short ones that wait, for `LENT` seconds."""
+        until = time.perf_counter() + LENT
+        while not job.short and time.perf_counter() < until:
+            with self._lock:
+                other = next((each for each in self._jobs if each.short), None)
+                if other is None:
+                    return
+                self._jobs.remove(other)
+            other.run()
 
     def _finished(self, _: object) -> None:
         with self._lock:
             self.pending -= 1
-
-
-def _work(
-    gone: threading.Event, classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None
-) -> Work:
-    _here.gone = gone
-    try:
-        return work(classifier, chosen, indices)
-    finally:
-        _here.gone = None
 
 
 def work(classifier: Classifier, chosen: Sequence[Message], indices: Sequence[int] | None) -> Work:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from classifiers.base import Finding, Message, NoAnswer, Report, Role, Silence
 from classifiers.panel import FEW, INLINE_LIMIT, LOT, Asked, Panel, unread
+from classifiers.workers import look_up
 
 ALL = frozenset(Role)
 HELLO = [Message(Role.USER, "hello", "/a")]
@@ -310,6 +311,32 @@ async def test_long_texts_have_more_time_where_a_rule_needs_them(panel: Panel, r
         [Message(role, "x" * (100 * FEW), "")], [Asked(slow, ALL, 0.1, last=frozenset({Role.SETTING}))]
     )
     assert bool(report.failures) is not needed
+
+
+async def test_short_texts_do_not_wait_for_long_ones() -> None:
+    """A thread that is at a long text looks after those that wait meanwhile."""
+    panel, begun, stop = Panel(1), threading.Event(), threading.Event()
+
+    def for_long(messages: Sequence[Message]) -> list[Finding]:
+        begun.set()
+        while not stop.wait(0.01):
+            look_up()
+        return []
+
+    try:
+        long = asyncio.ensure_future(ask(panel, Fake(for_long), [Message(Role.USER, "x" * 100_000, "")], 60.0))
+        assert await asyncio.to_thread(begun.wait, 20)
+        for _ in range(3):
+            assert (await ask(panel, Fake([found()]), deadline=20.0)).findings == (found(),)
+        other = asyncio.ensure_future(ask(panel, Fake(every), [Message(Role.USER, "y" * 100_000, "")], 60.0))
+        assert (await ask(panel, Fake(crash(ValueError())))).failures[0].reason is Silence.CRASH
+        assert not other.done()
+        stop.set()
+        assert (await long).failures == ()
+        assert (await other).findings == (found(),)
+    finally:
+        stop.set()
+        panel.close()
 
 
 async def test_a_hanging_classifier_is_a_timeout_each_time_and_nothing_grows(panel: Panel) -> None:
