@@ -416,7 +416,7 @@ class DataPlane:
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})
-_SINGLE = frozenset({b"authorization", b"content-type", b"host", b"x-api-key", b"api-key"})
+_SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"host", b"x-api-key", b"api-key"})
 
 
 def _unserved(

@@ -286,7 +286,7 @@ class Exchange:
     async def answer(self, request: Request, response: Response) -> None:
         """Judge and relay an answer whose head is here. Raises what `_forward` tells the caller of."""
         kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-        coding = (response.header(b"content-encoding") or b"identity").strip().lower()
+        coding = b", ".join(response.all(b"content-encoding")).strip().lower() or b"identity"
         if 300 <= response.status < 400:
             raise Malformed("it redirects, and redirects are not followed: mend the upstream's URL")
         if coding != b"identity":

@@ -58,7 +58,7 @@ class Fetched(Recorded):
     _replaced = 0
 
     async def answer(self, request: Request, response: Response) -> None:
-        coding = (response.header(b"content-encoding") or b"identity").strip().lower()
+        coding = b", ".join(response.all(b"content-encoding")).strip().lower() or b"identity"
         if response.status != 200 or coding != b"identity":
             await super().answer(request, response)
             return

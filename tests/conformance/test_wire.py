@@ -48,6 +48,10 @@ def framings(dialect: str) -> dict[str, tuple[bytes, list[int]]]:
         "chunks twice over": (unsized + chunked + chunked + b"\r\n0\r\n\r\n" + marked, [400]),
         "another version": (clean.replace(b"HTTP/1.1", b"HTTP/2.0"), [400]),
         "no version": (clean.replace(b" HTTP/1.1", b""), [400]),
+        "two codings": (
+            post(dialect, "MARK", more=b"content-encoding: deflate\r\nContent-Encoding: identity\r\n"),
+            [400],
+        ),
         "bare line feeds": (marked.replace(b"\r\n", b"\n"), [400]),
         "a hidden request behind an empty one": (unsized + chunked + b"\r\n0\r\n\r\n" + marked, [400, 400]),
         "clean, then marked": (clean + marked + clean, [200, 400, 200]),
@@ -67,6 +71,13 @@ async def test_bytes_with_two_readings(stand: Make, dialect: str) -> None:  # no
             assert b"MARK" not in answer, name
             assert not [r for r in s.upstream.requests if b"MARK" in r.body], name
             assert len(s.upstream.requests) == wanted.count(200), name
+
+
+async def test_an_answer_in_two_codings_is_not_read(stand: Make) -> None:  # noqa: F811
+    async with stand() as s:
+        for codings, status in ((["identity", "gzip"], 502), (["identity, gzip"], 502), (["identity"], 200)):
+            s.upstream.reply = replies.json({"choices": []}, headers=[("Content-Encoding", each) for each in codings])
+            assert (await s.chat("Hi")).status_code == status
 
 
 @dialects

@@ -466,6 +466,21 @@ async def test_files_in_judged_requests_are_ones_own(stand: Make) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_what_was_said_aloud_is_ones_own(stand: Make, stream: bool) -> None:
+    """The id of a spoken answer stands for its words in the next turn: for whoever heard it."""
+    aloud = {"id": "audio_1", "transcript": "Hello.", "expires_at": 1}
+    async with stand(policy=POLICY, keys={"a": {}, "b": {}}) as s:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        whole = {"id": "c", "choices": [{**choice, "message": {"role": "assistant", "audio": aloud}}]}
+        chunk = {"id": "c", "choices": [{**choice, "delta": {"role": "assistant", "audio": aloud}}]}
+        s.upstream.reply = replies.sse([shapes.event(chunk), shapes.DONE]) if stream else replies.json(whole)
+        again = [{"role": "assistant", "audio": {"id": "audio_1"}}, {"role": "user", "content": "And?"}]
+        for who, turns, status in (("a", [], 200), ("a", again, 200), ("b", again, 404)):
+            body = {"model": "m", "stream": stream, "messages": turns or [{"role": "user", "content": "Hi"}]}
+            assert (await call(s, who, "POST", "/v1/chat/completions", json=body)).status_code == status
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_containers_are_ones_own(stand: Make, stream: bool) -> None:
     """With nothing opened, too: an answer names the container that the next request goes on in."""
     async with stand(policy=POLICY, keys={"a": {}, "b": {}}) as s:
