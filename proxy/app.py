@@ -171,7 +171,8 @@ class DataPlane:
         self._metrics = metrics
         self._end_user = settings.end_user_header.encode()
         self.reviews = Reviews(settings.max_reviews, metrics)
-        self._shared = Shared(audit, metrics, Later(INTENT_AFTER), settings.max_answer_bytes, self.reviews)
+        most = settings.max_answer_bytes, settings.max_texts
+        self._shared = Shared(audit, metrics, Later(INTENT_AFTER), *most, self.reviews)
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._owned = owned
         self._judged: dict[bytes, Dialect | Moderations] = {**dict(DIALECTS), **dict(SERVED)}

@@ -127,6 +127,9 @@ class Settings(BaseModel):
         ),
     ] = ""
     max_request_bytes: Annotated[int, Field(ge=1024, description="Larger requests are refused (413).")] = 32 << 20
+    max_texts: Annotated[
+        int, Field(ge=1, description="Requests with more texts to judge, each string by itself, are refused (413).")
+    ] = 16_384
     max_answer_bytes: Annotated[int, Field(ge=1024, description="Larger JSON answers are refused (502).")] = 32 << 20
     workers: Annotated[
         int,

@@ -30,7 +30,7 @@ from policies.tokens import Restoring, Tokens
 from .answers import Answer, called, ids, problem, relayed
 from .changes import changed, masked
 from .detour import detour
-from .dialects.base import BadRequest, Body, Dialect, Refusal, Request
+from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
 from .flight import fate
 from .guard import Guard
 from .later import Later, Pending
@@ -79,6 +79,7 @@ class Shared:
     metrics: Metrics
     later: Later
     max_answer: int
+    max_texts: int
     reviews: Reviews
 
 
@@ -90,7 +91,7 @@ class Exchange:
 
     def __init__(self, dialect: Dialect, guard: Guard, shared: Shared, caller: Caller, notes: Notes) -> None:
         self.dialect, self.guard, self.caller, self.notes = dialect, guard, caller, notes
-        self.max_answer = shared.max_answer
+        self.max_answer, self._max_texts = shared.max_answer, shared.max_texts
         self._journal, self._metrics = shared.journal, shared.metrics
         self._later = shared.later
         self._intent: asyncio.Future[None] | None = None
@@ -243,8 +244,14 @@ class Exchange:
 
     async def judge(self, request: Request) -> Decision:
         """The decision on what is asked. Raises BadRequest where it cannot be read to its end."""
+        self.bounded(request)
         places = [(Message(Role.USER, "", origin), kind) for origin, kind in request.unscannable]
         return await self.decide(Stage.INPUT, request.messages, places)
+
+    def bounded(self, said: Body) -> None:
+        """Raises TooMany."""
+        if len(said.messages) > self._max_texts:
+            raise TooMany(self._max_texts)
 
     def forwarded(self, body: bytes, request: Request, decision: Decision, way: Way) -> bytes:
         """`body` as it goes upstream."""

@@ -16,7 +16,7 @@ from classifiers.base import Role
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
-from ..dialects.base import BadRequest, Body, Dialect, NotFound, Refusal, Request, written
+from ..dialects.base import BadRequest, Body, Dialect, NotFound, Refusal, Request, TooMany, written
 from ..exchange import Exchange, Shared
 from ..guard import Guard
 from ..listener import Caller
@@ -164,11 +164,12 @@ class Uploaded(Recorded):
         return body
 
     def _allow(self, row: Row, upload: Upload) -> None:
-        """Raises BadRequest where a row asks for a model that is not for this account, or that this upload's upstream
-        does not serve by that name."""
+        """Raises BadRequest where a row holds too many texts, or asks for a model that is not for this account, or that
+        this upload's upstream does not serve by that name."""
         try:
+            self.bounded(row.said)
             (own, _), (way, _) = self._lead(upload), self._lead(row.request)
-        except NotFound as error:
+        except (NotFound, TooMany) as error:
             raise BadRequest(f"Row {row.number} was refused: {error}", "file") from None
         if way.backend is not own.backend or way.model is not None:
             raise BadRequest(f"Row {row.number} was refused: its model is not served in batches.", "file")

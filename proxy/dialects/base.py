@@ -27,6 +27,15 @@ class BadRequest(ValueError):
         self.param = param
 
 
+class TooMany(BadRequest):
+    """A request of more texts than are judged at once: each is small, and all of them would keep others waiting."""
+
+    status, code = 413, "request_too_large"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The request holds more than {most} texts to judge.")
+
+
 class NotFound(BadRequest):
     """A request for something that is not there, or not for this account: nobody learns which."""
 

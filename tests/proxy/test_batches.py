@@ -132,12 +132,14 @@ rules:
         ("Row 1 was refused: 'previous_response_id'", row("Hi", "/v1/responses", body={
             "model": "m", "input": "x", "previous_response_id": "resp_MARK"})),
         ("Row 1 was refused: it holds a carriage return", row("Hi").replace(b'"body"', b'\r"body"')),
+        ("Row 1 was refused: The request holds more than 40 texts", row("Hi", body={
+            "model": "m", "messages": [{"role": "user", "content": ["a"] * 41}]})),
         ("The upload holds more than 3 rows", b"\n".join([row("Hi")] * 4)),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip
 async def test_rows_that_cannot_be_read(stand: Make, why: str, content: bytes) -> None:  # noqa: F811
-    async with stand(settings={**ON, "max_batch_rows": 3}) as s:
+    async with stand(settings={**ON, "max_batch_rows": 3, "max_texts": 40}) as s:
         refused = await upload(s, form(content))
         assert refused.status_code == 400, refused.text
         assert refused.json()["error"]["message"].startswith(why), refused.text
