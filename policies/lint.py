@@ -180,8 +180,10 @@ def shadowed(policies: PolicySet) -> Iterator[Notice]:
     """Rules beside which another one, no milder and no narrower, always fires."""
     rules = list(_rules(policies))
     above = {policy.id: _above(policies, policy) for policy in policies.policies}
+    asking = _asking(rules)
     for place, (policy, at, rule) in enumerate(rules):
-        for other_place, (owner, _, other) in enumerate(rules):
+        for other_place in sorted(set().union(*(asking.get(name, ()) for name in _wider(rule)))):
+            owner, _, other = rules[other_place]
             # One that extends the other stands in its place: they are never for one request together.
             if owner.id in above[policy.id] or policy.id in above[owner.id]:
                 continue
@@ -192,6 +194,27 @@ def shadowed(policies: PolicySet) -> Iterator[Notice]:
                 mend = "remove it, or narrow the other one"
                 yield Notice("shadowed", Grade.WARNING, policy.id, ("rules", at), what, mend)
                 break
+
+
+def _asking(rules: Sequence[tuple[Policy, int, Rule]]) -> dict[str, list[int]]:
+    """The places of the rules that ask for a finding, by its name; expressions by their text."""
+    found: dict[str, list[int]] = {}
+    for place, (_, _, rule) in enumerate(rules):
+        for name in {rule.when} if isinstance(rule.when, str) else _findings(rule):
+            found.setdefault(name, []).append(place)
+    return found
+
+
+def _wider(rule: Rule) -> set[str]:
+    """What a rule asks for, one of which another must that covers it (`implies`): there may be a thousand rules."""
+    if isinstance(rule.when, str):
+        return {rule.when}
+    names = _findings(rule)
+    return names | {f"{name.partition('.')[0]}.*" for name in names}
+
+
+def _findings(rule: Rule) -> set[str]:
+    return {name for _, part in _parts(rule) for name in part.finding}
 
 
 def _above(policies: PolicySet, policy: Policy) -> set[str]:
