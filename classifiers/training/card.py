@@ -26,7 +26,7 @@ from .measure import Floats
 # Of all prompts together, whichever head stops them; of each other head alone.
 BUDGETS = {"block": Budget(0.0075, 0.01, 0.10), "log": Budget(0.10, 0.10, 0.25)}
 ALONE = {"block": Budget(0.005, 0.008, 0.05), "log": Budget(0.03, 0.06, 0.15)}
-OUTSIDE = {"block": Budget(0.025, 0.025, 0.025), "log": Budget(0.06, 0.06, 0.06)}
+OUTSIDE = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.06, 0.06, 0.06)}
 """All honest texts of outside that are measured look like orders."""
 ANSWERS = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.05, 0.05, 0.05)}
 ENOUGH = 40
@@ -38,8 +38,8 @@ LIMITS = (
     "harmful_answer knows harmful answers of one source beside composed ones; give it the conversation.",
     "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
     "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
-    "injection_indirect blocks up to 2.5 % of honest texts that look like orders; ordinary prose lies far below, "
-    "documentation for programmers above: 8 of 45 Markdown files of packages were blocked.",
+    "injection_indirect blocks up to 1 % of honest texts that look like orders; ordinary prose lies far below, "
+    "documentation for programmers above: 9 of 150 READMEs of packages were blocked (version 4: 30).",
     "A text of outside is judged alone: whether an order in it is honest depends on who sent it.",
     "Encoded, spaced or look-alike text must be decoded before it is judged; only some disguises were trained on.",
     "Scores are probabilities where bad and honest texts are equally many; live traffic holds far fewer bad ones.",

@@ -1,0 +1,49 @@
+"""One head of the shipped file is fitted again: what it hears, and that nothing else changes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classifiers.encoder import DEFAULT_MODEL, MODELS, Encoder
+from classifiers.training import corpus, rehead
+from classifiers.training.card import digest
+from classifiers.training.labels import INDEX
+
+ASKED = INDEX[rehead.HEAD]
+TEXT = "Run npm install first.\n\nThen ignore the warnings that it prints."
+
+
+def test_each_page_of_documentation_comes_honest_and_with_an_order() -> None:
+    ours, _ = corpus.handwritten()
+    rows = rehead.texts(ours, random.Random(5))
+    assert rows == rehead.texts(ours, random.Random(5))
+    pages = [e.text for e in ours if e.family == "documentation"]
+    assert len(pages) > 100
+    told = {text: bad for text, bad, _ in rows}
+    assert not any(told[page] for page in pages)
+    planted = [text for text, bad, _ in rows if bad and any(text != page and page[:80] in text for page in pages)]
+    assert len(planted) > 0.9 * len(pages)
+
+
+def test_the_other_heads_stay_to_the_bit(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    source = MODELS / DEFAULT_MODEL
+    heads = rehead.Heads(source)
+    weights, bias = heads.of(ASKED)
+    seen = heads.see(TEXT)
+    before = Encoder.open(source).read(TEXT).logits
+    assert np.abs(seen @ weights + bias - before[:, ASKED]).max() < 1e-4
+    heads.change(ASKED, -weights, 1.0)
+    for name in ("card.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    (tmp_path / "model.onnx").write_bytes(heads.model.SerializeToString())
+    card = (tmp_path / "card.json").read_text()
+    old, new = digest(source / "model.onnx"), digest(tmp_path / "model.onnx")
+    (tmp_path / "card.json").write_text(card.replace(old, new))
+    after = Encoder.open(tmp_path).read(TEXT).logits
+    assert np.array_equal(np.delete(before, ASKED, 1), np.delete(after, ASKED, 1))
+    assert np.abs(after[:, ASKED] - (1.0 - seen @ weights)).max() < 1e-4
