@@ -89,6 +89,15 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
     return np.concatenate(([0.0], alarms)), np.concatenate(([0.0], recall)), np.concatenate(([np.inf], ranked.distinct))
 
 
+def corners(alarms: Floats, most: int) -> NDArray[np.intp]:
+    """Which points of a `roc` to draw: the best recall at each false positive rate, at most `most` of them, dense where
+    false alarms are few."""
+    last = np.append(np.flatnonzero(np.diff(alarms) > 0), len(alarms) - 1)
+    if len(last) > most:
+        last = last[np.unique(np.geomspace(1, len(last), most).astype(np.intp) - 1)]
+    return last
+
+
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     """The area under the precision-recall curve, as a sum of steps (no interpolation)."""
     bad, honest = Ranked.of(scores, labels).counts()

@@ -126,8 +126,7 @@ class Streamed:
             if gate.due():
                 await self._judge(gate.question())
             await self._release(gate.release())  # no name for it: this frame lives as long as the stream
-            if gate.size > self._most:
-                raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
+            self._bounded()
         self._catch_up()
         self._take(self._decoder.last_frames())
         await self._judge_opaque()
@@ -178,6 +177,10 @@ class Streamed:
         self._put(left)
         for release in self._gate.release():
             self._reader.released(release.part)
+        self._bounded()
+
+    def _bounded(self) -> None:
+        """Raises Malformed where more of the stream is kept than may be."""
         if self._gate.size > self._most:
             raise Malformed(f"more than {self._most} bytes of its stream would have to be kept")
 

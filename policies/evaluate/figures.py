@@ -417,10 +417,7 @@ def _curves(pool: Pool) -> Json:
         if not good.bad.any() or good.bad.all():
             continue
         alarms, recall, _ = stats.roc(good.ranks[name], good.bad)
-        last = np.append(np.flatnonzero(np.diff(alarms) > 0), len(alarms) - 1)  # the best recall at each share
-        if len(last) > CURVE_POINTS:
-            places = np.unique(np.geomspace(1, len(last), CURVE_POINTS).astype(np.intp) - 1)
-            last = last[places]
+        last = stats.corners(alarms, CURVE_POINTS)
         found[name] = {
             "fpr": [number(value) for value in alarms[last]],
             "recall": [number(value) for value in recall[last]],

@@ -41,9 +41,7 @@ POINTS = 80
 def roc(scores: NDArray[np.float64], bad: NDArray[np.bool_]) -> list[Point]:
     """(share of honest texts flagged, share of bad ones caught), at most POINTS of them, dense where alarms are few."""
     alarms, recall, _ = stats.roc(scores, bad)
-    last = np.append(np.flatnonzero(np.diff(alarms) > 0), len(alarms) - 1)
-    if len(last) > POINTS:
-        last = last[np.unique(np.geomspace(1, len(last), POINTS).astype(np.intp) - 1)]
+    last = stats.corners(alarms, POINTS)
     return [(round(float(x), 5), round(float(y), 5)) for x, y in zip(alarms[last], recall[last], strict=True)]
 
 
