@@ -92,6 +92,13 @@ class Settings(BaseModel):
     ] = ""
     policy_poll: Annotated[Seconds, Field(description="Between two looks at a policy that is fetched.")] = 60.0
     watch_policy: Annotated[bool, Field(description="Load the policy again when its files change.")] = False
+    on_broken_policy: Annotated[
+        Literal["refuse", "last_good"],
+        Field(
+            description="At a start with a policy that cannot be loaded: refuse to start, or serve under the last good "
+            "one that was loaded from there, until it can."
+        ),
+    ] = "refuse"
     host: Annotated[str, Field(description="Address of the data plane.")] = "127.0.0.1"
     port: Annotated[Port, Field(description="Port of the data plane; 0 takes a free one.")] = 8700
     admin_host: Annotated[str, Field(description="Address of health and metrics.")] = "127.0.0.1"

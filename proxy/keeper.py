@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ LOOK = 1.0
 """Seconds between two looks at the files. A change is loaded once two looks agree: an editor may save in steps."""
 ATTEMPTS = 3
 """How often files that change meanwhile are read."""
+AGAIN = 60.0
+"""Seconds after which what another stands in for is tried again, though no file changed: a judge may be back."""
+MEND = "mend what cannot be loaded"
 UNPIN = "`penstock policy activate` another revision, or `penstock policy unpin`"
 
 
@@ -40,10 +43,19 @@ class Refused(Exception):
 
 class Keeper:
     """One policy of this process. `source` is what the settings name: a directory, a file, a pack or a URL; `watch`
-    whether its files are looked at, `fetched` what fetches it where it is a URL."""
+    whether its files are looked at, `fetched` what fetches it where it is a URL. With `last_good` a start that cannot
+    load them begins with the last revision that was loaded from there, and looks at them until they are whole."""
 
-    def __init__(self, store: Store, source: str, watch: bool = False, fetched: Fetched | None = None) -> None:
-        self.store, self.source = store, source
+    def __init__(
+        self,
+        store: Store,
+        source: str,
+        watch: bool = False,
+        fetched: Fetched | None = None,
+        *,
+        last_good: bool = False,
+    ) -> None:
+        self.store, self.source, self._may_stand_in = store, source, last_good or fetched is not None
         self._watch = watch and fetched is None
         self._fetched = fetched
         self._entry = ""  # where it was loaded from last
@@ -51,6 +63,8 @@ class Keeper:
         self._loaded: dict[str, object] = {}  # how the files looked before they were loaded last
         self._files: Files | None = None  # of what was loaded last, where it is not kept yet
         self._failure: dict[str, Any] | None = None
+        self._instead = ""  # of what: why the last good one stands in
+        self._again = 0.0
         self._since = 0.0
         self.revision = ""
         self.lock = asyncio.Lock()
@@ -77,38 +91,57 @@ class Keeper:
             found = self._load()
             if found.revision == at:
                 return found
+        self._instead = ""
         return self._pinned(at, "in force in other workers", "load the policy again in all of them: SIGHUP")
 
     def _load(self) -> PolicySet:
-        looked = self._look()
+        looked = self._look(files=True)
         try:
             pinned = self.store.pinned()
-            if pinned is not None:
-                return self._pinned(pinned)
-            source = self.source if self._fetched is None else self._fetch(self._fetched)
             try:
-                return self._load_from(source)
+                found = self._pinned(pinned) if pinned is not None else self._newest()
             except Refused as error:
-                last = self._fetched.accepted if self._fetched is not None and not self.revision else None
-                if last is None or last == source:
+                if self.revision or pinned is not None:
                     raise
-                log.error("policy not loaded, the last good one is used", problem=str(error))
-                return self._load_from(last)
+                return self._last_good(str(error))
+            self._instead = ""
+            return found
         finally:
-            beside = {str(path): _stamp(path) for path in self._beside} if self._watch else {}
+            beside = {str(path): _stamp(path) for path in self._beside}
             self._loaded = looked | beside | self._fetch_state()
+            self._again = time.monotonic() + AGAIN
 
-    def _fetch(self, fetched: Fetched) -> str:
-        """Where the newest bundle lies; where it cannot be had at the start, the one that was in force last."""
+    def _newest(self) -> PolicySet:
+        if self._fetched is None:
+            return self._load_from(self.source)
         try:
-            fetched.refresh()
+            self._fetched.refresh()
         except FetchError as error:
-            if self.revision or fetched.accepted is None:
-                raise Refused(str(error)) from None
-            log.warning("policy not fetched, the last good one is used", problem=str(error))
-            return fetched.accepted
-        assert fetched.newest is not None  # it was fetched, now or before
-        return fetched.newest
+            raise Refused(str(error)) from None
+        assert self._fetched.newest is not None  # it was fetched, now or before
+        return self._load_from(self._fetched.newest)
+
+    def _last_good(self, problem: str) -> PolicySet:
+        """What was in force before this start, where `problem` keeps the newest from it. Raises Refused."""
+        kept = None
+        if self._fetched is None:
+            with contextlib.suppress(StoreError):
+                kept = self.store.last_good(self.source)
+        place = kept.entry if kept is not None else self._fetched.accepted if self._fetched is not None else None
+        if place is None:
+            raise Refused(problem)
+        if kept is not None and not self._may_stand_in:
+            raise Refused(
+                f"{problem}\nthe last good one, revision {kept.revision}, is kept: on_broken_policy: last_good starts "
+                f"with it, and `penstock policy activate {kept.revision}` pins it"
+            )
+        try:
+            found = self._load_from(place) if kept is None else self._pinned(kept.revision, "the last good one", MEND)
+        except Refused as error:
+            raise Refused(problem if str(error) == problem else f"{problem}\n{error}") from None
+        log.error("policy not loaded, the last good one is used", revision=found.revision, problem=problem)
+        self._instead = problem
+        return found
 
     def _pinned(self, revision: str, why: str = "pinned", mend: str = UNPIN) -> PolicySet:
         policies = self._load_from(self.store.get(revision).entry)
@@ -138,17 +171,22 @@ class Keeper:
 
     async def enforced(self, policies: PolicySet) -> None:
         """What was loaded is in force now."""
-        self._failure = None
-        came = policies.revision != self.revision
-        if came:
+        self._failure = {"at": time.time(), "problem": self._instead} if self._instead else None
+        events: list[tuple[str, ...]] = []
+        if policies.revision != self.revision:
             self._since = time.time()
             self.revision = policies.revision
-        await asyncio.to_thread(self._tell, policies, ("loaded", policies.revision, policies.source) if came else ())
+            events.append(("loaded", policies.revision, policies.source))
+        if self._instead:
+            events.append(("refused", self.revision, self.source, self._instead))
+        await asyncio.to_thread(self._tell, policies, events)
 
     async def refused(self, problem: str) -> None:
         """It could not be loaded; what was in force still is."""
+        again = self._failure is not None and self._failure["problem"] == problem
         self._failure = {"at": time.time(), "problem": problem}
-        await asyncio.to_thread(self._tell, None, ("refused", self.revision, self.source, problem))
+        events = [] if again else [("refused", self.revision, self.source, problem)]
+        await asyncio.to_thread(self._tell, None, events)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -160,14 +198,14 @@ class Keeper:
             "last_failure": self._failure,
         }
 
-    def _tell(self, policies: PolicySet | None, event: tuple[str, ...]) -> None:
+    def _tell(self, policies: PolicySet | None, events: Sequence[tuple[str, ...]]) -> None:
         """Into the store. A disk that fails leaves nothing to go back to later, and is no reason to stop now."""
         try:
             if policies is not None and self._files is not None:
                 self.store.keep(policies, self._files)
             if policies is not None and self._fetched is not None:
                 self._fetched.accept(self._entry)
-            if event:
+            for event in events:
                 self.store.note(*event)
             self.store.serving(self.state)
         except (StoreError, OSError) as error:
@@ -181,17 +219,18 @@ class Keeper:
         while True:
             await asyncio.sleep(LOOK)
             now = await asyncio.to_thread(self._look)
-            if now == seen and now != self._loaded:
+            changes = now == seen and not now.items() <= self._loaded.items()
+            if changes or (self._instead and time.monotonic() >= self._again):
                 try:
                     await changed()
                 except Exception:  # a fault of ours must not end the watch
                     log.exception("policy not loaded")
             seen = now
 
-    def _look(self) -> dict[str, object]:
-        """What would show that something was written: sizes, times and inodes."""
+    def _look(self, *, files: bool = False) -> dict[str, object]:
+        """What would show that something was written: sizes, times and inodes. With `files`, whether watched or not."""
         paths = [self.store.pin_path]
-        if self._watch:
+        if self._fetched is None and (self._watch or self._instead or files):
             paths += [*_files(self.source), *self._beside]
         if self._fetched is not None:
             self._fetched.poll()

@@ -52,7 +52,7 @@ def status(name: Name = "", data_dir: DataDir = None, config: ConfigFile = None,
                 told = f"since {_time(state.get('since'))}, source {state.get('source')}"
                 typer.echo(clean(f"process {state.get('pid')}  revision {state.get('revision')}  {told}"))
                 if failure := state.get("last_failure"):
-                    typer.echo(f"  not loaded at {_time(failure.get('at'))}; what was in force still is:")
+                    typer.echo(f"  not loaded at {_time(failure.get('at'))}; what was in force before still is:")
                     for line in str(failure.get("problem")).splitlines():
                         typer.echo(f"  {clean(line)}")
             if not processes:

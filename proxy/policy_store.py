@@ -111,6 +111,14 @@ class Store:
                 found.append(self.get(name))
         return sorted(found, key=lambda kept: kept.at)
 
+    def last_good(self, source: str) -> Kept | None:
+        """The newest that was in force as it was loaded from `source`, if it is kept."""
+        loaded = [line for line in self._events() if line.get("event") == "loaded" and line.get("source") == source]
+        for line in reversed(loaded):
+            with contextlib.suppress(StoreError):
+                return self.get(str(line.get("revision")))
+        return None
+
     def _names(self) -> list[str]:
         try:
             return [name for name in os.listdir(self.root / "revisions") if _plain(name)]
@@ -166,8 +174,12 @@ class Store:
 
     def history(self) -> list[dict[str, Any]]:
         """The newest lines of history, oldest first."""
+        return self._events(MOST_HISTORY)
+
+    def _events(self, most: int = 0) -> list[dict[str, Any]]:
+        """All lines of history, or the newest."""
         try:
-            lines = (self.root / "history.jsonl").read_text("utf-8").splitlines()[-MOST_HISTORY:]
+            lines = (self.root / "history.jsonl").read_text("utf-8").splitlines()[-most:]
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:

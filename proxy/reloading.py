@@ -35,7 +35,8 @@ def keepers_of(settings: Settings) -> dict[str, Keeper]:
             from .policy_fetch import Fetched
 
             fetched = Fetched(home / "fetched", source, settings.policy_public_key, settings.policy_poll)
-        keepers[name] = Keeper(Store(home), source, settings.watch_policy, fetched)
+        last_good = settings.on_broken_policy == "last_good"
+        keepers[name] = Keeper(Store(home), source, settings.watch_policy, fetched, last_good=last_good)
     return keepers
 
 
@@ -46,6 +47,8 @@ async def enforced(
     metrics.enforce(*(policy_set.revision for policy_set in sets.values()))
     for name, keeper in keepers.items():
         await keeper.enforced(sets[name])
+        if keeper.state["last_failure"] is not None:
+            _counted(metrics)
         stack.callback(keeper.store.ended)
 
 
@@ -70,8 +73,7 @@ async def _reload(running: Running, name: str, at: str = "") -> bool:
             if wrong := unserved(policy_set, plane.routing):
                 raise Refused("\n".join(wrong))
         except Refused as error:
-            running.metrics.reloads.inc("refused")
-            running.metrics.reload_failed.set(time.time())
+            _counted(running.metrics)
             await keeper.refused(str(error))
             revision = guard.policies.revision
             log.error("policy not loaded, the old one stays", revision=revision, problem=str(error), **told)
@@ -83,6 +85,11 @@ async def _reload(running: Running, name: str, at: str = "") -> bool:
         await keeper.enforced(policy_set)
         log.info("policy loaded", revision=policy_set.revision, source=policy_set.source, **told)
         return True
+
+
+def _counted(metrics: Metrics) -> None:
+    metrics.reloads.inc("refused")
+    metrics.reload_failed.set(time.time())
 
 
 async def reload_told(running: Running) -> tuple[bool, dict[str, Any]]:

@@ -6,18 +6,20 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from classifiers.catalog import OptionError
 from policies.load import load
-from proxy import keeper, policy_store
+from proxy import keeper, outside, policy_store
 from proxy.policy_store import Files, Store, StoreError
 from proxy.reloading import reload
 from proxy.server import CannotServe, bound
+from tests.proxy import kinds
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 
 FIRST = RULES.format(**DEFAULTS)
@@ -29,6 +31,7 @@ BROKEN = ["", "rules: [", FIRST[: len(FIRST) // 2], FIRST.replace("canary.mark",
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "LOOK", 0.05)
+    monkeypatch.setattr(outside, "LOOK", 0.05)
 
 
 def policy(*args: object) -> Result:
@@ -180,6 +183,80 @@ async def test_back_with_one_command(stand: Make, tmp_path: Path) -> None:
         shown = (await told("show", revisions[2], *data)).output
         assert "word: EVEN" in shown
     assert "no process" in (await told("status", *data)).output
+
+
+async def test_a_start_with_a_broken_file_after_a_good_one(stand: Make, tmp_path: Path) -> None:
+    """P3: refused, with the way to start all the same; and that way, told everywhere until the file is mended."""
+    path, data = tmp_path / "policy.yaml", ("--data-dir", tmp_path / "data")
+    async with stand() as s:
+        path.write_text(SECOND)
+        assert await reload(s.running)
+        second = revision(s)
+    broken = FIRST.replace("at_least: 0.5", "at_least: 0", 1)
+    with pytest.raises(CannotServe, match="at_least") as refused:
+        async with stand(broken):
+            pass
+    assert f"on_broken_policy: last_good starts with it, and `penstock policy activate {second}`" in str(refused.value)
+    async with stand(broken, settings={"on_broken_policy": "last_good"}) as s:
+        assert (await s.chat("ODD")).status_code == 400
+        failure = s.running.keepers[""].state["last_failure"]
+        assert "at_least" in failure["problem"]
+        page = (await s.client.get(s.admin_url + "/metrics")).text
+        assert 'penstock_policy_reloads_total{result="refused"} 1.0' in page
+        await until(lambda: s.running.states()["parts"].get("policy", "").startswith("refused: "))
+        status = await told("status", *data)
+        assert status.exit_code == 1
+        assert second in status.output
+        assert "at_least" in status.output
+        # No change of a file: what keeps the newest from being loaded may lie elsewhere.
+        assert not await reload(s.running)
+        assert revision(s) == second
+        path.write_text(THIRD)  # nobody asked for its files to be watched, and yet
+        await until(lambda: revision(s) != second)
+        await until(lambda: s.running.states()["parts"]["policy"] == "ready")
+        assert (await s.chat("EVEN")).status_code == 400
+        assert s.running.keepers[""].state["last_failure"] is None
+        third = revision(s)
+        path.write_text(FIRST)
+        await asyncio.sleep(0.3)
+        assert revision(s) == third  # from here on it is as ever
+
+
+async def test_what_stands_in_is_tried_again(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps a policy from being loaded may be a file that it names, or a server: none of its own files changes."""
+    monkeypatch.setattr(keeper, "AGAIN", 0.2)
+    async with stand(FIRST) as s:
+        first = revision(s)
+    made, away = kinds.Canary.from_options, True
+
+    def from_options(name: str, options: Mapping[str, Any]) -> kinds.Canary:
+        if away and options.get("word") == "ODD":
+            raise OptionError("word", "its server is away")
+        return made(name, options)
+
+    monkeypatch.setattr(kinds.Canary, "from_options", from_options)
+    async with stand(SECOND, settings={"on_broken_policy": "last_good"}) as s:
+        assert revision(s) == first
+        assert "its server is away" in s.running.keepers[""].state["last_failure"]["problem"]
+        away = False
+        await until(lambda: revision(s) != first)
+        assert (await s.chat("ODD")).status_code == 400
+
+
+@pytest.mark.parametrize("before", ["nothing", "another file", "changed since"])
+async def test_a_start_with_nothing_to_begin_with(stand: Make, tmp_path: Path, before: str) -> None:
+    """No revision of this policy was ever good, or it decides otherwise by now: nothing else takes its place."""
+    settings = {"on_broken_policy": "last_good"}
+    if before != "nothing":
+        (tmp_path / "other.yaml").write_text(FIRST)
+        async with stand(settings={"policy": str(tmp_path / "other.yaml")} if before == "another file" else {}) as s:
+            kept = Path(Store(tmp_path / "data" / "policies").get(revision(s)).entry)
+        if before == "changed since":
+            kept.write_text(SECOND)
+    with pytest.raises(CannotServe, match="decides otherwise" if before == "changed since" else "policy.yaml:1") as no:
+        async with stand("rules: [", settings=settings):
+            pass
+    assert "policy.yaml:1" in str(no.value)
 
 
 async def test_what_cannot_be_put_back(stand: Make, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from proxy.accounts.file import KeyFile
 from proxy.audit import Key, Reader
+from proxy.keeper import Keeper
+from proxy.policy_store import Store
 from proxy.tally import Counter as Count
 from proxy.tally import Gauge, Histogram
 from proxy.workers.accept import Load
@@ -277,6 +279,31 @@ async def test_all_workers_come_to_one_policy(tmp_path: Path) -> None:
 
 def told_again(s: Served, times: int) -> bool:
     return len(s.said("a worker serves again")) == times
+
+
+async def test_workers_begin_with_the_last_good_policy(tmp_path: Path) -> None:
+    """P3: all with the same one, also who starts again; and all with the mended file, though nobody says so."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(FIRST)
+    before = Keeper(Store(tmp_path / "data" / "policies"), str(path))
+    await before.enforced(await before.load())
+    settings = {"on_broken_policy": "last_good"}
+    async with (
+        Upstream() as upstream,
+        served(tmp_path, upstream.url, workers=2, policy="rules: [", settings=settings) as s,
+        client(s) as c,
+    ):
+        assert s.said("serving")[0]["revision"] == before.revision
+        os.kill(s.children()[0], signal.SIGKILL)
+        await s.until(partial(told_again, s, 1))
+        assert revisions(await s.metrics(c)) == {str(n): {before.revision} for n in range(2)}
+        await s.until(lambda: {line["worker"] for line in s.said("part is not well")} == {0, 1})
+        assert {line["state"] for line in s.said("part is not well")} == {"refused"}
+        s.policy.write_text(SECOND)
+        await s.until(lambda: s.said("policy loaded"))
+        second = s.said("policy loaded")[0]["revision"]
+        await s.until(lambda: len(s.said("policy loaded")) == 2)
+        assert revisions(await s.metrics(c)) == {str(n): {second} for n in range(2)}
 
 
 async def test_reloads_under_load_with_four_workers(tmp_path: Path) -> None:
