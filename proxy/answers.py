@@ -101,7 +101,7 @@ def ids(decision: str) -> Headers:
 
 
 _IDS = (b"x-request-id", b"request-id")
-_OF_THE_BODY = frozenset({b"content-type", b"content-length", b"etag"})
+_OF_THE_BODY = frozenset({b"content-type", b"content-encoding", b"content-length", b"etag"})
 
 
 def called(response: Response) -> bytes | None:

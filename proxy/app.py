@@ -451,7 +451,7 @@ def _compares(tree: Any) -> bool:
 
 
 def _target(incoming: Incoming) -> bytes:
-    return incoming.path + b"?" + incoming.query if incoming.query else incoming.path
+    return incoming.target.partition(b"#")[0]
 
 
 def _batches(settings: Settings) -> Batches | None:

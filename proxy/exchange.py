@@ -31,6 +31,7 @@ from .answers import Answer, called, ids, problem, relayed
 from .changes import changed, masked
 from .detour import detour
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
+from .dialects.errors import read_error
 from .flight import fate
 from .guard import Guard
 from .later import Later, Pending
@@ -50,8 +51,6 @@ log = get_logger("penstock.exchange")
 
 INTENT_AFTER = 0.02
 """Seconds after which what was sent to the model is written down, whatever becomes of it."""
-MOST_ERROR = 64 * 1024
-"""Bytes of an error that does not call itself JSON up to which it is read."""
 SAID = 512
 """How much of what was found in one answer is remembered, counted as in `classifiers.cache`: some 50 kB at most."""
 
@@ -296,31 +295,30 @@ class Exchange:
         coding = b", ".join(response.all(b"content-encoding")).strip().lower() or b"identity"
         if 300 <= response.status < 400:
             raise Malformed("it redirects, and redirects are not followed: mend the upstream's URL")
-        if coding != b"identity":
+        if response.status >= 400:
+            await self._failed(response, coded=coding != b"identity")
+        elif coding != b"identity":
             raise Malformed("it is compressed although nobody asked for that")
-        if kind == b"text/event-stream" and response.status == 200:
+        elif kind == b"text/event-stream" and response.status == 200:
             streamed = Streamed(self, request, response)
             self._let_go(request)
             await streamed.run()
         elif kind == b"application/json" or kind.endswith(b"+json"):
             await self.whole(request, response)
-        elif response.status >= 400:
-            await self._failed(response)
         else:
             raise Malformed(f"its content type is {kind.decode('ascii', 'replace') or 'missing'}, not JSON or SSE")
 
-    async def _failed(self, response: Response) -> None:
-        """An error that does not call itself JSON. Where it is JSON, clients read it as such whatever it is called."""
+    async def _failed(self, response: Response, *, coded: bool) -> None:
         with contextlib.suppress(UpstreamError, Malformed):
-            raw = await response.read(MOST_ERROR)
-            tree = parse(raw)
-            if isinstance(tree, dict):
-                await self.release(response, raw, tree)
+            raw = await response.read(self.max_answer)
+            found = None if coded else read_error(self.dialect, raw, response.header(b"content-type") or b"")
+            if found is not None:
+                await self.release(response, raw, *found)
                 return
         # A gateway's HTML page, say. Its status says enough; its text was not meant for this client.
         response.abort()
         self.notes.ended("upstream_error")
-        text = f"The upstream answered with status {response.status} and no JSON body."
+        text = f"The upstream answered with status {response.status} and no body that can be read."
         await self.send(
             problem(self.dialect, response.status, "upstream_error", text, self.notes.id, relayed(response))
         )
@@ -334,24 +332,26 @@ class Exchange:
             request.messages.clear()
 
     async def whole(self, request: Request, response: Response) -> None:
-        """A JSON answer, of whatever status."""
+        """A JSON answer."""
         raw = await response.read(self.max_answer)
         tree = parse(raw)
-        if request.own is not None and response.status < 400:
+        if request.own is not None:
             request.own(tree)
         await self.release(response, raw, tree)
 
-    async def release(self, response: Response, raw: bytes, tree: Any, *, altered: bool = False) -> None:
-        """Judge `tree`, and send `raw`, which spells it. `altered`: it is not what the upstream wrote."""
-        body = self.dialect.read_response(tree)
-        if response.status >= 400:
-            body.messages = [Message(Role.ERROR, m.text, m.origin) for m in body.messages]
+    async def release(
+        self, response: Response, raw: bytes, tree: Any, body: Body | None = None, *, altered: bool = False
+    ) -> None:
+        """Judge `tree` (it holds `body`), and send `raw`, which spells it; `altered`: not as the upstream wrote it."""
+        body = body or self.dialect.read_response(tree)
         self.notes.usage(tree)
         if self.guard.asks:
             self.guard = self.guard.answering(tree)
         decision = await self._check_output(body)
         if self._tokens is not None and (restoring := self.restoring()) is not None:
             decision = replace(decision, masks=restoring.also(body.messages, decision.masks))
+        if decision.masks and isinstance(tree, str):
+            raise Malformed("a text by itself cannot be masked")
         altered = altered or bool(decision.masks)
         headers = relayed(response, keep_length=not altered)
         if decision.masks:

@@ -168,6 +168,19 @@ ERRORS: dict[str, Any] = {
     "a problem": replies.content(b'{"title":"x","status":400}', status=400, content_type="application/problem+json"),
     "JSON that calls itself text": replies.content(b'{"error": "x" }\n', status=503, content_type="text/plain"),
     "JSON of another kind": replies.content(b'{"choices":[]}', content_type="application/vnd.x+json; charset=utf-8"),
+    "a list, as Gemini's": replies.content(
+        b'[{"error":{"code":429,"message":"Slow down.","status":"RESOURCE_EXHAUSTED"}}]\n', status=429
+    ),
+    "a line, as Starlette's": replies.content(
+        b"Internal Server Error", status=500, content_type="text/plain; charset=utf-8"
+    ),
+    "a line, as Envoy's": replies.content(
+        "upstream connect error \u2013 timeout\n".encode(), status=503, content_type="text/plain"
+    ),
+    "a JSON string": replies.content(b'"no such \\u006dodel"', status=404),
+    "no words": replies.content(b"", status=503, content_type="text/plain"),
+    "no words of JSON": replies.content(b"", status=404),
+    "no words and no type": [replies.head(502, [("Content-Length", "0"), ("Retry-After", "2")])],
     "201": replies.json({"choices": []}, status=201),
     "many cookies": replies.json(
         {}, headers=[("set-cookie", "a=1"), ("set-cookie", "b=2"), ("x-many", "1"), ("x-many", "2")]
@@ -187,6 +200,13 @@ async def test_answers_of_every_status(stand: Make) -> None:
                 if not any(pair[0] == "Content-Length" for pair in direct[1]):
                     through = (through[0], [pair for pair in through[1] if pair[0] != "content-length"], through[2])
                 assert direct == through, name
+
+
+async def test_errors_that_are_no_objects_are_masked(stand: Make) -> None:
+    async with stand() as s:
+        s.upstream.reply = replies.content(b'[ {"error":{"message":"a SECRET"}} ]', status=429)
+        answer = await s.chat("Hi")
+        assert (answer.status_code, answer.json()) == (429, [{"error": {"message": "a [VEILED]"}}])
 
 
 BODIES: dict[str, bytes] = {
@@ -226,7 +246,7 @@ async def test_requests_arrive_as_they_were_sent(stand: Make) -> None:
 
 async def test_queries_arrive_as_they_were_sent(stand: Make) -> None:
     async with stand() as s:
-        for query in ("?api-version=2024-10-21", "?a=%20b+c&&d", "?%C3%A9=1", "?a=/../b"):
+        for query in ("?", "??", "?api-version=2024-10-21", "?a=%20b+c&&d", "?%C3%A9=1", "?a=/../b"):
             for url in (s.upstream.url, s.url):
                 await exchange(url, b'{"model":"m","messages":[]}', path="/v1/chat/completions" + query)
             assert s.upstream.requests[-1].target == s.upstream.requests[-2].target
