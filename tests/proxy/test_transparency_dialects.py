@@ -145,6 +145,64 @@ async def test_streams_however_they_are_cut(stand: Make, api: Api) -> None:
                 assert through[3] == raw
 
 
+def spelled(events: tuple[bytes, ...]) -> dict[str, list[bytes]]:
+    """A stream in spellings that every client reads alike."""
+    first, *rest = events
+    at = first.index(b"{") + 1
+    return {
+        "CRLF": [event.replace(b"\n", b"\r\n") for event in events],
+        "both line ends": [event.replace(b"\n", b"\r\n") if n % 2 else event for n, event in enumerate(events)],
+        "no blanks": [event.replace(b"data: ", b"data:").replace(b"event: ", b"event:") for event in events],
+        "more blanks": [event.replace(b"data: {", b"data:   { \t").replace(b'":', b'" :') for event in events],
+        "comments": [b":\n\n", b": hello\n\n", *(b":x\n" + event for event in events[:-1]), events[-1]],
+        "ids and times": [b"retry: 9\n\n", *(b"id: %d\nretry: 10\n%b" % pair for pair in enumerate(events))],
+        "ids behind": [event[:-1] + b"id: 7\n\n" for event in events],
+        "pauses told": [first, *[b": keep-alive\n\n"] * 3, *rest],
+        "data in two lines": [first[:at] + b"\ndata: " + first[at:], *rest],
+        "an unknown event": [
+            first,
+            b'event: new\ndata: {"type":"new","choices":[],"x":[1.50,1e3,"\\u0000"]}\n\n',
+            *rest,
+        ],
+    }
+
+
+@pytest.mark.parametrize("policy", [None, OBSERVE], ids=["hold back", "observe"])
+@pytest.mark.parametrize("api", STREAMED.values(), ids=STREAMED.keys())
+async def test_streams_however_they_are_spelled(stand: Make, api: Api, policy: str | None) -> None:
+    """Cut where no event ends, at every eleventh byte."""
+    async with stand(policy=policy, **SETTINGS) as s:
+        for name, events in spelled(api.stream).items():
+            raw = b"".join(events)
+            s.upstream.reply = replies.sse(pieces(raw, 11))
+            direct, through = await both(s, api, body_of(api, stream=True))
+            assert direct == through, name
+            assert through[3] == raw, name
+
+
+ODD_JSON: dict[str, bytes] = {
+    "numbers": b'"a":123456789012345678901234567890,"b":1.0000000000000000000001,"c":1E40,"d":-0,"e":0.1e-7',
+    "keys that look alike": b'"K":1,"k":2,"k ":3,"\\u006b2":4,"":5,"Model":"other","\xce\xba":6',
+    "escapes": b'"x":"\\u0000\\u001f\\/\\ud83d\\ude00\\uffff\xef\xbf\xbe\xe2\x80\xa8"',
+    "nothing in it": b'"x":[],"y":{},"z":[[],[{}]],"w":null,"v":""',
+    "blanks": b'\r\n\t "x" :\t[ 1 ,\n2 ] , "y" : { }\r\n',
+    "depth": b'"x":' + b"[" * 200 + b"]" * 200,
+}
+
+
+@pytest.mark.parametrize("api", APIS.values(), ids=APIS.keys())
+async def test_json_however_it_is_spelled(stand: Make, api: Api) -> None:
+    """In requests and in answers."""
+    async with stand(**SETTINGS) as s:
+        for name, odd in ODD_JSON.items():
+            body, raw = [json.dumps(tree).encode()[:-1] + b"," + odd + b"}\n" for tree in (api.ask, api.whole)]
+            s.upstream.reply = replies.json(raw)
+            direct, through = await both(s, api, body)
+            assert direct == through, name
+            assert through[3] == raw, name
+            assert [request.body for request in s.upstream.requests[-2:]] == [body, body], name
+
+
 @pytest.mark.parametrize("api", APIS.values(), ids=APIS.keys())
 async def test_errors(stand: Make, api: Api) -> None:
     """Those that come instead of a stream, too."""
