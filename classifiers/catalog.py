@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from .base import Classifier
 
-# kind -> "module:class". Each class has a classmethod `from_options(name, options) -> Classifier`, which raises
-# OptionError for what an author got wrong.
+# kind -> "module:class". Each class has `options() -> Declared` (option_forms.py), what an author may write, and a
+# classmethod `from_options(name, options) -> Classifier`, which raises OptionError for what an author got wrong.
 KINDS: dict[str, str] = {
     "patterns": "classifiers.patterns:Patterns",
     "secrets": "classifiers.secrets:Secrets",
@@ -90,9 +90,14 @@ def _plain(word: str) -> str:
 
 def create(kind: str, name: str, options: Mapping[str, Any]) -> Classifier:
     """The classifier of `kind`, called `name`. Raises OptionError (unknown kind or bad option) and OSError."""
+    return cast(Classifier, class_of(kind).from_options(name, options))
+
+
+def class_of(kind: str) -> Any:
+    """The class of a kind: `options()` are what it declares, `from_options` makes one. Raises OptionError."""
     try:
         path = KINDS[kind]
     except KeyError:
         raise UnknownWord("kind", f"no classifier kind {kind!r}", kind, KINDS) from None
     module, _, attribute = path.partition(":")
-    return cast(Classifier, getattr(importlib.import_module(module), attribute).from_options(name, options))
+    return getattr(importlib.import_module(module), attribute)

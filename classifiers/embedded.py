@@ -9,12 +9,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from . import option_forms as form
 from .base import Finding, Message, Role
 from .card import DEFAULT_MODEL, MODELS, Card, Head, Span, Weights, place_of, read_card
-from .catalog import OptionError, UnknownOption, UnknownWord
+from .catalog import OptionError, UnknownWord
+from .options import Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,19 +42,29 @@ class Embedded:
         identity = json.dumps([model.card.digest, [head.label for head in self._heads], min_score])
         self._digest = hashlib.sha256(identity.encode()).hexdigest()
 
+    @staticmethod
+    @cache
+    def options() -> form.Declared:
+        """What an author may write."""
+        known = [head.label for head in read_card(MODELS / DEFAULT_MODEL).heads]
+        return {
+            "model": form.text("A model that comes with Penstock, or the path of a folder.", DEFAULT_MODEL),
+            "labels": form.listed("Which of the model's labels are asked; all when left out.", known, others=True),
+            "min_score": form.share("The lowest score that is reported.", 0.01),
+        }
+
+    @classmethod
+    def together(cls) -> list[dict[str, Any]]:
+        """What a schema can say of several options: without another model the labels are known."""
+        known = cls.options()["labels"].form["items"]["anyOf"][0]
+        shipped = {"properties": {"model": {"const": DEFAULT_MODEL}}}
+        return [{"if": shipped, "then": {"properties": {"labels": {"items": known}}}}]
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Embedded:
-        """Options: `model` (a directory under classifiers/models, or a path), `labels` (all of the model's unless
-        given), `min_score` (in [0, 1), .01 unless given). Raises OptionError; no file is left unverified."""
-        for option in options:
-            if option not in {"model", "labels", "min_score"}:
-                raise UnknownOption(str(option), ["model", "labels", "min_score"])
-        model = options.get("model", DEFAULT_MODEL)
-        if not isinstance(model, str) or not model:
-            raise OptionError("model", "must be a name or a path", f"for example {DEFAULT_MODEL}")
-        min_score = options.get("min_score", 0.01)
-        if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score < 1:
-            raise OptionError("min_score", "must be a number from 0 to below 1", "for example 0.01")
+        """See `options`. Raises OptionError; no file is left unverified."""
+        read = Options(options, cls.options())
+        model, min_score = read.text("model", f"for example {DEFAULT_MODEL}"), read.share("min_score")
         weights = Weights(place_of(model))
         known = [head.label for head in weights.card.heads]
         labels = options.get("labels", known)
@@ -61,7 +73,7 @@ class Embedded:
         for at, label in enumerate(labels):
             if label not in known:
                 raise UnknownWord(f"labels.{at}", f"model {model} has no label {label!r}", str(label), known)
-        return cls(name, weights, labels, float(min_score))
+        return cls(name, weights, labels, min_score)
 
     def on(self, encoder: Encoder) -> Embedded:
         """The same classifier, its texts read by `encoder`, which has the same card."""

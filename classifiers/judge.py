@@ -20,13 +20,15 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from . import option_forms as form
 from .base import Finding, Message, NoAnswer, Silence
 from .catalog import OptionError
 from .judge_formats import LLAMA_GUARD, NONE, Format, LlamaGuardFormat, Reading, SafeguardFormat, VerdictFormat
 from .judge_formats import likeliest as read_likeliest
 from .options import Options, check_label
 from .pieces import cut, pooled
-from .service import OPTIONS, Question, Service, together
+from .service import OPTIONS as WHERE
+from .service import Question, Service, together
 
 RULES = "judge-1"
 FORMATS = ("verdict", "safeguard", "llama_guard")
@@ -35,6 +37,28 @@ _FORMAT_OPTIONS = {
     "verdict": {"policy", "policy_file", "labels", "structured"},
     "safeguard": {"policy", "policy_file", "categories"},
     "llama_guard": {"policy", "policy_file", "categories"},
+}
+_WORDS = {"type": "string", "pattern": r"\S"}
+OPTIONS: form.Declared = {
+    **WHERE,
+    "model": form.text("The name that the endpoint knows it by.", needed=True),
+    "format": form.choice(
+        "How it answers: verdict (ours, one word of a list), safeguard (gpt-oss-safeguard) or llama_guard.",
+        FORMATS,
+        FORMATS[0],
+    ),
+    "policy": form.text("What it judges by, in words."),
+    "policy_file": form.text("A file with what it judges by; starts from this file's directory."),
+    "labels": form.mapping("With format verdict: each label, and what it means in a sentence.", _WORDS),
+    "categories": form.labels("With the other formats: from the model's codes to labels, like {W1: weapons}."),
+    "structured": form.flag("With format verdict: send the form of the answer as response_format.", True),
+    "max_tokens": form.whole("The bound of an answer.", 1024, 1, 100_000),
+    "parameters": form.mapping("Anything else for the endpoint; null takes a default away, like {temperature: null}."),
+    "logprobs": form.flag("Scores from the probabilities of the deciding word, where the endpoint gives them.", False),
+    "window": form.whole("Characters that are read at once.", 12_000, 200, 1_000_000),
+    "overlap": form.whole("Characters that two windows share: up to half of one, else 1000.", None, 0, 500_000),
+    "max_windows": form.whole("Windows that one call may ask about.", 64, 1, 10_000),
+    "min_score": form.share("The lowest score that is reported.", 0.01),
 }
 _OURS = frozenset({"model", "messages", "stream", "n", "logprobs", "top_logprobs", "response_format", "max_tokens"})
 
@@ -56,27 +80,45 @@ class Judge:
         facts = [RULES, service.url, shape.facts, self._body, pieces]
         self.digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @staticmethod
+    def options() -> form.Declared:
+        """What an author may write."""
+        return OPTIONS
+
+    @staticmethod
+    def together() -> list[dict[str, Any]]:
+        """What a schema can say of several options: which go with which format."""
+        chosen: dict[str, dict[str, Any]] = {name: {"properties": {"format": {"const": name}}} for name in FORMATS}
+        for name in FORMATS[1:]:
+            chosen[name]["required"] = ["format"]
+        every = set().union(*_FORMAT_OPTIONS.values())
+        others = {name: dict.fromkeys(sorted(every - _FORMAT_OPTIONS[name]), False) for name in FORMATS}
+        policy = {"oneOf": [{"required": ["policy"]}, {"required": ["policy_file"]}]}
+        return [
+            *({"if": chosen[name], "then": {"properties": others[name]}} for name in FORMATS),
+            *({"if": chosen[name], "then": policy} for name in FORMATS if name != "llama_guard"),
+            {"if": chosen["verdict"], "then": {"required": ["labels"]}},
+        ]
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Options: see classifiers/README.md. Raises OptionError. Nothing is asked yet."""
-        fields = {"model", "format", "max_tokens", "parameters", "logprobs", "window", "overlap", "max_windows"}
-        known = OPTIONS | fields | {"min_score"} | set().union(*_FORMAT_OPTIONS.values())
-        read = Options(options, known)
-        chosen = read.choice("format", FORMATS, "verdict")
+        """See `options`. Raises OptionError. Nothing is asked yet."""
+        read = Options(options, cls.options())
+        chosen = read.choice("format")
         for option in set(options) & set().union(*_FORMAT_OPTIONS.values()) - _FORMAT_OPTIONS[chosen]:
             raise OptionError(str(option), f"means nothing with format: {chosen}", "leave it out")
         body: dict[str, Any] = {
             "model": read.text("model", mend="the name that the endpoint knows it by"),
             "temperature": 0,
-            "max_tokens": read.whole("max_tokens", 1024, 1, 100_000),
+            "max_tokens": read.whole("max_tokens"),
             "stream": False,
         }
         _add_parameters(body, read.mapping("parameters", {}))
-        if read.flag("logprobs", False):
+        if read.flag("logprobs"):
             body |= {"logprobs": True, "top_logprobs": 20}
-        size = read.whole("window", 12_000, 200, 1_000_000)
-        overlap = read.whole("overlap", min(1000, size // 4), 0, size // 2)
-        pieces = (size, overlap, read.whole("max_windows", 64, 1, 10_000), read.share("min_score", 0.01))
+        size = read.whole("window")
+        overlap = read.whole("overlap", min(1000, size // 4), high=size // 2)
+        pieces = (size, overlap, read.whole("max_windows"), read.share("min_score"))
         shape = _format(chosen, read)
         return cls(name, Service.from_options(read, "/chat/completions"), shape, body, pieces)
 
@@ -157,7 +199,7 @@ def _format(chosen: str, read: Options) -> Format:
                 raise OptionError("labels", f"'{NONE}' is the verdict for all other texts", "choose another word")
             if not isinstance(meaning, str) or not meaning.strip():
                 raise OptionError("labels", f"what does {label!r} mean?", "a sentence for the judge")
-        return VerdictFormat(policy or "", meanings, read.flag("structured", True))
+        return VerdictFormat(policy or "", meanings, read.flag("structured"))
     if chosen == "safeguard":
         return SafeguardFormat(policy or "", read.labels("categories", {}))
     default = LLAMA_GUARD if policy is None else None

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from .catalog import OptionError, UnknownOption, UnknownWord
+from .option_forms import LABEL, Declared
 
-_LABEL = re.compile(r"\S{1,128}")  # as policies can name it, behind "classifier."
+_LABEL = re.compile(LABEL)
 
 
 class Options:
-    """The options as an author wrote them. Every reader raises OptionError."""
+    """The options as an author wrote them, read as they are declared. Every reader raises OptionError."""
 
-    def __init__(self, options: Mapping[str, Any], known: Collection[str]) -> None:
+    def __init__(self, options: Mapping[str, Any], known: Declared) -> None:
         for option in options:
             if option not in known:
                 raise UnknownOption(str(option), known)
-        self._options = options
+        self._options, self._known = options, known
 
     def __contains__(self, name: str) -> bool:
         return name in self._options
 
-    def text(self, name: str, default: str | None = None, mend: str = "") -> str:
+    def _value(self, name: str) -> Any:
+        return self._options.get(name, self._known[name].default)
+
+    def text(self, name: str, mend: str = "") -> str:
         """A text that is not blank; required where there is no default."""
-        value = self._options.get(name, default)
+        value = self._value(name)
         if value is None:
             raise OptionError(name, "is missing", mend)
         if not isinstance(value, str) or not value.strip():
@@ -38,32 +42,33 @@ class Options:
         """A text that is not blank, or None where it is left out."""
         return self.text(name, mend=mend) if name in self._options else None
 
-    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
+    def choice(self, name: str) -> str:
         """One of some words."""
-        value = self._options.get(name, default)
-        if value is None:
-            raise OptionError(name, "is missing", "one of " + ", ".join(choices))
+        value, choices = self._value(name), self._known[name].form["enum"]
         if value not in choices:
             raise UnknownWord(name, f"{value!r} is unknown", str(value), choices)
         return str(value)
 
-    def whole(self, name: str, default: int, low: int, high: int) -> int:
-        """A whole number from `low` to `high`."""
+    def whole(self, name: str, default: int | None = None, low: int | None = None, high: int | None = None) -> int:
+        """A whole number; a default and bounds that are given here are narrower than the declared ones."""
+        form = self._known[name].form
+        low, high = form["minimum"] if low is None else low, form["maximum"] if high is None else high
+        default = form["default"] if default is None else default
         value = self._options.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise OptionError(name, f"must be a whole number from {low} to {high}", f"for example {default}")
         return value
 
-    def share(self, name: str, default: float) -> float:
+    def share(self, name: str) -> float:
         """A number from 0 to below 1."""
-        value = self._options.get(name, default)
+        value = self._value(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise OptionError(name, "must be a number from 0 to below 1", f"for example {default}")
+            raise OptionError(name, "must be a number from 0 to below 1", f"for example {self._known[name].default}")
         return float(value)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def flag(self, name: str, default: bool | None = None) -> bool:
         """True or false."""
-        value = self._options.get(name, default)
+        value = self._options.get(name, self._known[name].default if default is None else default)
         if not isinstance(value, bool):
             raise OptionError(name, "must be true or false")
         return value

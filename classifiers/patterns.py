@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import re2
 
+from . import option_forms as form
 from .base import Finding, Message
 from .catalog import OptionError, UnknownOption
 from .joints import Chain, chains
@@ -35,6 +36,7 @@ from .matcher import (
     encode,
     is_anchored,
 )
+from .options import Options
 from .readings import JOINT, RAW, READINGS
 from .views import APART, Readings, gates_of, rotated, views
 
@@ -42,7 +44,35 @@ RULES = "patterns-2"
 MOST_SPANS = 256
 """Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
 
-_KEYS = frozenset({"regex", "words", "ignore_case", "word_boundary", "score"})
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+PATTERN: Mapping[str, Mapping[str, Any]] = {
+    "regex": {**_TEXTS, "description": "Expressions of RE2: no look-around, no back-references."},
+    "words": {**_TEXTS, "description": "Words or phrases, found as they stand and in disguise."},
+    "score": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": 1,
+        "default": 1,
+        "description": "The score of what is found.",
+    },
+    "ignore_case": {"type": "boolean", "default": True, "description": "Whether capital letters do not count."},
+    "word_boundary": {"type": "boolean", "description": "Whether only whole words count; true for words."},
+}
+"""The keys of one pattern."""
+_MAPPED = {
+    "type": "object",
+    "properties": PATTERN,
+    "additionalProperties": False,
+    "oneOf": [{"required": ["regex"]}, {"required": ["words"]}],
+}
+_ONE = {"if": {"type": "object"}, "then": _MAPPED, "else": {"type": "string", "minLength": 1}}
+_MANY = {"if": {"type": "array"}, "then": {"items": _ONE, "minItems": 1}, "else": _ONE}
+OPTIONS: form.Declared = {
+    "patterns": form.mapping(
+        "Labels of your own: each with an expression, with {words: ...}, or with a list of these.", _MANY, needed=True
+    ),
+    "views": form.flag("Whether what is left of a text when disguises are undone is read, too.", True),
+}
 _BLANKS = r"[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+"
 # Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
 _WORD_START = (
@@ -101,12 +131,15 @@ class Patterns:
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
         self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
 
+    @staticmethod
+    def options() -> form.Declared:
+        """What an author may write."""
+        return OPTIONS
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Options: `patterns`, a mapping of label to pattern or list of patterns, and `views`. Raises OptionError."""
-        for key in options:
-            if key not in {"patterns", "views"}:
-                raise UnknownOption(str(key), ["patterns", "views"])
+        """See `options`. Raises OptionError."""
+        Options(options, cls.options())
         use_views = options.get("views", True)
         if not isinstance(use_views, bool):
             raise OptionError("views", f"{use_views!r} is neither true nor false")
@@ -328,9 +361,9 @@ def _read(label: object, value: object) -> list[Pattern]:
 
 
 def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Pattern]:
-    unknown = sorted(str(key) for key in item if key not in _KEYS)
+    unknown = sorted(str(key) for key in item if key not in PATTERN)
     if unknown:
-        raise UnknownOption(f"{place}.{unknown[0]}", _KEYS)
+        raise UnknownOption(f"{place}.{unknown[0]}", PATTERN)
     if ("regex" in item) == ("words" in item):
         raise OptionError(place, "needs either regex or words", "write one of the two")
     ignore_case, boundary = _flag(place, item, "ignore_case"), _flag(place, item, "word_boundary")

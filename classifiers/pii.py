@@ -21,9 +21,11 @@ from stdnum import bitcoin, iban, luhn
 from stdnum.us import ssn
 
 from . import national
+from . import option_forms as form
 from .base import Finding, Message
-from .catalog import OptionError, UnknownOption
+from .catalog import OptionError
 from .matcher import Expression, Matcher, code_points, compile_once, encode, replace_surrogates
+from .options import Options
 from .secrets import chosen_labels, joined
 
 RULES = "pii-1"
@@ -79,18 +81,25 @@ class PersonalData:
         facts = [RULES, sorted(labels), list(regions), [[rule.label, rule.shape] for rule in self._rules]]
         self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    @staticmethod
+    @cache
+    def options() -> form.Declared:
+        """What an author may write."""
+        said = "Countries whose telephone numbers are known without a country code, like [US, GB]."
+        return {
+            "labels": form.listed("What to look for; all when left out.", LABELS),
+            "regions": form.listed(said, phonenumbers.SUPPORTED_REGIONS, least=0),
+        }
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Options: `labels`, a list of the labels to look for (all by default); `regions`, a list of two-letter codes
-        of the countries whose phone numbers are known without a country code. Raises OptionError."""
-        for key in options:
-            if key not in {"labels", "regions"}:
-                raise UnknownOption(str(key), ["labels", "regions"])
+        """See `options`. Raises OptionError."""
+        Options(options, cls.options())
         regions = options.get("regions", REGIONS)
         if not isinstance(regions, list | tuple):
             raise OptionError("regions", "it is no list", "a list of countries, e.g. [US, GB]")
         for at, region in enumerate(regions):
-            if region not in phonenumbers.SUPPORTED_REGIONS:
+            if not isinstance(region, str) or region not in phonenumbers.SUPPORTED_REGIONS:
                 raise OptionError(f"regions.{at}", f"no region {region!r}", "two capital letters, e.g. GB; quote 'NO'")
         return cls(name, chosen_labels(options, LABELS), regions)
 

@@ -28,16 +28,63 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from . import option_forms as form
 from .base import Finding, Message, NoAnswer, Role, Silence
 from .catalog import OptionError, UnknownWord
 from .options import Options, check_label, is_number
 from .pieces import Piece, cut, pooled
-from .service import OPTIONS, Question, Service, together
+from .service import OPTIONS as WHERE
+from .service import Question, Service, together
 
 RULES = "remote-1"
 ACTIVATIONS = ("none", "sigmoid", "softmax")
 _FLOATS = ("FP16", "FP32", "FP64")
 _SLACK = 1e-4  # by which a probability may be outside of [0, 1] after rounding
+
+
+_LABEL = {"anyOf": [{"type": "string", "pattern": form.LABEL}, {"const": None}]}
+_SCORES = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}}
+OPTIONS: form.Declared = {
+    **WHERE,
+    "model": form.text("The name that the server knows it by.", needed=True),
+    "version": form.text('The version of the model, in quotes: "1".'),
+    "input": form.text("The name of the tensor that takes the texts.", "text"),
+    "column": form.flag("Whether its shape is [n, 1] in place of [n].", False),
+    "input_parameters": form.mapping("Parameters of that tensor, like {content_type: str}."),
+    "output": form.text("The name of the tensor with the scores, of shape [n, labels].", "scores"),
+    "labels": form.Option(
+        {
+            "anyOf": [
+                {"type": "array", "items": _LABEL, "minItems": 1},
+                {"type": "object", "additionalProperties": _LABEL, "minProperties": 1},
+            ],
+            "description": "The labels of the scores in their order, null for what is not reported; with labels_output "
+            "a mapping from the server's names to yours.",
+        },
+        needed=True,
+    ),
+    "labels_output": form.text("A second output that names the labels in each answer."),
+    "activation": form.choice("none for probabilities, sigmoid or softmax for logits.", ACTIVATIONS, ACTIVATIONS[0]),
+    "batch": form.whole("Texts in one request; in company a text can score differently.", 1, 1, 256),
+    "window": form.whole("Characters that are read at once, so few that the model cuts none.", 1000, 50, 1_000_000),
+    "overlap": form.whole("Characters that two windows share; up to half of one, 200 when left out.", None, 0, 500_000),
+    "max_windows": form.whole("Windows that one call may ask about.", 256, 1, 10_000),
+    "min_score": form.share("The lowest score that is reported.", 0.01),
+    "check": form.flag("Ask when loading whether the model is ready; true where there is parity.", None),
+    "parity": form.Option(
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"text": {"type": "string", "pattern": r"\S"}, "scores": _SCORES},
+                "required": ["text", "scores"],
+                "additionalProperties": False,
+            },
+            "description": "Texts with the scores that they must have there, checked when loading.",
+        }
+    ),
+    "parity_tolerance": form.share("How far such a score may be off.", 0.01),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +194,26 @@ class Remote:
         facts = [RULES, service.url, asdict(tensors), pieces, parity]
         self.digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @staticmethod
+    def options() -> form.Declared:
+        """What an author may write."""
+        return OPTIONS
+
+    @staticmethod
+    def together() -> list[dict[str, Any]]:
+        """What a schema can say of several options: a list of labels, or a mapping where an output names them."""
+        listed, named = ({"properties": {"labels": {"type": kind}}} for kind in ("array", "object"))
+        return [{"if": {"required": ["labels_output"]}, "then": named, "else": listed}]
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Options: see classifiers/README.md. Raises OptionError. The server is asked only where `check` is set."""
-        fields = {"model", "version", "input", "column", "input_parameters", "output", "labels", "labels_output"}
-        fields |= {"activation", "window", "overlap", "max_windows", "batch", "min_score"}
-        read = Options(options, OPTIONS | fields | {"check", "parity", "parity_tolerance"})
+        """See `options`. Raises OptionError. The server is asked only where `check` is set."""
+        read = Options(options, cls.options())
         tensors = _tensors(read)
-        size = read.whole("window", 1000, 50, 1_000_000)
-        overlap = read.whole("overlap", min(200, size // 4), 0, size // 2)
-        most, batch = read.whole("max_windows", 256, 1, 10_000), read.whole("batch", 1, 1, 256)
-        min_score, tolerance = read.share("min_score", 0.01), read.share("parity_tolerance", 0.01)
+        size = read.whole("window")
+        overlap = read.whole("overlap", min(200, size // 4), high=size // 2)
+        most, batch = read.whole("max_windows"), read.whole("batch")
+        min_score, tolerance = read.share("min_score"), read.share("parity_tolerance")
         parity = _parity(options.get("parity", []), tensors.labels)
         pieces = (size, overlap, most, batch, min_score)
         made = cls(name, Service.from_options(read, "/v2"), tensors, pieces, [*parity, tolerance])
@@ -241,11 +297,11 @@ def _tensors(read: Options) -> Tensors:
     tensors = Tensors(
         model=read.text("model", mend="the name that the server knows it by"),
         version=read.maybe_text("version", 'quote it: version: "1"'),
-        input=read.text("input", "text"),
-        column=read.flag("column", False),
+        input=read.text("input"),
+        column=read.flag("column"),
         parameters=read.mapping("input_parameters", {}),
-        output=read.text("output", "scores"),
-        activation=read.choice("activation", ACTIVATIONS, "none"),
+        output=read.text("output"),
+        activation=read.choice("activation"),
         columns=columns,
         names_output=names_output,
         names=names,

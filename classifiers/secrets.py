@@ -24,9 +24,11 @@ from typing import Any, Self
 
 from ruamel.yaml import YAML
 
+from . import option_forms as form
 from .base import Finding, Message
-from .catalog import OptionError, UnknownOption, UnknownWord
+from .catalog import OptionError, UnknownWord
 from .matcher import Expression, Matcher, code_points, compile_once, encode
+from .options import Options
 
 RULES = "secrets-1"
 RULE_FILE = Path(__file__).parent / "data" / "secrets.yaml"
@@ -60,13 +62,17 @@ class Secrets:
         self._shapes, self._matcher = shapes, matcher
         self.digest = hashlib.sha256(json.dumps([RULES, rules, sorted(self.labels)]).encode()).hexdigest()
 
+    @staticmethod
+    @cache
+    def options() -> form.Declared:
+        """What an author may write."""
+        return {"labels": form.listed("What to look for; all when left out.", _labels())}
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Option: `labels`, a list of the labels to look for; all by default. Raises OptionError."""
-        for key in options:
-            if key != "labels":
-                raise UnknownOption(str(key), ["labels"])
-        return cls(name, chosen_labels(options, frozenset(shape.label for shape in _shapes()[0])))
+        """See `options`. Raises OptionError."""
+        Options(options, cls.options())
+        return cls(name, chosen_labels(options, _labels()))
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:
         """Findings in message order; spans in code points. Of two that overlap, the more specific one stays."""
@@ -122,9 +128,13 @@ def chosen_labels(options: Mapping[str, Any], known: frozenset[str]) -> frozense
     if not isinstance(asked, list | tuple) or not asked:
         raise OptionError("labels", "it is no list of labels", "leave it out to look for all")
     for at, label in enumerate(asked):
-        if label not in known:
+        if not isinstance(label, str) or label not in known:
             raise UnknownWord(f"labels.{at}", f"no label {label!r}", str(label), known)
     return frozenset(asked)
+
+
+def _labels() -> frozenset[str]:
+    return frozenset(shape.label for shape in _shapes()[0])
 
 
 @cache

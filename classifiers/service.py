@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import certifi
 import httpx2
 
+from . import option_forms as form
 from .base import NoAnswer, Silence
 from .catalog import OptionError
 from .options import Options
@@ -39,7 +40,12 @@ CONNECTIONS = 8
 _GRACE = 0.25  # seconds that the loop may need to hand over what it has
 _STARTING = threading.Lock()
 _PRIVATE = (".svc", ".local", ".internal", ".localhost")
-OPTIONS = frozenset({"url", "key_env", "ca_file", "timeout_ms"})
+OPTIONS: form.Declared = {
+    "url": form.text("Where it answers, like https://judge.example/v1.", needed=True, pattern="^https?://"),
+    "key_env": form.text("The name of the environment variable that holds the key."),
+    "ca_file": form.text("A file of certificates (PEM) to trust instead of the public ones."),
+    "timeout_ms": form.whole("For all questions of one call together; let deadline_ms be no shorter.", 5000, 1, 60_000),
+}
 """The options that `from_options` reads."""
 
 
@@ -85,7 +91,7 @@ class Service:
         key_env = options.maybe_text("key_env", "the name of an environment variable that holds the key")
         key = "" if key_env is None else _key(key_env, url)
         ca_file = options.maybe_text("ca_file", "the path of a file of certificates")
-        seconds = options.whole("timeout_ms", 5000, 1, 60_000) / 1000
+        seconds = options.whole("timeout_ms") / 1000
         try:
             return cls(url.removesuffix(suffix), seconds, key, ca_file)
         except (OSError, ssl.SSLError) as error:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import option_forms as form
 from .base import Finding, Message
 from .card import Span
 from .catalog import OptionError
@@ -179,15 +180,23 @@ class Taught:
         # The embedded classifier, and other heads, read the same texts at the same time.
         encoder.share()
 
+    @staticmethod
+    def options() -> form.Declared:
+        """What an author may write."""
+        return {
+            "path": form.text("The head that penstock teach wrote; starts from this file's directory.", needed=True),
+            "model": form.text("The encoder, where it is not the one that the head was taught on."),
+            "min_score": form.share("The lowest score that is reported.", 0.01),
+        }
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Taught:
-        """Options: `path` of the head (in a policy file: from the directory of that file), `model` (the encoder; the
-        one it was taught on unless given), `min_score` (in [0, 1), .01 unless given). Raises OptionError."""
-        given = Options(options, {"path", "model", "min_score"})
+        """See `options`. Raises OptionError."""
+        given = Options(options, cls.options())
         path, raw = given.file("path")
         head = parse(raw, str(path))
         model = given.maybe_text("model", f"for example {DEFAULT_MODEL}") or head.model
-        return cls(name, head, open_encoder(model), given.share("min_score", 0.01))
+        return cls(name, head, open_encoder(model), given.share("min_score"))
 
     def on(self, encoder: Encoder) -> Taught:
         """The same head, its texts read by `encoder`, which has the same card."""

@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from . import option_forms as form
 from .base import Finding, Message, NoAnswer, Silence
 from .catalog import OptionError, UnknownWord
 from .options import Options
@@ -37,6 +38,20 @@ WINDOW = 256
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+
+OPTIONS: form.Declared = {
+    "path": form.text("A folder with config.json, tokenizer.json and weights; starts from this file's directory."),
+    "model": form.text("In place of path: its name on the hub; it must be in the local cache."),
+    "revision": form.text("The commit that you looked at: 40 hex digits.", pattern="^[0-9a-f]{40}$"),
+    "digest": form.text("Of the files used: 64 hex digits. An error says what it is.", pattern="^[0-9a-f]{64}$"),
+    "weights": form.text("A file in the folder, like onnx/model.onnx."),
+    "labels": form.labels("From the model's labels to those that policies name; all when left out."),
+    "activation": form.choice("How logits become scores; auto goes by config.json.", ACTIVATIONS, ACTIVATIONS[0]),
+    "window": form.whole("Tokens that are read at once; 256 or the model's reach when left out.", None, 3, 1_000_000),
+    "overlap": form.whole("Tokens that two windows share; a quarter of one when left out.", None, 0, 1_000_000),
+    "min_score": form.share("The lowest score that is reported.", 0.01),
+    "timeout_ms": form.whole("No window is begun later than this.", 5000, 1, 60_000),
+}
 
 
 class Transformer:
@@ -56,13 +71,26 @@ class Transformer:
         facts = [RULES, model.digest, dict(labels), sigmoid, window, self._min_score]
         self.digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @staticmethod
+    def options() -> form.Declared:
+        """What an author may write."""
+        return OPTIONS
+
+    @staticmethod
+    def together() -> list[dict[str, Any]]:
+        """What a schema can say of several options: a folder, or a name that is pinned."""
+        return [
+            {"oneOf": [{"required": ["path"]}, {"required": ["model"]}]},
+            {"if": {"required": ["model"]}, "then": {"required": ["revision", "digest"]}},
+            {"if": {"required": ["path"]}, "then": {"properties": {"revision": False}}},
+        ]
+
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Self:
-        """Options: see classifiers/README.md. Raises OptionError. No file is run unverified."""
-        fields = {"path", "model", "revision", "digest", "weights", "labels", "activation", "window", "overlap"}
-        read = Options(options, fields | {"min_score", "timeout_ms"})
+        """See `options`. Raises OptionError. No file is run unverified."""
+        read = Options(options, cls.options())
         folder = _folder(read)
-        min_score, seconds = read.share("min_score", 0.01), read.whole("timeout_ms", 5000, 1, 60_000) / 1000
+        min_score, seconds = read.share("min_score"), read.whole("timeout_ms") / 1000
         files = read_files(folder, read.maybe_text("weights", "the path of a file of weights in the model's folder"))
         _verify(files, read)
         model = Model.open(files)
@@ -73,7 +101,7 @@ class Transformer:
         for label in labels:
             if label not in model.labels:
                 raise UnknownWord("labels", f"the model has no label {label!r}", label, model.labels)
-        sigmoid = _is_sigmoid(model.config, read.choice("activation", ACTIVATIONS, "auto"), len(model.labels))
+        sigmoid = _is_sigmoid(model.config, read.choice("activation"), len(model.labels))
         return cls(name, model, labels, sigmoid, (window, overlap), (min_score, seconds))
 
     def classify(self, messages: Sequence[Message]) -> list[Finding]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from classifiers.catalog import KINDS, class_of
+from classifiers.patterns import PATTERN
 from classifiers.readings import DISGUISED, READINGS
 
 from .cel.variables import FUNCTIONS, VARIABLES
@@ -14,6 +16,9 @@ from .lint_ids import TOLD
 from .schema import schema
 
 FILE = Path(__file__).with_name("REFERENCE.md")
+MOST = 60
+"""Words of one list that are named."""
+_PATTERN = "A pattern"
 _HEAD = """# Reference
 
 Every key of a policy file, and every name in a condition. Written by `python -m policies.reference`; do not edit.
@@ -52,6 +57,7 @@ def text() -> str:
     parts = [_HEAD, *_model("A policy file", made)]
     for name, title in _TITLES.items():
         parts += _model(title, made["$defs"][name])
+    parts += _options()
     parts += _words(made["$defs"])
     parts += _names()
     parts += _lints()
@@ -71,6 +77,17 @@ def _model(title: str, model: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _options() -> Iterator[str]:
+    """What each kind of classifier takes, as its class declares it."""
+    for kind in sorted(KINDS):
+        options = class_of(kind).options()
+        needed = [name for name, option in options.items() if option.needed]
+        forms = {name: option.form for name, option in options.items()}
+        yield from _model(f"Options of kind: {kind}", {"properties": forms, "required": needed})
+        if kind == "patterns":
+            yield from _model(_PATTERN, {"properties": PATTERN})
+
+
 def _default(value: dict[str, Any]) -> str:
     default = value.get("default")
     if default is None:
@@ -84,13 +101,15 @@ def _default(value: dict[str, Any]) -> str:
 
 def _kind(value: dict[str, Any]) -> str:
     """The form of a value in words."""
+    if "if" in value:  # what stands under a label of patterns
+        return f"text, {_linked(_PATTERN)}, or a list of these"
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         return _linked(name)
     if "const" in value:
-        return f"`{value['const']}`"
+        return "`null`" if value["const"] is None else f"`{value['const']}`"
     if "enum" in value:
-        return ", ".join(f"`{each}`" for each in value["enum"])
+        return ", ".join(f"`{each}`" for each in value["enum"][:MOST]) + (" ..." if len(value["enum"]) > MOST else "")
     choices = value.get("oneOf") or value.get("anyOf")
     if choices:
         return " or ".join(dict.fromkeys(_kind(each) for each in choices))
@@ -106,6 +125,8 @@ def _plain(value: dict[str, Any]) -> str:
         return f"list of {_kind(value.get('items', {}))}"
     if kind == "object":
         inner = next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties", {}))
+        if value.get("properties"):
+            return "mapping of " + ", ".join(f"`{key}`" for key in value["properties"])
         return f"mapping of names to {_kind(inner)}"
     return _PLAIN.get(kind, "anything") + _bounds(value)
 
@@ -122,7 +143,8 @@ def _bounds(value: dict[str, Any]) -> str:
     if low is None and high is None:
         return ""
     above = "above " if "exclusiveMinimum" in value else "from "
-    return f", {above}{low:g}" + (f" to {high:g}" if high is not None else "")
+    below = "to below" if "exclusiveMaximum" in value else "to"
+    return f", {above}{low:,}" + (f" {below} {high:,}" if high is not None else "")
 
 
 def _cell(said: str) -> str:

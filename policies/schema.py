@@ -11,24 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from classifiers.catalog import KINDS, OptionError, UnknownOption, create
+from classifiers.catalog import KINDS, class_of
 
 from .marks import spoken
 from .model import INPUT_ONLY, KEYS_OF, MASK_FIELDS, MESSAGE_FIELDS, NEEDED, NUMBER, Action, Policy
 from .ready import BUILT_IN
 
 FILE = Path(__file__).with_name("schema.json")
-_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-_PATTERN: dict[str, dict[str, Any]] = {
-    "regex": {**_TEXTS, "description": "Expressions of RE2: no look-around, no back-references."},
-    "words": {**_TEXTS, "description": "Words or phrases, found as they stand and in disguise."},
-    "score": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "The score of what is found; 1."},
-    "ignore_case": {"type": "boolean", "description": "Whether capital letters do not count; true when left out."},
-    "word_boundary": {"type": "boolean", "description": "Whether only whole words count; true for words."},
-}
-"""The keys of one pattern."""
-_NOBODYS = "no such option"
-"""An option that no kind has, for its name holds blanks."""
 
 
 def schema() -> dict[str, Any]:
@@ -101,32 +90,18 @@ def _of_actions() -> list[dict[str, Any]]:
 
 
 def _of_kind(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """The options that a kind of classifier has, as it says itself."""
-    known = _known(kind, {_NOBODYS: 1})
-    then: dict[str, Any] = {"propertyNames": {"enum": sorted({*spec["properties"], *known})}}
-    if kind == "patterns":
-        keys = _known(kind, {"patterns": {"label": {_NOBODYS: 1}}})
-        item = {
-            "properties": {key: _PATTERN[key] for key in keys},
-            "additionalProperties": False,
-            "oneOf": [{"required": ["regex"]}, {"required": ["words"]}],
-        }
-        one = {"if": {"type": "object"}, "then": item, "else": {"type": "string", "minLength": 1}}
-        many = {"if": {"type": "array"}, "then": {"items": one, "minItems": 1}, "else": one}
-        then |= {"required": ["patterns"]}
-        then |= {"properties": {"patterns": {"type": "object", "minProperties": 1, "additionalProperties": many}}}
+    """The options that a kind of classifier has, as its class declares them and reads them."""
+    made = class_of(kind)
+    options = made.options()
+    then: dict[str, Any] = {
+        "properties": {name: dict(option.form) for name, option in options.items()},
+        "propertyNames": {"enum": sorted({*spec["properties"], *options})},
+    }
+    if needed := [name for name, option in options.items() if option.needed]:
+        then["required"] = needed
+    if together := getattr(made, "together", None):
+        then["allOf"] = together()
     return _when({"required": ["kind"], **_is("kind", kind)}, then)
-
-
-def _known(kind: str, options: dict[str, Any]) -> list[str]:
-    """The options that a classifier says it has, asked with one that it has not."""
-    try:
-        create(kind, "any", options)
-    except UnknownOption as error:
-        return error.known
-    except OptionError as error:
-        raise AssertionError(f"{kind} looks at other things before it looks at the names of its options") from error
-    raise AssertionError(f"{kind} takes any option")
 
 
 def _without_null(node: Any) -> Any:

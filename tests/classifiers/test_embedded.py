@@ -347,7 +347,7 @@ def test_a_model_can_be_named_by_its_path(shipped: Embedded, tmp_path: Path) -> 
     ("options", "complaint"),
     [
         ({"model": "no-such-model"}, "no shipped model and no directory"),
-        ({"model": 3}, "must be a name or a path"),
+        ({"model": 3}, "must be a text"),
         ({"labels": "harmful"}, "must be a list"),
         ({"labels": []}, "must be a list"),
         ({"labels": ["harmfull"]}, "no label 'harmfull'"),

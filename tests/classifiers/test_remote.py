@@ -19,7 +19,7 @@ import pytest
 from classifiers.base import Classifier, Message, NoAnswer, Role
 from classifiers.catalog import OptionError, create
 from classifiers.options import Options
-from classifiers.remote import Remote, _tensors
+from classifiers.remote import OPTIONS, Remote, _tensors
 from tests.bench.candidates import free_port
 from tests.classifiers.services import FAULTS, ask
 from tests.classifiers.tables import table
@@ -54,7 +54,7 @@ def shouts(request: Request) -> Any:
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_readings(case: dict[str, Any]) -> None:
     options = {"model": "m", "labels": ["calm", "loud"]} | case.get("asked", {})
-    tensors = _tensors(Options(options, options.keys()))
+    tensors = _tensors(Options(options, OPTIONS))
     answer = {"id": "c", "outputs": case["outputs"]} | case.get("top", {})
     if "problem" in case:
         with pytest.raises(NoAnswer) as caught:

@@ -10,9 +10,10 @@ from typing import Any
 
 from classifiers.base import Finding, Message
 from classifiers.catalog import OptionError, UnknownOption
+from classifiers.option_forms import Declared, Option
 
 KIND = "tests.policies.words:Words"
-OPTIONS = ("crash", "inline", "readings", "score", "words")
+OPTIONS: Declared = {name: Option({}) for name in ("crash", "inline", "readings", "score", "words")}
 
 
 @dataclass
@@ -25,6 +26,10 @@ class Words:
     crash: bool = False
     score: float = 1.0
     readings: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def options() -> Declared:
+        return OPTIONS
 
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, Any]) -> Words:

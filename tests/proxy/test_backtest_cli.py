@@ -12,16 +12,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from policies import backtest
-from policies.backtest import Backtest
-from policies.changes import Changes
 from policies.load import load
 from proxy.audit import Record, new_id
 from proxy.audit.key import sealer
-from proxy.audit.reader import Reader
 from proxy.audit.record import encode
 from proxy.audit.store import SqliteStore
 from proxy.cli import app
-from proxy.recorded import recorded
 from tests.proxy.conftest import DEFAULTS, RULES, Make
 
 
@@ -86,30 +82,3 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert run("baseline", "--since", "yesterday").exit_code == 2
     assert run("baseline", "--audit", tmp_path / "none.db").exit_code == 2
     assert run("none", "--audit", tmp_path / "none.db").exit_code == 1
-
-
-@pytest.mark.bench
-def test_a_million_decisions_in_a_minute(tmp_path: Path) -> None:
-    """`pytest -m bench tests/proxy/test_backtest_cli.py`"""
-    ready, path = load("baseline"), tmp_path / "a.db"
-    store = SqliteStore.open(path, sealer(None))
-    names = [f"guard.{label}" for label in ("injection", "jailbreak", "harmful", "injection_indirect", "violence")]
-    for start in range(0, 1_000_000, 10_000):
-        entries = []
-        for n in range(start, start + 10_000):
-            scores = {name: (n * 7919 * (at + 3)) % 1_000_003 / 1_000_003 for at, name in enumerate(names)}
-            seen = {"scores": {name: round(score**4, 6) for name, score in scores.items()}, "role": "user"}
-            body = {"action": "pass", "rule": None, "revision": ready.revision, "input": seen, "output": {}}
-            body |= {"account": "0" * 32, "model": "m", "dialect": "chat", "path": "/v1/chat/completions"}
-            entries.append(encode(Record(f"pn_{n:026d}", "outcome", 1.0 + n, body)))
-        store.write(entries)
-    store.close()
-    began = time.process_time(), time.perf_counter()
-    changes, trial = Changes(), Backtest(ready, lambda _: None)
-    with Reader(path) as log:
-        for rows in recorded(log):
-            changes.add(rows, trial.decide(rows))
-    cpu, wall = time.process_time() - began[0], time.perf_counter() - began[1]
-    print(f"\n{changes.decisions:,} decisions, {changes.changed:,} changed: {cpu:.1f} s of CPU, {wall:.1f} s")
-    assert changes.decisions == 1_000_000
-    assert cpu < 60
