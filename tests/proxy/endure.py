@@ -81,8 +81,8 @@ async def end(s: Served) -> int:
 # Workers are killed at any moment
 
 
-async def kills(folder: Path, rounds: int, workers: int = 2, clients: int = 8) -> Figures:
-    """P5, T52: `kill -9` of one worker after another while streams run."""
+async def kills(folder: Path, kills: int, workers: int = 4, clients: int = 8) -> Figures:
+    """P5, T52: `kill -9` of so many workers while streams run, a few at once."""
     seen: set[str] = set()
     over = False
     text = "word " * 40
@@ -108,23 +108,26 @@ async def kills(folder: Path, rounds: int, workers: int = 2, clients: int = 8) -
                     finally:
                         writer.transport.abort()
 
-        chance = random.Random(7)
+        chance, killed = random.Random(7), 0
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
                 group.create_task(client(number))
-            for _ in range(rounds):
-                victims, before = s.children(), len(seen)
+            while killed < kills:
+                before = len(seen)
                 async with asyncio.timeout(60):
                     while len(seen) < before + 4:
                         await asyncio.sleep(0.002)
                 await asyncio.sleep(chance.random() * 0.02)
-                again = len(s.said("a worker serves again")) + 1
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(chance.choice(victims), signal.SIGKILL)
-                await s.until(lambda again=again: len(s.said("a worker serves again")) >= again, 60)  # type: ignore[misc]
+                # Half of them at once, also those that are about to begin.
+                alive = s.children()
+                for pid in chance.sample(alive, min(len(alive), max(1, workers // 2))):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed += 1
+            await s.until(lambda: len(s.children()) == workers, 60)
             over = True
         await end(s)
-        return figures(s, seen, kills=len(s.said("a worker ended, another takes its place")))
+        return figures(s, seen, kills=killed, ended=len(s.said("a worker ended, another takes its place")))
 
 
 # The policy is loaded again and again

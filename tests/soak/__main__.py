@@ -24,7 +24,7 @@ Run = Callable[[Path], Awaitable[Figures]]
 
 def runs(times: float) -> dict[str, Run]:
     """What is run, `times` as long as usual."""
-    kills, reloads = max(1, round(300 * times)), max(1, round(1000 * times))
+    kills, reloads = max(1, round(1000 * times)), max(1, round(1000 * times))
     readers, parts = max(10, round(2000 * times)), max(1, round(5 * times))
     return {
         f"{kills} workers killed under streams": lambda folder: endure.kills(folder, kills),
