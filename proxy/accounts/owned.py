@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Owned:
         names = [name for name in ids if 0 < len(name) <= _LONGEST]
         if not names:
             return
-        now, owner = time.time(), self._hash("account", account)
+        now, owner = self._clock.now(), self._hash("account", account)
         rows = [(self._hash("id", name), owner, now) for name in names]
         try:
             self._open().executemany("INSERT OR IGNORE INTO owned VALUES (?, ?, ?)", rows)
@@ -101,7 +100,7 @@ class Owned:
 
     def _owner(self, name: str) -> bytes | None:
         try:
-            since = time.time() - self._kept
+            since = self._clock.now() - self._kept
             found = (
                 self._open()
                 .execute("SELECT account FROM owned WHERE id = ? AND at > ?", (self._hash("id", name), since))

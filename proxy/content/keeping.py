@@ -108,6 +108,7 @@ class Keeping:
         end. `hear` is told, in the thread that writes, when that begins to fail, and (None) when it is well again.
         `last` is when something was written there last, where that is known (unix seconds)."""
         self.choice, self._vault, self._keep, self._clock = choice, vault, keep, Steady(last)
+        vault.follow(self._clock.now)
         self._told = hear or (lambda error: None)
         self._marks: dict[str, Marks] = {}
         self._queue: deque[_Waiting] = deque()
@@ -141,7 +142,7 @@ class Keeping:
             self.lost["full"] += 1
             return False
         self._taken += kept.size
-        self._queue.append((kept, time.time(), subjects))
+        self._queue.append((kept, self._clock.now(), subjects))
         if not self._wake.is_set():
             self._wake.set()
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -104,7 +103,7 @@ class State:
         return replace(account, flags=self.flags_of(account.id), history=history)
 
     async def _counts(self, account: str, windows: Mapping[str, int]) -> dict[str, int]:
-        now = time.time()
+        now = self._local.clock.now()
         since = {name: now - within for name, within in windows.items()}
         redis = self._redis
         if redis is not None and redis.line.up:
@@ -143,7 +142,7 @@ class State:
     def leave(self, account: str, memory: Memory, decision: str, fired: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """The exchange `decision` of `account` has ended, in which these rules (policy, id) fired: keep what `memory`
         says that they leave. Answers what of that is to stand in the record."""
-        now = time.time()
+        now = self._local.clock.now()
         strikes: dict[str, Strike] = {}
         flags: dict[str, Flag] = {}
         for policy, rule in fired:

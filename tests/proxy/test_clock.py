@@ -64,7 +64,8 @@ class Clock:
 async def live(folder: Path, upstream: Upstream, clock: Clock) -> AsyncIterator[tuple[Served, dict[str, str]]]:
     """A Penstock whose clock is `clock`, and its keys: `brief` is good for half an hour, and `ben` banned for it."""
     soon, data = time.time() + HOUR / 2, folder / "data"
-    keys = {"ann": give(data, "ann"), "ben": give(data, "ben"), "brief": give(data, "brief", expires=soon)}
+    keys = {name: give(data, name) for name in ("ann", "ben", "cat")}
+    keys["brief"] = give(data, "brief", expires=soon)
     file = Local(data / "state.db")
     file.mark([Flag("ben", "banned", soon, time.time(), "a person")])
     file.close()
@@ -102,6 +103,7 @@ async def test_a_live_process_whose_clock_jumps(tmp_path: Path) -> None:
         busy = [asyncio.create_task(ask("ann")) for _ in JUMPS]
         await upstream.arrived(len(JUMPS))
         ids, beats = [], 0.0
+        assert (await ask("cat", "MARK")).status_code == 400  # a strike, of which three within an hour ban
         for seconds, wait in zip(JUMPS, held, strict=True):
             clock.jump(seconds)
             answer = await ask("ann")  # on a connection that was idle over the jump
@@ -109,6 +111,9 @@ async def test_a_live_process_whose_clock_jumps(tmp_path: Path) -> None:
             ids.append(answer.headers["x-penstock-decision"])
             assert (await ask("brief")).status_code == (401 if seconds > HOUR / 2 else 200)
             assert (await ask("ben")).json()["error"]["penstock"]["reason"] == "account_banned"
+            assert (await ask("cat", "MARK")).status_code == 400
+            if seconds != HOUR:  # it was the third, or came after it
+                assert (await ask("cat")).json()["error"]["penstock"]["reason"] == "account_banned"
             wait.set()  # and one that was under way
             assert await s.ready(web) == {}
             before, figures = beats, await s.metrics(web)
