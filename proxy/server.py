@@ -374,7 +374,7 @@ async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: conte
             parts.well("content")
         else:
             meanwhile = "what is to be kept waits, and is lost where it finds no room; exchanges go on"
-            parts.ill("content", "unwritable", error.problem, mend=error.mend, meanwhile=meanwhile)
+            parts.ill("content", error.state, error.problem, mend=error.mend, meanwhile=meanwhile)
 
     loop = asyncio.get_running_loop()
     try:

@@ -77,6 +77,10 @@ _GONE = (
 )  # fmt: skip
 
 
+ROOM = 8 << 20
+"""Bytes that must be free again on a disk that was full, or a thirty-second of a small one."""
+
+
 def explain(error: Exception, path: FilePath) -> AuditUnavailable:
     """The error as one line for an operator."""
     if isinstance(error, AuditUnavailable):
@@ -93,6 +97,13 @@ def explain(error: Exception, path: FilePath) -> AuditUnavailable:
     folder = os.path.dirname(os.fspath(path))
     state, problem, mend = (text.format(path=path, folder=folder) for text in known)
     return AuditUnavailable(problem, mend, state)
+
+
+def is_roomy(path: FilePath) -> bool:
+    """Whether a disk that was full has room for new work: a small record may fit where the next one does not. Raises
+    OSError."""
+    found = os.statvfs(os.path.dirname(os.fspath(path)))
+    return found.f_bavail >= min(ROOM // found.f_frsize, found.f_blocks // 32)
 
 
 def connect(path: FilePath, patience: float, mode: str = "rw") -> sqlite3.Connection:

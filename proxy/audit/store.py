@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from .entry import COLUMNS, AuditUnavailable, Entry
 from .head import PRUNED, BadHead, HeadFile, pack, path_of
 from .keeping import BATCH, OLDEST, Keeping
-from .schema import FilePath, connect, create, explain, inspect, open_meta
+from .schema import FilePath, connect, create, explain, inspect, is_roomy, open_meta
 from .seal import Head, Sealer, genesis, sealed
 from .wire import Opened, Place
 from .written import aborted, note
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = 8 << 20
 """Bytes, roughly, after which the write-ahead log is folded into the file."""
-ROOM = 8 << 20
-"""Bytes that must be free again on a disk that was full, or a thirty-second of a small one, before new work is taken: a
-small record may fit where the next one does not."""
 _PRUNED = 100 * 4096
 """What taking BATCH rows away writes to the write-ahead log, roughly."""
 _PAGES = 3 * 4096
@@ -218,9 +215,7 @@ class SqliteStore(Store):
             raise told from None
 
     def has_room(self) -> bool:
-        if self._full:
-            found = os.statvfs(os.path.dirname(self.path))
-            self._full = found.f_bavail < min(ROOM // found.f_frsize, found.f_blocks // 32)
+        self._full = self._full and not is_roomy(self.path)
         return not self._full
 
     def _write(self, entries: Sequence[Entry]) -> Head:

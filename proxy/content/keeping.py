@@ -186,6 +186,10 @@ class Keeping:
                 pause = min(2 * pause, BACKOFF[1])
                 self._wake.set()
                 continue
+            if self.fault and not ending and not self._vault.has_room():
+                self._end.wait(pause)  # it is looked at again, though nothing comes
+                self._wake.set()
+                continue
             if self.fault:
                 self._told(None)
             self.fault, pause = "", BACKOFF[0]

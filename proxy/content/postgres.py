@@ -86,7 +86,9 @@ class _Database:
         except (psycopg.Error, AuditUnavailable) as error:
             self.close()  # nothing about it is certain now
             told = explain(error, self._url)
-            raise ContentUnavailable(told.problem, told.mend.replace("writing goes on", "keeping goes on")) from None
+            raise ContentUnavailable(
+                told.problem, told.mend.replace("writing goes on", "keeping goes on"), told.state
+            ) from None
 
     def close(self) -> None:
         db, self._db = self._db, None

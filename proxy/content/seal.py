@@ -26,11 +26,12 @@ _FORMAT = b"\x01"
 
 
 class ContentUnavailable(Exception):
-    """Kept content cannot be written, read or forgotten. `problem` and `mend` are one line each, for an operator."""
+    """Kept content cannot be written, read or forgotten. `problem` and `mend` are one line each, for an operator;
+    `state` is one word."""
 
-    def __init__(self, problem: str, mend: str = "") -> None:
+    def __init__(self, problem: str, mend: str = "", state: str = "unwritable") -> None:
         super().__init__(f"content: {problem}" + (f" ({mend})" if mend else ""))
-        self.problem, self.mend = problem, mend
+        self.problem, self.mend, self.state = problem, mend, state
 
 
 class NothingKept(ContentUnavailable):

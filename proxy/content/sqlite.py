@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from ..audit.schema import explain
+from ..audit.schema import explain, is_roomy
 from .seal import ContentUnavailable, NothingKept
 from .store import Contents, Keys, Row, SubjectKey
 
@@ -44,7 +44,7 @@ class _File:
     pragmas: tuple[str, ...]
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
-        self.path, self._db = path, db
+        self.path, self._db, self._full = path, db, False
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Self:
@@ -98,7 +98,15 @@ class _File:
                     db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _explained(error, self.path) from None
+            told = _explained(error, self.path)
+            self._full = self._full or told.state == "full"
+            raise told from None
+
+    def has_room(self) -> bool:
+        """False on a disk that was full until there is room for more than the next row."""
+        with contextlib.suppress(OSError):  # of a disk that is gone the next write tells
+            self._full = self._full and not is_roomy(self.path)
+        return not self._full
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -229,4 +237,4 @@ def _row(id: str, at: float, keys: str, body: bytes | None) -> Row:
 def _explained(error: Exception, path: Path) -> ContentUnavailable:
     told = explain(error, path)
     mend = "" if "verify" in told.mend else told.mend.replace(" and its -head file", "").replace("keep them, ", "")
-    return ContentUnavailable(told.problem.replace("an audit log", "kept content"), mend)
+    return ContentUnavailable(told.problem.replace("an audit log", "kept content"), mend, told.state)

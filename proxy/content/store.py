@@ -70,6 +70,10 @@ class Keys(ABC):
     def expire(self, before: float) -> None:
         """Remove all keys that were made before."""
 
+    def has_room(self) -> bool:
+        """False where it was full, and has hardly more room now than it takes to write once."""
+        return True
+
     @abstractmethod
     def close(self) -> None: ...
 
@@ -103,6 +107,10 @@ class Contents(ABC):
     @abstractmethod
     def expire(self, before: float, most: int) -> int:
         """Remove notes of before, and at most so many rows that ended before; how many were removed."""
+
+    def has_room(self) -> bool:
+        """False where it was full, and has hardly more room now than it takes to write once."""
+        return True
 
     @abstractmethod
     def close(self) -> None: ...

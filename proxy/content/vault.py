@@ -100,6 +100,10 @@ class Vault:
         self._keys.expire(before - DAY)
         return True
 
+    def has_room(self) -> bool:
+        """False where a disk was full, and the next row may find no room."""
+        return self._keys.has_room() and self._contents.has_room()
+
     def rekey(self, master: Master) -> int:
         """Put all keys under another master key; how many. Whoever still has the old one can keep and read nothing."""
         old = self._opening()

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 
+from ..audit.schema import is_roomy
 from ..audit.steady import Steady
 from .base import MOST, Fault, Flag, StateUnavailable, Strike
 
@@ -50,6 +51,7 @@ class Local:
         self.path, self.clock = path, Steady()
         self._db: sqlite3.Connection | None = None
         self._lock = threading.Lock()
+        self._full = False
         self._own = 0  # what this process changed: SQLite tells of the others only
 
     # ---- the contract of a store
@@ -188,6 +190,12 @@ class Local:
         with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE)) as other, _told(self.path):
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def has_room(self) -> bool:
+        """False on a disk that was full until there is room for more than the next row."""
+        with contextlib.suppress(OSError):  # of a disk that is gone the next write tells
+            self._full = self._full and not is_roomy(self.path)
+        return not self._full
+
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
@@ -196,18 +204,22 @@ class Local:
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         """The open file. Raises StateUnavailable for whatever is wrong with it."""
-        with self._lock, _told(self.path):
-            if self._db is None:
-                self._db = _opened(self.path)
-            try:
-                yield self._db
-            except sqlite3.Error as error:
-                if _broken(error):
-                    self._db.close()  # a good copy that is put in its place is to be seen
-                    self._db = None
-                elif self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        try:
+            with self._lock, _told(self.path):
+                if self._db is None:
+                    self._db = _opened(self.path)
+                try:
+                    yield self._db
+                except sqlite3.Error as error:
+                    if _broken(error):
+                        self._db.close()  # a good copy that is put in its place is to be seen
+                        self._db = None
+                    elif self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+        except StateUnavailable as error:
+            self._full = self._full or error.fault is Fault.FULL
+            raise
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -226,7 +226,8 @@ class State:
         except StateUnavailable as error:
             self._unwell(error)
         else:
-            self._parts.well("state")
+            if self._local.has_room():
+                self._parts.well("state")
 
     async def _tell(self) -> None:
         """Redis gets what it was not told of."""

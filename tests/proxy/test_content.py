@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import sqlite3
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from proxy.content.choice import Choice, seconds
 from proxy.content.keeping import Keeping, Kept, Marks
 from proxy.content.places import keeping as keeping_of
 from proxy.content.places import opened
-from proxy.content.seal import ContentUnavailable, Master
+from proxy.content.seal import Master
 from proxy.content.sqlite import SqliteContents, SqliteKeys
 from proxy.content.vault import Vault
 from proxy.server import CannotServe, serving
@@ -269,20 +270,23 @@ async def test_two_claims_in_one_request(stand: Make, key_file: Path) -> None:
 async def test_the_audit_holds_where_content_cannot_be_written(
     stand: Make, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is it well and full by turns, where a small row finds room and the next one does not."""
     monkeypatch.setattr(keeping, "BACKOFF", (0.05, 0.05))
-    faults = [True]
-    write = Vault.write
+    looks: list[Path] = []
+    room = False
 
-    def failing(vault: Vault, items: Any) -> None:
-        if faults:
-            raise ContentUnavailable("the disk is full", "free some space")
-        write(vault, items)
+    def is_roomy(path: Path) -> bool:
+        looks.append(path)
+        return room
 
-    monkeypatch.setattr(Vault, "write", failing)
+    monkeypatch.setattr("proxy.content.sqlite.is_roomy", is_roomy)
     async with stand(settings=keeps("all")) as s:
-        assert (await s.chat("one")).status_code == 200
         made = s.running.plane.keeping
         assert made is not None
+        contents = made._vault._contents
+        assert isinstance(contents, SqliteContents)
+        contents._db.execute("PRAGMA max_page_count = 1")  # as many as there are
+        assert (await s.chat(secrets.token_hex(20_000))).status_code == 200
         async with asyncio.timeout(20):
             while not made.fault:
                 await asyncio.sleep(0.02)
@@ -290,9 +294,15 @@ async def test_the_audit_holds_where_content_cannot_be_written(
         assert len(await s.rows()) == 2
         ready = await s.client.get(f"{s.admin_url}/readyz")
         assert ready.status_code == 200
-        assert ready.json()["parts"]["content"] == "unwritable: the disk is full"
-        faults.clear()
+        assert ready.json()["parts"]["content"] == "full: the disk is full"
+        contents._db.execute("PRAGMA max_page_count = 1000000")
         await written(s, 2)
+        looks.clear()
+        async with asyncio.timeout(20):
+            while len(looks) < 3:
+                await asyncio.sleep(0.02)
+        assert (await s.client.get(f"{s.admin_url}/readyz")).json()["parts"]["content"] == "full: the disk is full"
+        room = True
         async with asyncio.timeout(20):
             while made.fault:
                 await asyncio.sleep(0.02)

@@ -19,9 +19,9 @@ OURS = "content_policy_violation"
 async def test_flags_and_counts_hold_when_the_primary_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of three Sentinels one is left, which may not choose alone: nothing is forgotten while there is no primary. With
+    a second one there is, and all goes on."""
     monkeypatch.setattr("proxy.state.shared.LOOK", 0.1)
-    """Of three Sentinels one is left, which may not choose alone: nothing is forgotten while there is no primary. With a
-    second one there is, and all goes on."""
     with watched(sentinels=3) as redis:
         async with replicas(tmp_path, redis.url()) as (one, two):
             assert await _well(one, two)

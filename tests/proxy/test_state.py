@@ -240,6 +240,22 @@ def test_a_good_copy_that_is_put_back_is_seen(tmp_path: Path) -> None:
     local.close()
 
 
+def test_a_file_that_was_full_is_well_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the next row that fits."""
+    local = Local(tmp_path / "state.db")
+    local.put([strike("1")])
+    assert local._db is not None
+    local._db.execute("PRAGMA max_page_count = 1")  # as many as there are
+    monkeypatch.setattr("proxy.state.local.is_roomy", lambda path: False)
+    with pytest.raises(StateUnavailable, match="full"):
+        local.put([strike(f"{number:01000}") for number in range(100)])
+    local.put([strike("2")])
+    assert not local.has_room()
+    monkeypatch.setattr("proxy.state.local.is_roomy", lambda path: True)
+    assert local.has_room()
+    local.close()
+
+
 def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
     local, now = Local(tmp_path / "state.db"), time.time()
     local.put([strike("1", at=now - 100, within=60), strike("2", at=now - 10, within=60)])
