@@ -31,7 +31,11 @@ from .service import OPTIONS as WHERE
 from .service import Question, Service, together
 
 RULES = "judge-1"
-FORMATS = ("verdict", "safeguard", "llama_guard")
+FORMATS = {
+    "verdict": "Ours: one word of a closed list, in JSON.",
+    "safeguard": "gpt-oss-safeguard: 0, 1, or JSON with violation and policy_category.",
+    "llama_guard": "safe, or unsafe and a line of codes.",
+}
 LONGEST_POLICY = 200_000  # characters
 _FORMAT_OPTIONS = {
     "verdict": {"policy", "policy_file", "labels", "structured"},
@@ -42,11 +46,7 @@ _WORDS = {"type": "string", "pattern": r"\S"}
 OPTIONS: form.Declared = {
     **WHERE,
     "model": form.text("The name that the endpoint knows it by.", needed=True),
-    "format": form.choice(
-        "How it answers: verdict (ours, one word of a list), safeguard (gpt-oss-safeguard) or llama_guard.",
-        FORMATS,
-        FORMATS[0],
-    ),
+    "format": form.choice("How it answers.", FORMATS, "verdict"),
     "policy": form.text("What it judges by, in words."),
     "policy_file": form.text("A file with what it judges by; starts from this file's directory."),
     "labels": form.mapping("With format verdict: each label, and what it means in a sentence.", _WORDS),
@@ -89,7 +89,7 @@ class Judge:
     def together() -> list[dict[str, Any]]:
         """What a schema can say of several options: which go with which format."""
         chosen: dict[str, dict[str, Any]] = {name: {"properties": {"format": {"const": name}}} for name in FORMATS}
-        for name in FORMATS[1:]:
+        for name in list(FORMATS)[1:]:
             chosen[name]["required"] = ["format"]
         every = set().union(*_FORMAT_OPTIONS.values())
         others = {name: dict.fromkeys(sorted(every - _FORMAT_OPTIONS[name]), False) for name in FORMATS}

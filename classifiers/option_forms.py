@@ -6,7 +6,7 @@ Each form is JSON Schema, with its meaning as the description and, where there i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,20 @@ def _option(meaning: str, form: dict[str, Any], default: Any = None, needed: boo
     return Option({**form, **told, "description": meaning}, needed)
 
 
-def text(meaning: str, default: str | None = None, *, needed: bool = False, pattern: str = r"\S") -> Option:
+def text(meaning: str, default: str | None = None, *, needed: bool = False) -> Option:
     """A text that is not blank."""
-    return _option(meaning, {"type": "string", "pattern": pattern}, default, needed)
+    return shaped(meaning, r"\S", "something", default, needed=needed)
 
 
-def choice(meaning: str, words: Sequence[str], default: str) -> Option:
-    """One of some words."""
-    return _option(meaning, {"enum": list(words)}, default)
+def shaped(meaning: str, pattern: str, said: str, default: str | None = None, *, needed: bool = False) -> Option:
+    """A text of some shape; `said` is what an editor asks for in place of another."""
+    form = {"type": "string", "pattern": pattern, "patternErrorMessage": f"Write {said}."}
+    return _option(meaning, form, default, needed)
+
+
+def choice(meaning: str, words: Mapping[str, str], default: str) -> Option:
+    """One of some words, each with what it means."""
+    return _option(meaning, {"enum": list(words), "enumDescriptions": list(words.values())}, default)
 
 
 def whole(meaning: str, default: int | None, low: int, high: int) -> Option:

@@ -37,7 +37,11 @@ from .service import OPTIONS as WHERE
 from .service import Question, Service, together
 
 RULES = "remote-1"
-ACTIVATIONS = ("none", "sigmoid", "softmax")
+ACTIVATIONS = {
+    "none": "The scores are probabilities.",
+    "sigmoid": "They are logits, and each label has a probability of its own.",
+    "softmax": "They are logits of labels that exclude each other.",
+}
 _FLOATS = ("FP16", "FP32", "FP64")
 _SLACK = 1e-4  # by which a probability may be outside of [0, 1] after rounding
 
@@ -64,7 +68,7 @@ OPTIONS: form.Declared = {
         needed=True,
     ),
     "labels_output": form.text("A second output that names the labels in each answer."),
-    "activation": form.choice("none for probabilities, sigmoid or softmax for logits.", ACTIVATIONS, ACTIVATIONS[0]),
+    "activation": form.choice("What the scores are.", ACTIVATIONS, "none"),
     "batch": form.whole("Texts in one request; in company a text can score differently.", 1, 1, 256),
     "window": form.whole("Characters that are read at once, so few that the model cuts none.", 1000, 50, 1_000_000),
     "overlap": form.whole("Characters that two windows share; up to half of one, 200 when left out.", None, 0, 500_000),

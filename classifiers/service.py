@@ -41,7 +41,12 @@ _GRACE = 0.25  # seconds that the loop may need to hand over what it has
 _STARTING = threading.Lock()
 _PRIVATE = (".svc", ".local", ".internal", ".localhost")
 OPTIONS: form.Declared = {
-    "url": form.text("Where it answers, like https://judge.example/v1.", needed=True, pattern="^https?://"),
+    "url": form.shaped(
+        "Where it answers, like https://judge.example/v1.",
+        "^[Hh][Tt][Tt][Pp][Ss]?://",
+        "an http or https URL",
+        needed=True,
+    ),
     "key_env": form.text("The name of the environment variable that holds the key."),
     "ca_file": form.text("A file of certificates (PEM) to trust instead of the public ones."),
     "timeout_ms": form.whole("For all questions of one call together; let deadline_ms be no shorter.", 5000, 1, 60_000),

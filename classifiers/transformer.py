@@ -35,18 +35,22 @@ from .windows import Window, span, split
 RULES = "transformer-1"
 WINDOW = 256
 """Tokens read at once, unless told otherwise or the model reaches less far."""
-ACTIVATIONS = ("auto", "softmax", "sigmoid")
+ACTIVATIONS = {
+    "auto": "As config.json says (problem_type).",
+    "softmax": "The labels exclude each other.",
+    "sigmoid": "Each label has a probability of its own.",
+}
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 OPTIONS: form.Declared = {
     "path": form.text("A folder with config.json, tokenizer.json and weights; starts from this file's directory."),
     "model": form.text("In place of path: its name on the hub; it must be in the local cache."),
-    "revision": form.text("The commit that you looked at: 40 hex digits.", pattern="^[0-9a-f]{40}$"),
-    "digest": form.text("Of the files used: 64 hex digits. An error says what it is.", pattern="^[0-9a-f]{64}$"),
+    "revision": form.shaped("The commit that you looked at.", "^[0-9a-f]{40}$", "40 hex digits"),
+    "digest": form.shaped("Of the files used; an error says what it is.", "^[0-9a-f]{64}$", "64 hex digits"),
     "weights": form.text("A file in the folder, like onnx/model.onnx."),
     "labels": form.labels("From the model's labels to those that policies name; all when left out."),
-    "activation": form.choice("How logits become scores; auto goes by config.json.", ACTIVATIONS, ACTIVATIONS[0]),
+    "activation": form.choice("How logits become scores.", ACTIVATIONS, "auto"),
     "window": form.whole("Tokens that are read at once; 256 or the model's reach when left out.", None, 3, 1_000_000),
     "overlap": form.whole("Tokens that two windows share; a quarter of one when left out.", None, 0, 1_000_000),
     "min_score": form.share("The lowest score that is reported.", 0.01),

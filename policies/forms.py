@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from .editor import shape
 from .facts import Api, Facts
 
 
@@ -65,9 +66,12 @@ class Mode(StrEnum):
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SOME = r"(?!0{1,3}(\.0+)? ?%)(0*100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,4})?) ?%"
 """The same, above 0 and up to 100, in a regular expression for editors."""
+_SHOWN = "Write a share above 0% and up to 100%, like 5%."
 _CANARY = re.compile(r"canary:? +(.*)")
-_Percent = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_SOME}$"})]
-_Spoken = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^canary {_SOME}$"})]
+_Percent = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_SOME}$", "patternErrorMessage": _SHOWN})]
+_Spoken = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": f"^canary {_SOME}$", "patternErrorMessage": _SHOWN})
+]
 
 
 def _share(value: Any) -> Any:
@@ -112,7 +116,7 @@ CHARACTERS_A_TOKEN = 8
 """Characters that are held for one token: about twice what a token of English has, for what waits must not be less
 than was asked for."""
 _TOKENS = re.compile(r"([0-9]{1,6}) tokens?")
-_TokenCount = Annotated[str, Field(pattern=r"^[0-9]{1,6} tokens?$")]
+_TokenCount = Annotated[str, shape(r"^[0-9]{1,6} tokens?$", "a number of characters, or of tokens like `50 tokens`")]
 
 
 def _characters(value: Any) -> Any:

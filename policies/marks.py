@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from .editor import shape
 from .forms import Mode, Strict
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 DAY = 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 _TIME = re.compile(r"([0-9]{1,6}) ?([smhdw])")
-_Spoken = Annotated[str, Field(pattern=rf"^{_TIME.pattern}$")]
+_Spoken = Annotated[str, shape(rf"^{_TIME.pattern}$", "a time, like 90s, 30m, 24h, 7d or 2w")]
 LONGEST = 366 * DAY
 
 
@@ -37,7 +38,7 @@ def _seconds(value: Any) -> Any:
 
 Time = Annotated[int, BeforeValidator(_seconds, json_schema_input_type=_Spoken)]
 """Seconds; written as 30m, 24h, 7d or 2w."""
-Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.:-]{0,63}$")]
+Word = Annotated[str, shape(r"^[a-z0-9][a-z0-9_.:-]{0,63}$", "small letters, digits, '_', '.', ':' and '-'")]
 
 
 class Strike(Strict, BaseModel):

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from classifiers.base import Role
 
 from .case_form import Case, CaseName, CasePatch
+from .editor import shape
 from .forms import AppliesTo, Canary, HoldBack, Mode, NoDoubles, Staging, Stream, Strict
 from .marks import Flagged, Struck, Time
 from .words import Action, ClassifierName, FindingName, Id, OnBlock, OnError, Otherwise, Score, Stage
@@ -200,7 +201,11 @@ Roles = Annotated[
     Field(min_length=1, description="Whose texts it looks at; all of them when left out."),
     NoDoubles(),
 ]
-Reason = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="A code for programs.")]
+Reason = Annotated[
+    str,
+    shape(r"^[a-z][a-z0-9_]{0,63}$", "small letters, digits and '_', like prompt_injection"),
+    Field(description="A code for programs."),
+]
 Tags = Annotated[list[Id], NoDoubles()]
 Keep = Literal["content"]
 

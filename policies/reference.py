@@ -12,8 +12,9 @@ from classifiers.patterns import PATTERN
 from classifiers.readings import DISGUISED, READINGS
 
 from .cel.variables import FUNCTIONS, VARIABLES
+from .editor import MEANINGS, TITLES
 from .lint_ids import TOLD
-from .schema import schema
+from .schema import plain
 
 FILE = Path(__file__).with_name("REFERENCE.md")
 MOST = 60
@@ -24,38 +25,13 @@ _HEAD = """# Reference
 Every key of a policy file, and every name in a condition. Written by `python -m policies.reference`; do not edit.
 A key without a default must be there.
 """
-_TITLES = {
-    "AppliesTo": "applies_to",
-    "Rule": "A rule",
-    "RulePatch": "A rule under override",
-    "Seen": "A condition: a finding",
-    "AnyOf": "A condition: any of several",
-    "AllOf": "A condition: all of several",
-    "ClassifierSpec": "A classifier",
-    "AfterSpec": "after",
-    "Override": "override",
-    "CasePatch": "A case under override",
-    "HoldBack": "stream",
-    "Canary": "mode, as a mapping",
-    "Strike": "strike",
-    "Flag": "flag",
-    "Range": "A range",
-    "Case": "A case",
-    "CaseMessage": "A message of a case",
-    "CaseRequest": "request, of a case",
-    "CaseAccount": "account, of a case",
-    "CaseTurn": "A turn before a case",
-    "CaseCall": "A call of a case",
-    "CaseScore": "A score of a case",
-    "Expectation": "expect",
-}
 
 
 def text() -> str:
     """The contents of REFERENCE.md."""
-    made = schema()
+    made = plain()
     parts = [_HEAD, *_model("A policy file", made)]
-    for name, title in _TITLES.items():
+    for name, title in TITLES.items():
         parts += _model(title, made["$defs"][name])
     parts += _options()
     parts += _words(made["$defs"])
@@ -83,7 +59,8 @@ def _options() -> Iterator[str]:
         options = class_of(kind).options()
         needed = [name for name, option in options.items() if option.needed]
         forms = {name: option.form for name, option in options.items()}
-        yield from _model(f"Options of kind: {kind}", {"properties": forms, "required": needed})
+        told = {"properties": forms, "required": needed, "description": MEANINGS["kind"][kind]}
+        yield from _model(f"Options of kind: {kind}", told)
         if kind == "patterns":
             yield from _model(_PATTERN, {"properties": PATTERN})
 
@@ -91,7 +68,7 @@ def _options() -> Iterator[str]:
 def _default(value: dict[str, Any]) -> str:
     default = value.get("default")
     if default is None:
-        return "none"
+        return "all" if "all of them when left out" in value.get("description", "") else "none"
     if isinstance(default, list):
         return "all" if default else "none"
     if isinstance(default, dict):
@@ -132,7 +109,7 @@ def _plain(value: dict[str, Any]) -> str:
 
 
 def _linked(name: str) -> str:
-    title = _TITLES.get(name, name)
+    title = TITLES.get(name, name)
     anchor = "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
     return f"[{title}](#{anchor})"
 
@@ -156,7 +133,10 @@ def _words(models: dict[str, Any]) -> Iterator[str]:
     for name, model in models.items():
         if "enum" in model:
             yield f"## {name}\n"
-            yield ", ".join(f"`{each}`" for each in model["enum"]) + "\n"
+            yield "| | |"
+            yield "|---|---|"
+            yield from (f"| `{each}` | {_cell(MEANINGS[name][each])} |" for each in model["enum"])
+            yield ""
 
 
 def _names() -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from classifiers.catalog import KINDS, class_of
 
+from .editor import furnish
 from .marks import spoken
 from .model import INPUT_ONLY, KEYS_OF, MASK_FIELDS, MESSAGE_FIELDS, NEEDED, NUMBER, Action, Policy
 from .ready import BUILT_IN
@@ -21,6 +22,13 @@ FILE = Path(__file__).with_name("schema.json")
 
 
 def schema() -> dict[str, Any]:
+    """The schema of what an author writes, with what an editor says of it."""
+    made = plain()
+    furnish(made)
+    return made
+
+
+def plain() -> dict[str, Any]:
     """The schema of what an author writes (before defaults are filled in)."""
     made: dict[str, Any] = _without_null(Policy.model_json_schema(mode="validation"))
     made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Penstock policy"})
@@ -44,6 +52,8 @@ def schema() -> dict[str, Any]:
 
 def _mend(value: dict[str, Any]) -> None:
     """What pydantic says of a value otherwise than its author writes it."""
+    if "oneOf" in value:  # each of them excludes the others, and editors complete better
+        value["anyOf"] = value.pop("oneOf")
     if "patternProperties" in value:
         value["additionalProperties"] = False
     default = value.get("default")
@@ -65,6 +75,10 @@ def _only_fields(properties: dict[str, Any]) -> None:
 
 
 def _when(given: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """`then` where `given`. What it says of keys that are known is nothing that an editor should offer."""
+    for part in (given, then):
+        for value in part.get("properties", {}).values():
+            value["doNotSuggest"] = True
     return {"if": given, "then": then}
 
 
@@ -76,17 +90,28 @@ def _of_actions() -> list[dict[str, Any]]:
     """Which keys of a rule go together (`Rule.check_keys`)."""
     numbered = {"properties": {"mask_with": {"pattern": re.escape(NUMBER)}}, "required": ["mask_with"]}
     acts = {action: {"required": ["action"], **_is("action", action.value)} for action in Action}
-    stages = {stage: {"properties": {"stages": {"contains": {"const": stage}}}} for stage in ("input", "output")}
+    needs = {"input": "A mask with {n} needs the stage input.", "output": "stream needs the stage output."}
+    looks = {
+        stage: {"properties": {"stages": {"contains": {"const": stage}, "errorMessage": said}}}
+        for stage, said in needs.items()
+    }
     only = [action.value for action in Action if action in INPUT_ONLY]
+    said = f"{' and '.join(only)} change what the model is asked: write [input]."
+    asks = {"stages": {"const": ["input"], "errorMessage": said}}
+    waits = {"stream": {"const": "whole", "errorMessage": "A person reads the whole answer: leave stream out."}}
     return [
-        *(_when({"required": [key]}, _is("action", action.value)) for key, action in KEYS_OF.items()),
+        *(_when({"required": [key]}, _goes_with(key, action.value)) for key, action in KEYS_OF.items()),
         *(_when(acts[action], {"required": [key]}) for action, key in NEEDED.items()),
-        _when({"required": ["action"], **_is("action", *only)}, {"properties": {"stages": {"const": ["input"]}}}),
-        _when({"required": ["stream"]}, stages["output"]),
-        _when(acts[Action.REVIEW], _is("stream", "whole")),
-        _when(numbered, stages["input"]),
+        _when({"required": ["action"], **_is("action", *only)}, {"properties": asks}),
+        _when({"required": ["stream"]}, looks["output"]),
+        _when(acts[Action.REVIEW], {"properties": waits}),
+        _when(numbered, looks["input"]),
         _when({"required": ["restore"], "properties": {"restore": {"const": True}}}, numbered),
     ]
+
+
+def _goes_with(key: str, action: str) -> dict[str, Any]:
+    return {"properties": {"action": {"const": action, "errorMessage": f"{key} goes with the action {action}."}}}
 
 
 def _of_kind(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -94,14 +119,14 @@ def _of_kind(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     made = class_of(kind)
     options = made.options()
     then: dict[str, Any] = {
-        "properties": {name: dict(option.form) for name, option in options.items()},
+        "properties": {name: {"title": name, **option.form} for name, option in options.items()},
         "propertyNames": {"enum": sorted({*spec["properties"], *options})},
     }
     if needed := [name for name, option in options.items() if option.needed]:
         then["required"] = needed
     if together := getattr(made, "together", None):
         then["allOf"] = together()
-    return _when({"required": ["kind"], **_is("kind", kind)}, then)
+    return {"if": {"required": ["kind"], **_is("kind", kind)}, "then": then}
 
 
 def _without_null(node: Any) -> Any:

@@ -7,9 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-ClassifierName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-FindingName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$")]
+from .editor import shape
+
+Id = Annotated[str, shape(r"^[a-z0-9][a-z0-9._-]{0,63}$", "small letters, digits, '.', '_' and '-'")]
+ClassifierName = Annotated[str, shape(r"^[a-z][a-z0-9_-]{0,63}$", "small letters, digits, '_' and '-'")]
+FindingName = Annotated[
+    str, shape(r"^[a-z][a-z0-9_-]{0,63}\.[^\s]{1,128}$", "classifier.label or classifier.*, like guard.injection")
+]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 

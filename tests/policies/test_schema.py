@@ -75,9 +75,12 @@ def test_it_is_a_schema_that_says_what_every_key_is_for() -> None:
     for name, model in [("policy", made), *made["$defs"].items()]:
         for key, value in model.get("properties", {}).items():
             assert value.get("description"), (name, key)
-            if "default" in value:  # an editor writes it
-                found = Draft202012Validator({**value, "$defs": made["$defs"]}).iter_errors(value["default"])
-                assert not list(found), (name, key)
+            for snippet in value.get("defaultSnippets", ()):  # an editor writes it
+                written = snippet.get("bodyText", snippet.get("body"))
+                text = written if isinstance(written, str) else json.dumps(written)
+                typed = read(re.sub(r'"?\^?\$\{\d+:([^}]*)\}(?<!")"?', r"\1", text).encode(), "typed").value
+                found = Draft202012Validator({**value, "$defs": made["$defs"]}).iter_errors(typed)
+                assert not list(found), (name, key, typed)
 
 
 def _blocks(page: Path) -> Iterator[bytes]:
@@ -114,7 +117,7 @@ def _invalid(validator: Draft202012Validator, given: Path) -> bool:
 @pytest.mark.usefixtures("words_only")
 def test_mistakes_that_a_schema_can_express_are_not_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalog.KINDS, "patterns", "classifiers.patterns:Patterns")
-    validator = Draft202012Validator(schema.schema())
+    validator = Draft202012Validator(schema.plain())
     lints = [item for item in (HERE / "lints").iterdir() if item.suffix != ".txt"]
     assert [item.name for item in lints if _invalid(validator, item)] == []
     mistakes = [item for item in (HERE / "errors").iterdir() if item.suffix != ".txt"]
@@ -130,7 +133,7 @@ def _means(word: str, given: Path) -> bool:
 
 
 def test_mistakes_in_options_are_not_valid() -> None:
-    validator = Draft202012Validator(schema.schema())
+    validator = Draft202012Validator(schema.plain())
     document = read((HERE / "options/names.yaml").read_bytes(), "names.yaml")
     found = {str(error.absolute_path[1]) for error in validator.iter_errors(document.value)}
     assert found == set("acdefghijklmno")  # the others are a folder and a file
