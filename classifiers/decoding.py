@@ -1,13 +1,14 @@
 """Text that was written in another code, read back: one layer at a time, in place, in linear time.
 
-Percent signs, HTML entities, backslash escapes, base64 (also wrapped, URL-safe, UTF-16), hexadecimal, binary, and
-letters hidden in Unicode tags or variation selectors. What decodes to something that is no text (random keys,
-images, hashes) is left as it is: nearly all that looks coded in honest traffic is a name, a number or an id, so what
-matters here is how soon that is known.
+Percent signs, HTML entities, backslash escapes, base64 (also broken into lines, URL-safe, UTF-16), base32, hexadecimal,
+binary and decimal lists, and letters hidden in Unicode tags or variation selectors. What decodes to something that is
+no text (random keys, images, hashes) is left as it is: nearly all that looks coded in honest traffic is a name, a
+number or an id, so what matters here is how soon that is known.
 """
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, sign
 
 _RUN = r"[A-Za-z0-9+/_-]"
 _TURNS = r"(?:[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z])"
-_HEX = r"(?:0x)?[0-9A-Fa-f]{2}"
+_GAP = r"(?:[ ,:;.|\t\r-]+\n?|\n)[ ,:;.|\t\r-]*"  # nothing reaches over an empty line
+_GAP_OF_WORDS = _GAP.replace("-", "")  # dashes are letters of runs
+_BYTE = r"(?:(?:0x)?[0-9A-Fa-f]{2}|1[0-2][0-9])"
 _BY_SIGN = (
     r"(?:%[0-9A-Fa-f]{2})+",
     r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});",
@@ -26,7 +29,12 @@ _BY_SIGN = (
     r"[\x{e0020}-\x{e007e}][\x{e0001}-\x{e007f}]*",
     r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]{4,}",
 )
-_BY_LIST = (r"[01]{8}(?:\s?[01]{8}){2,}", rf"{_HEX}(?:[ ,:;-] ?{_HEX}){{3,}}")
+_BY_LIST = (
+    r"[01]{8}(?:\s?[01]{8}){2,}",
+    rf"\b{_BYTE}(?:{_GAP}{_BYTE}){{3,}}\b",
+    rf"\b[0-9A-Fa-f]{{4}}(?:{_GAP_OF_WORDS}[0-9A-Fa-f]{{4}}){{2,}}\b",
+    rf"\b[0-9A-Fa-f]{{8}}(?:{_GAP_OF_WORDS}[0-9A-Fa-f]{{8}})+\b",
+)
 # Ordinary words are left out here, for they are many: eight random letters have a turn of case or a digit.
 _BY_RUN = rf"(?:{_RUN}{{40,}}\r?\n)+{_RUN}+={{0,2}}|{_RUN}*{_TURNS}{_RUN}*={{0,2}}|[0-9]{{8,}}"
 _CODED = compile_expression("|".join((*_BY_SIGN, *_BY_LIST, _BY_RUN)))
@@ -36,7 +44,7 @@ _DIGITS = re.compile(b"[0-9]{8,}")
 # Of long numbers few can be read: as hexadecimal where all bytes are printable (hardly any is not, in very long ones),
 # as base64 where each four digits make a leading byte and one that may follow it.
 _NUMBER = r"(?:^|[^0-9])(?:(?:[2-7][0-9]|09){4}|(?:[0-9][4-7][0-24-689][0-9]){2})|[2-7][0-9]00[2-7][0-9]00|[0-9]{40}"
-_HEX_TURNED = r"(?:0k)?[0-9N-Sn-s]{2}"
+_BYTE_TURNED = r"(?:(?:0k)?[0-9N-Sn-s]{2}|1[0-2][0-9])"
 GATE = (
     "|".join(_BY_SIGN),
     "|".join(_BY_LIST),
@@ -45,19 +53,21 @@ GATE = (
     rf"{_RUN}{{3}}{_TURNS}|{_TURNS}{_RUN}{{3}}|{_NUMBER}",
     # What the first two would find once the alphabet is turned by thirteen; the third finds the same before and after.
     rf"%[0-9N-Sn-s]{{2}}|&#[kK][0-9N-Sn-s]|\\(?:[hkH][0-9N-Sn-s]{{2}}|h\{{)|"
-    rf"{_HEX_TURNED}(?:[ ,:;-] ?{_HEX_TURNED}){{3}}",
+    rf"{_BYTE_TURNED}(?:{_GAP}{_BYTE_TURNED}){{3}}|[0-9N-Sn-s]{{4}}(?:{_GAP_OF_WORDS}[0-9N-Sn-s]{{4}}){{2}}|"
+    rf"[0-9N-Sn-s]{{8}}{_GAP_OF_WORDS}[0-9N-Sn-s]{{8}}",
 )
 """RE2 expressions of which one matches wherever `decode` could find something in a text, or in its rot13 reading."""
 SIGN, LIST, RUN, TURNED = range(len(GATE))
 
 _TURN = re.compile(_TURNS.encode())
 _BITS = re.compile(r"[01]{8}(?:\s?[01]{8}){2,}")
-_GAPS = re.compile(r"0x|[ ,:;-]")
-_HEX_BYTES = re.compile("[0-9A-Fa-fx ,:;-]+")
+_GAPS = re.compile(r"(?:0x|[ ,:;.|\t\r\n/_-])+")
+_NUMBERS = re.compile(r"[0-9A-Fa-f][0-9A-Fa-fx ,:;.|\t\r\n/_-]+")
 _ESCAPE = re.compile(r"\\[uxU]\{?([0-9A-Fa-f]+)\}?")
 _FLAG_TAGS = re.compile("[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 _SHORTEST = 8
 _FEWEST_BYTES = 4
+_SURELY_WRITTEN = 20  # and all UTF-8 that can be seen as rarely
 _SURELY_TEXT = 12  # random bytes are all printable ASCII once in 150,000 times
 
 
@@ -98,11 +108,20 @@ def decode_runs(text: str, runs: Sequence[tuple[int, int]]) -> list[Edit]:
 
 def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
     edits: list[Edit] = []
+    done, room = 0, _BROKEN * len(text)
     for start, end in places:
+        if start < done:
+            continue
         coded = text[start:end]
         if coded[0] in _RUN_LETTERS:
             if end - start < _SHORTEST:
                 continue
+            if room > 0 and (broken := _broken(text, start, end)):
+                joined, room = _join(broken), room - len(broken[0])
+                if joined is not None:
+                    done = start + joined[0]
+                    edits.append((start, done, joined[1]))
+                    continue
             plain, parts = _read(coded)
             if parts:
                 edits.extend((start + first, start + last, new) for first, last, new in parts)
@@ -115,12 +134,55 @@ def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
     return edits
 
 
+# -- base64 in pieces: lines that end anywhere, or strings -------------------------------------------------------------
+
+_BROKEN = 8  # so often as many letters as the text has are put together in vain
+_BETWEEN = r"""(?:(?:[ \t\r]{1,8}\n?|\n)[ \t]{0,8}|["'] ?[+.,\\]?[ \t\r]{0,8}\n?[ \t]{0,8}["'])"""
+_PIECES = re.compile(
+    rf"{_RUN}{{8,}}+(?:{_BETWEEN}(?={_RUN}*?{_TURNS}){_RUN}++)*+(?:{_BETWEEN}{_RUN}{{1,7}}+(?==))?={{0,2}}"
+)
+_SEAM = re.compile(_BETWEEN)
+_ENOUGH = 64  # letters and seams that hold 16 letters, in pieces of four
+
+
+def _broken(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The pieces from `start` on, where they could begin a text and go on behind `end`."""
+    if text[end : end + 1] not in _MAY_GO_ON or not begins_text(text[start : start + 8].encode().translate(STANDARD)):
+        return None
+    pieces = _PIECES.match(text, start)
+    return pieces if pieces is not None and pieces.end() > end else None
+
+
+_MAY_GO_ON = frozenset(" \t\r\n\"'")
+
+
+def _join(broken: re.Match[str]) -> tuple[int, str] | None:
+    """How long the pieces that say something are together, and what they say: all, or but for the last one or two."""
+    first = _SEAM.sub("", broken[0][:_ENOUGH]).encode().translate(STANDARD)[:16]
+    if len(first) < 16 or not _could_begin(binascii.a2b_base64(first)):
+        return None
+    seams = list(_SEAM.finditer(broken[0]))
+    for count in range(len(seams), max(0, len(seams) - 3), -1):
+        end = len(broken[0]) if count == len(seams) else seams[count].start()
+        letters = _SEAM.sub("", broken[0][:end]).rstrip("=").encode().translate(STANDARD)
+        if (text := _base64_text(letters)) is not None:
+            return end, text
+    return None
+
+
+def _could_begin(raw: bytes) -> bool:
+    """Whether a text in UTF-8 could begin so."""
+    return not raw.translate(None, _SIGHT_OR_WIDE) and len(raw.decode(errors="ignore").encode()) >= len(raw) - 3
+
+
 _RUN_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-")
 
 
 def _read(coded: str) -> tuple[str | None, Sequence[Edit]]:
-    """A run of digits and letters: what all of it says as numbers, or else its parts that are base64."""
+    """A run of digits and letters: what all of it says as numbers or base32, or else its parts that are base64."""
     plain = _numbers(coded)
+    if plain is None:
+        plain = _base32(coded)
     return plain, () if plain is not None else _base64(coded)
 
 
@@ -161,12 +223,41 @@ def _numbers(coded: str) -> str | None:
     if _BITS.fullmatch(coded):
         bits = "".join(coded.split())
         return _text(bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits) - 7, 8)))
-    if not _HEX_BYTES.fullmatch(coded):
+    if not _NUMBERS.fullmatch(coded):
         return None
-    digits = coded if coded.isalnum() and "x" not in coded else _GAPS.sub("", coded)
+    if coded.isalnum() and "x" not in coded:
+        return _hex_text(coded)
+    numbers = [number for number in _GAPS.split(coded) if number]
+    if all(len(number) % 2 == 0 for number in numbers) and (text := _hex_text("".join(numbers))) is not None:
+        return text
+    if all(number.isdigit() and len(number) < 4 for number in numbers):
+        return _text(bytes([int(number) for number in numbers if int(number) < 256]))
+    return None
+
+
+def _hex_text(digits: str) -> str | None:
     if "x" in digits or len(digits) % 2 or len(digits) < 2 * _FEWEST_BYTES:
         return None
-    return _text(bytes.fromhex(digits))
+    raw = bytes.fromhex(digits)
+    text = _text(raw)
+    # Short words of these letters may stand around a list, "be" or "ad".
+    return _text(raw.strip(_UNSEEN)) if text is None and len(raw) > _SURELY_TEXT else text
+
+
+_BASE32 = re.compile("(?:[A-Z2-7]{16,}|[a-z2-7]{16,})={0,6}")
+
+
+def _base32(coded: str) -> str | None:
+    if not _BASE32.fullmatch(coded):
+        return None
+    letters = coded.rstrip("=").upper()
+    whole = len(letters) - len(letters) % 8
+    for size in (len(letters), whole):  # what is left of a cut text is no byte
+        try:
+            return _text(base64.b32decode(letters[:size] + "=" * (-size % 8)))
+        except binascii.Error:
+            continue
+    return None
 
 
 def _base64(coded: str) -> Sequence[Edit]:
@@ -205,7 +296,9 @@ def _base64_text(letters: bytes) -> str | None:
         return None
 
 
+_UNSEEN = bytes([point for point in range(256) if not 0x20 <= point < 0x7F])
 _SIGHT = bytes(range(0x20, 0x7F)) + b"\n\t\r"
+_SIGHT_OR_WIDE = _SIGHT + bytes(range(0x80, 0x100))
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -251,8 +344,8 @@ def _wide_text(raw: bytes) -> str | None:
         return text
     letters = sum(map(str.isalpha, text))
     latin = sum(map(str.isalpha, text.encode("ascii", "ignore").decode()))
-    # A letter or two of another script among Latin ones: chance, in so short a text.
-    mixed = 0 < letters - latin < latin
+    # A letter or two of another script among Latin ones: chance, in a short text.
+    mixed = 0 < letters - latin < latin and len(raw) < _SURELY_WRITTEN
     if letters < 3 or mixed or (letters + text.count(" ")) * 10 < len(text) * 6:
         return None
     return text

@@ -5,9 +5,10 @@
       ticket:   {regex: 'OPS-\\d{4,6}', ignore_case: false}
 
 Letter case is ignored unless `ignore_case: false`. A word matches as a whole word, in any script that parts words, and
-its blanks match any blanks; `word_boundary: false` finds it inside longer words too. With `views` (the default) the
-readings of views.py are judged as well; what is found in one of them has the span of the raw text that it stands for.
-So are the joints of a conversation (joints.py); what crosses one is found in the text where it ends.
+its blanks match any blanks, or one sign that joins names (`project-falcon`); `word_boundary: false` finds it inside
+longer words too. With `views` (the default) the readings of views.py are judged as well; what is found in one of them
+has the span of the raw text that it stands for. So are the joints of a conversation (joints.py); what crosses one is
+found in the text where it ends.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from .options import Options
 from .readings import JOINT, RAW, READINGS
 from .views import APART, Readings, gates_of, rotated, views
 
-RULES = "patterns-2"
+RULES = "patterns-3"
 MOST_SPANS = 256
 """Spans reported of one pattern in one text; the last one reaches to the end of the text, so that none is lost."""
 
@@ -73,11 +74,12 @@ OPTIONS: form.Declared = {
     ),
     "views": form.flag("Whether what is left of a text when disguises are undone is read, too.", True),
 }
-_BLANKS = r"[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+"
+_BLANKS = r"(?:[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+|[\-_./+:|\\=#~&@])"
 # Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
 _WORD_START = (
-    r"(?:^|[^\pL\pM\pN_]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}])"
+    r"(?:^|[^\pL\pM\pN]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}])"
 )
+_EDGE = r"(?:\b|_)"
 _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO", "YI ")
 
 
@@ -326,7 +328,7 @@ def _is_letter(letter: str) -> bool:
     if not letter:
         return False
     if letter.isascii():
-        return letter.isalnum() or letter == "_"
+        return letter.isalnum()
     if unicodedata.category(letter)[0] not in "LMN":
         return False
     return not unicodedata.name(letter, "").startswith(_UNPARTED)
@@ -381,7 +383,7 @@ def _read_one(label: str, place: str, item: Mapping[str, Any]) -> Iterator[Patte
         if kind == "words":
             source, word = _word(place, value)
             if not boundary:
-                source = source.removeprefix(r"\b").removesuffix(r"\b")
+                source = source.removeprefix(_EDGE).removesuffix(_EDGE)
             yield Pattern(label, Expression(source, ignore_case), float(score), boundary, word if boundary else "")
         else:
             asked = boundary and "word_boundary" in item
@@ -403,8 +405,8 @@ def _word(place: str, word: str) -> tuple[str, str]:
     except UnicodeEncodeError:
         raise OptionError(f"{place}.words", "a lone surrogate is no character", "write \\ufffd") from None
     first, last = word.strip()[0], word.strip()[-1]
-    left = r"\b" if first.isascii() and _is_letter(first) else ""
-    right = r"\b" if last.isascii() and _is_letter(last) else ""
+    left = _EDGE if first.isascii() and _is_letter(first) else ""
+    right = _EDGE if last.isascii() and _is_letter(last) else ""
     start = left or (_WORD_START if _is_letter(first) else "")
     return f"{left}{source}{right}", f"{start}({source}){right}"
 

@@ -24,8 +24,9 @@ Kinds = Mapping[str, str]
 
 
 def signs(data: bytes) -> list[int]:
-    """Places inside every run of letters, digits and +/-_ that could be base64 or hexadecimal of a text, or whose rot13
-    reading could; as a whole, or a part of it between signs. In order; some runs have several, some for nothing."""
+    """Places inside every run of letters, digits and +/-_ that could be base64, base32 or hexadecimal of a text, or
+    whose rot13 reading could; as a whole, or a part of it between signs. In order; some runs have several, some for
+    nothing."""
     if len(data) > _SHORT_TEXT:
         places = [sign.start() + 1 for sign in _SIGN.finditer(data)]
     else:
@@ -35,17 +36,22 @@ def signs(data: bytes) -> list[int]:
                 places += [sign.start() for sign in rare.finditer(data)]
     if len(data) > len(_LINE) and b"\n" in data:
         places += _wrapped(data)
+    for alphabet in _BASE32:
+        places += _places(data.translate(alphabet), _LONG)
     places.sort()
     return places
 
 
 def _wrapped(data: bytes) -> Iterator[int]:
     """Places in lines that may go on in the next one."""
-    kinds = data.translate(_KINDS)
-    at = kinds.find(_LINE)
+    return _places(data.translate(_KINDS), _LINE)
+
+
+def _places(kinds: bytes, kind: bytes) -> Iterator[int]:
+    at = kinds.find(kind)
     while at >= 0:
         yield at
-        at = kinds.find(_LINE, at + len(_LINE))
+        at = kinds.find(kind, at + len(kind))
 
 
 def begins_text(letters: bytes) -> bool:
@@ -106,19 +112,20 @@ def _base64_zeros(alphabet: Sequence[str]) -> str:
 
 
 def _hex(letters: str) -> str:
-    """Digits whose four bytes could begin a text, wherever dashes part them. `letters`: ABCDEF, as they are written."""
-    low = f"[0-9{letters}]-*"
+    """Digits whose four bytes could begin a text, wherever signs part them. `letters`: ABCDEF, as they are written."""
+    low = f"[0-9{letters}][-_/]*"
     kind = {
-        "single": "[0-7]-*",
-        "other": f"[89{letters[:2]}{letters[6:8]}]-*",
-        "leading": f"[{letters[2:6]}{letters[8:]}]-*",
+        "single": "[0-7][-_/]*",
+        "other": f"[89{letters[:2]}{letters[6:8]}][-_/]*",
+        "leading": f"[{letters[2:6]}{letters[8:]}][-_/]*",
     }
     return _text([{name: each + low for name, each in kind.items()}] * 4)
 
 
 def _hex_zeros(letters: str) -> str:
     """Two zero bytes with one between them: UTF-16 of Latin letters."""
-    return f"0-*0-*[0-9{letters}]-*[0-9{letters}]-*0-*0"
+    gap = "[-_/]*"
+    return f"0{gap}0{gap}[0-9{letters}]{gap}[0-9{letters}]{gap}0{gap}0"
 
 
 _BEGINNING = re.compile(_base64(_LETTERS).encode())
@@ -140,6 +147,11 @@ _KINDS = bytes(
     for letter in map(chr, range(128))
 ) + bytes(128)
 _LINE = b"a" * 40 + b"\n"
+_BASE32 = tuple(
+    bytes(ord("a") if chr(point) in letters + "234567" else ord(" ") for point in range(256))
+    for letters in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+)
+_LONG = b"a" * 16
 _SHORT_TEXT = 400
 PIECE = re.compile(b"[A-Za-z0-9]{8,}={0,2}")
 """A part of a run between its signs that could be base64 of its own."""

@@ -17,6 +17,8 @@ READINGS: dict[str, str] = {
     "skeleton": "Latin letters for look-alikes",
     "letters": "s p a c e d letters joined",
     "leet": "1337 read as letters",
+    "words": "identifiers taken apart: snake_case, camelCase, kebab-case",
+    "unmarked": "without HTML's tags, Markdown's marks and signs inside words",
     "rot13": "the alphabet turned",
     "decoded": "base64, hexadecimal, percent signs and the like undone",
     JOINT: "split over texts that follow each other",

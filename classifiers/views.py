@@ -1,9 +1,10 @@
 """What a text says once disguises are taken off: bounded, linear-time readings, judged beside the raw text.
 
 `plain` has no format characters and is in NFKC; `skeleton` has Latin letters for look-alikes; `letters` joins
-s p a c e d letters; `leet` reads 1337; `rot13` turns the alphabet; `decoded` undoes one layer of base64 and the like,
-and is read again, up to three layers deep. Names of nested views are joined by dots. Any span can be traced back
-to the raw text, so that what was found can be masked.
+s p a c e d letters; `leet` reads 1337; `words` takes identifiers apart; `unmarked` has neither Markdown's marks nor
+tags; `rot13` turns the alphabet; `decoded` undoes one layer of base64 and the like, and is read again, up to three
+layers deep. Names of nested views are joined by dots. Any span can be traced back to the raw text, so that what was
+found can be masked.
 
 INVARIANT: all views together are at most GROWTH times as long as the text, plus GROWTH_BASE. What would be longer is
 left out or left as it is, and `truncated` says so.
@@ -16,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from . import identifiers, markup
 from .confusables import latin, look_alikes
 from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
 from .edits import Edit, applied, traced
@@ -24,7 +26,7 @@ from .matcher import Expression, Matcher, replace_surrogates
 
 __all__ = ["APART", "GROWTH", "GROWTH_BASE", "Readings", "View", "gates_of", "plain", "rotated", "views"]
 
-GROWTH, GROWTH_BASE = 16, 4096
+GROWTH, GROWTH_BASE = 32, 4096
 _TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
 MAX_DEPTH = 3
 
@@ -105,7 +107,9 @@ class _Growth:
         queue = deque([_Node(self._root, 0, gates)])
         while queue:
             node = queue.popleft()
-            base, gates = (node.view, node.gates) if node.turned else self._surface(node.view, node.gates)
+            base, gates = (
+                (node.view, node.gates) if node.turned else self._surface(node.view, node.gates, node.depth > 0)
+            )
             codes = _CODES.intersection(gates)
             edits, runs = _decoded(base.text, codes, node) if codes else (_NO_EDITS, None)
             if node.depth == MAX_DEPTH:
@@ -125,9 +129,9 @@ class _Growth:
         readings.truncated, readings.deeper = self._truncated, self._deeper
         return readings
 
-    def _surface(self, node: View, gates: Sequence[int]) -> tuple[View, Sequence[int]]:
-        """Adds what `node`, which has these gates, looks like to a reader; returns the reading to decode, and its
-        gates."""
+    def _surface(self, node: View, gates: Sequence[int], deep: bool) -> tuple[View, Sequence[int]]:
+        """Adds what `node`, which has these gates, looks like to a reader, in fewer ways where it is `deep` below the
+        raw text; returns the reading to decode, and its gates."""
         base = best = node
         own, hidden = gates, False
         if CONTROL in gates or not node.text.isascii():
@@ -146,11 +150,40 @@ class _Growth:
         if SPACED in looks and (edits := _spaced(best.text)):
             best = _edited(best, "letters", edits)
             self._add(best)
+        self._written(best, looks, once=deep)
+        if best is not base:
+            self._written(base, gates, once=True)
         if LEET in looks or best.name.endswith("letters"):
             for name, edits in _leet(best.text):
-                self._add(_edited(best, name, edits))
+                view = _edited(best, name, edits)
+                self._add(view)
+                if not deep and " " in view.text:  # an id alone has more readings than it is worth
+                    self._written(view, looks, once=True)
         # Hidden letters are format characters: what strips them must not be the text that is searched for them.
         return (node, own) if hidden else (base, gates)
+
+    def _written(self, view: View, looks: Sequence[int], once: bool = False) -> None:
+        """Adds the words of `view`'s identifiers, and what both are without their marks; `once`: only the last of
+        these."""
+        bare = [view] if MARKED in looks else []
+        if JOINED in looks:
+            words = identifiers.snakes_apart(view.text)
+            edits = identifiers.turns(words)  # those of the view, too: so far the two are equally long
+            apart = View(_name(view, "words"), applied(words, edits), view, lambda: edits)
+            marked = MARKED in looks and markup.is_marked(words)
+            if not (once and marked):
+                self._add(apart)
+            bare = [*bare[: not once], apart] if marked else bare[: not once]
+        for each in bare:
+            self._unmark(each)
+
+    def _unmark(self, view: View) -> None:
+        """Adds `view` without its marks."""
+        name = _name(view, "unmarked")
+        if edits := markup.tags(view.text):
+            view = View(name, applied(view.text, edits), view, lambda: edits)
+        text = view.text
+        self._add(View(name, markup.without_marks(text), view, lambda: markup.marks(text)))
 
     def _add(self, view: View) -> bool:
         """Keeps `view`; False where its text is known or no room is left."""
@@ -216,11 +249,13 @@ _GATES = Matcher(
         Expression(r"(?:[0-9A-Za-z@$!\x{80}-\x{10ffff}][ \t\r\n.,\-_*~|/+·•]{1,3}){3}[0-9A-Za-z\x{80}-\x{10ffff}]"),
         Expression(rf"[A-Za-z]{_DIGITS}+[A-Za-z]|(?:^|[^A-Za-z0-9]){_DIGITS}+[A-Za-z]{{2}}"),
         Expression(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+        Expression(identifiers.GATE),
+        Expression(markup.GATE),
     ],
     heavy_program=_TAME,
 )
 _CODES = frozenset(range(len(GATE)))
-SPACED, LEET, CONTROL = range(len(GATE), len(GATE) + 3)
+SPACED, LEET, CONTROL, JOINED, MARKED = range(len(GATE), len(GATE) + 5)
 APART = "\n\n\n\n"
 """Between texts that are looked at together: no code, no spaced word and no gate reaches across."""
 _NONE = Readings()

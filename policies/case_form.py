@@ -68,7 +68,7 @@ class CaseRequest(_Strict):
     before: Annotated[list[CaseTurn], Field(description="The conversation before the messages of the case.")] = []
 
 
-Reading = Literal["plain", "skeleton", "letters", "leet", "rot13", "decoded", "joint"]
+Reading = Literal["plain", "skeleton", "letters", "leet", "words", "unmarked", "rot13", "decoded", "joint"]
 
 
 class CaseScore(_Strict):

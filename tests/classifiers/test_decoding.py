@@ -24,6 +24,12 @@ BYTES = (
     | st.builds(lambda text, more: text.encode()[:-1] + more, WRITTEN, st.binary(max_size=3))
     | st.lists(st.sampled_from([0, 0x20, 0x41, 0x61, 0xC3, 0xA9, 0xFF]), max_size=24).map(bytes)
 )
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
 FORMS: dict[str, Callable[[bytes], str]] = {
     "base64": lambda raw: base64.b64encode(raw).decode(),
     "url-safe": lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="),
@@ -33,6 +39,17 @@ FORMS: dict[str, Callable[[bytes], str]] = {
     "0x": lambda raw: "0x" + raw.hex(),
     "0x each": lambda raw: "".join(f"0x{byte:02x}" for byte in raw),
     "dashes": lambda raw: raw.hex("-", 2),
+    "underscores": lambda raw: raw.hex("_"),
+    "slashes": lambda raw: raw.hex("/"),
+    "dots": lambda raw: raw.hex("."),
+    "a line each": lambda raw: raw.hex("\n"),
+    "dump": lambda raw: raw.hex(" ", 2),
+    "words": lambda raw: raw.hex(" ", 4),
+    "decimal": lambda raw: " ".join(map(str, raw)),
+    "base32": lambda raw: base64.b32encode(raw).decode(),
+    "base32, small, bare": lambda raw: base64.b32encode(raw).decode().lower().rstrip("="),
+    "base64 in pieces": lambda raw: "\n".join(_pieces(base64.b64encode(raw).decode(), 11)),
+    "base64 in strings": lambda raw: '" +\n  "'.join(_pieces(base64.b64encode(raw).decode(), 13)),
 }
 GATES = Matcher([Expression(gate) for gate in GATE], heavy_program=1 << 16)
 CODED_RUN = compile_expression(decoding._BY_RUN)
