@@ -393,9 +393,11 @@ def _unlikely(rule: Rule) -> Iterator[tuple[str, str]]:
     for leaf in rule.facts:
         if not isinstance(leaf.value, str):
             continue
+        if leaf.sign not in {"==", "!="}:
+            continue
         if leaf.variable == "request.settings.effort" and (mend := _effort(leaf.value)):
             yield f"no request asks for the effort '{leaf.value}'", mend
-        elif "*" in leaf.value and leaf.sign in {"==", "!="}:
+        elif "*" in leaf.value:
             start, _, rest = leaf.value.partition("*")
             meant = f'startsWith("{start}")' if start and not rest else 'matches("...")'
             yield f"'*' in '{leaf.value}' is that sign itself", f"write {leaf.variable}.{meant}"

@@ -14,7 +14,7 @@ from classifiers.base import Finding, Message, Role
 from classifiers.readings import DISGUISED, READINGS
 
 from .. import slips
-from ..facts import Api, Facts
+from ..facts import Facts
 from ..model import Stage
 from .known import Known
 from .parts import (
@@ -32,13 +32,12 @@ from .parts import (
     Truth,
     shown,
 )
-from .variables import FUNCTIONS, VARIABLES, environment, names
+from .plain import SIGNS, TURNED, counted, key, plain
+from .variables import CLOSED, FUNCTIONS, VARIABLES, environment, names
 from .wire import Kind, Node, Tree
 
 __all__ = ["Condition", "Flaw", "NoCondition", "compiled"]
 
-SIGNS = {"_>=_": ">=", "_>_": ">", "_<=_": "<=", "_<_": "<", "_==_": "==", "_!=_": "!="}
-_TURNED = {">=": "<=", ">": "<", "<=": ">=", "<": ">", "==": "==", "!=": "!="}
 _JOINTS: dict[str, Callable[..., Part]] = {"_&&_": Both, "_||_": Either, "!_": Not, "_?_:_": Choice}
 _OWN = frozenset(each.name for each in FUNCTIONS)
 
@@ -161,14 +160,13 @@ class _Reader:
     def _comparison(self, node: Node, sign: str) -> Part:
         one, other = node.of
         if not _asks(one) and _asks(other):
-            one, other, sign = other, one, _TURNED[sign]
+            one, other, sign = other, one, TURNED[sign]
         number = other.value
         if one.kind is Kind.CALL and one.name in {"score", "count"} and not _asks(other):
             if other.kind is not Kind.CONSTANT or isinstance(number, bool) or not isinstance(number, int | float):
                 return self.flaw(other.at, f"{one.name}(...) is compared with a number and nothing else", _EXAMPLE)
             return self._score(one, sign, number) if one.name == "score" else self._count(one, sign, number)
-        variable = one.name if one.kind is Kind.NAME and other.kind is Kind.CONSTANT else ""
-        return self._fact(node, variable, sign, number)
+        return self._fact(node)
 
     def _score(self, call: Node, sign: str, number: float) -> Part:
         label, *more = call.of
@@ -242,7 +240,7 @@ class _Reader:
             steps.append((Role(role), name))
         return Follows(node.at, steps[0], steps[1])
 
-    def _fact(self, node: Node, variable: str = "", sign: str = "", value: object = None) -> Part:
+    def _fact(self, node: Node) -> Part:
         for each in node.walk():
             if each.kind is Kind.CALL and each.name in {"score", "count", "follows"}:
                 what = f"{each.name}(...) cannot stand here: only in a comparison that && || ! and ? : join"
@@ -253,22 +251,21 @@ class _Reader:
                 self._expression(each.of[-1])
             if each.kind is Kind.CALL and each.name in {"@in", "_==_", "_!=_"}:
                 self._closed(each)
-        if node.kind is Kind.NAME:
-            variable, sign, value = node.name, "==", True
         program = environment(self.stage).deserialize(self.tree.part(node))
         if not any(each.kind is Kind.NAME and not each.name.startswith("@") for each in node.walk()):
             found = program.eval(data={})
             if found.type().name() == "BOOL":
                 return Constant(node.at, bool(found.value()))
-        known = value if isinstance(value, bool | int | float | str) else None
-        return Fact(node.at, program, variable if known is not None else "", sign, known, _counts(node))
+        thing, sign, value = plain(node) or ("", "", None)
+        return Fact(node.at, program, thing, sign, value, _counts(node), key(node))
 
     def _closed(self, node: Node) -> None:
         """A text that is compared with a word of a closed list is one of them."""
         for one, other in (node.of, node.of[::-1]):
-            words = _CLOSED.get(one.name if one.kind is Kind.NAME else "")
-            if words and other.kind is Kind.CONSTANT and isinstance(other.value, str) and other.value not in words:
-                self.flaw(other.at, f"'{one.name}' is never '{other.value}'", _near(other.value, words))
+            words = CLOSED.get(one.name if one.kind is Kind.NAME else "", ())
+            for each in (other.of if other.kind is Kind.LIST else (other,)) if words else ():
+                if isinstance(each.value, str) and each.value not in words:
+                    self.flaw(each.at, f"'{one.name}' is never '{each.value}'", _near(each.value, words))
 
     def _expression(self, node: Node) -> None:
         import re2
@@ -283,20 +280,11 @@ class _Reader:
 
 
 def _counts(node: Node) -> frozenset[str]:
-    """The names that are looked up in `account.history`: ["name"] or .name."""
-    found = set()
-    for each in node.walk():
-        if each.of and each.of[0].name == "account.history" and each.of[0].kind is Kind.NAME:
-            if each.kind is Kind.FIELD:
-                found.add(each.name)
-            elif each.name == "_[_]" and isinstance(each.of[1].value, str):
-                found.add(each.of[1].value)
-    return frozenset(found)
+    """The names that are looked up in `account.history`."""
+    return frozenset(name for each in node.walk() if (name := counted(each)))
 
 
 _ROLES = [str(role) for role in Role]
-_CLOSED = {"roles": [str(role) for role in Role], "request.dialect": [str(each) for each in Api]}
-"""Variables that hold words of a closed list."""
 _READINGS = [*READINGS, DISGUISED]
 _CODES = frozenset({"base64", "base32", "hex", "hexadecimal", "percent", "url", "encoded"})
 _EXAMPLE = 'write score("classifier.label") >= 0.8'

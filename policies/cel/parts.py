@@ -16,6 +16,8 @@ from classifiers.base import Role
 if TYPE_CHECKING:
     from cel_expr_python import cel
 
+    from .plain import Value
+
 Truth = bool | None
 
 
@@ -117,16 +119,17 @@ class Follows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fact:
-    """What CEL's library evaluates: a part that asks for no score. `variable`, `sign` and `value` tell of a plain
-    comparison, of which the loader can say more; a variable alone is compared with true. `counts` are the names that it
-    looks up in `account.history`."""
+    """What CEL's library evaluates: a part that asks for no score. `variable`, `sign` and `value` tell what it asks
+    where that is plain (`plain.Plain`), of which the loader can say more. `counts` are the names that it looks up in
+    `account.history`; `key` is the same for parts that say the same."""
 
     at: int
     program: cel.Expression
     variable: str = ""
     sign: str = ""
-    value: bool | float | str | None = None
+    value: Value | None = None
     counts: frozenset[str] = frozenset()
+    key: str = ""
 
     def truth(self, view: View) -> Truth:
         return view.fact(self)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..facts import Facts
+from classifiers.base import Role
+
+from ..facts import Api, Facts
 from ..model import Stage
 
 if TYPE_CHECKING:
@@ -86,6 +88,12 @@ FUNCTIONS: tuple[Function, ...] = (
         'like follows("tool_call:send_mail", "tool_result:read_page")',
     ),
 )
+
+CLOSED: dict[str, list[str]] = {
+    "roles": [str(role) for role in Role],
+    "request.dialect": [str(each) for each in Api],
+}
+"""Variables that hold words of a closed list."""
 
 
 def names(stage: Stage) -> list[str]:

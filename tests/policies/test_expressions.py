@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
 from policies.calibrate import Budget, Judged, calibrate
@@ -33,6 +35,7 @@ from .test_engine import USER, built, check_shape, failures, findings, make, mes
 from .words import Words
 
 EVERY = frozenset(Role)
+CONSTANTS = YAML(typ="safe").load((Path(__file__).parent / "constants.yaml").read_text("utf-8"))
 NUMBERS = ["0.2", "0.5", "0.8", "0.81"]
 LABELS = ["a.x", "a.y", "b.x", "b.z", "surface.unscannable"]
 """Each stands once in an expression: of one that stands twice, what silence leaves open is told less exactly."""
@@ -79,6 +82,48 @@ def expressions(draw: st.DrawFn, mask: bool = False) -> str:
     return tree(2)
 
 
+AGAIN = [
+    *FACTS,
+    "request.settings.n == 1",
+    "request.settings.n in [1, 2]",
+    'request.model.startsWith("b")',
+    'request.model.startsWith("big")',
+    'request.model.endsWith("ig")',
+    'request.model in ["big", "small"]',
+    'request.model != "small"',
+    'request.model < "c"',
+    "size(request.model) == 3",
+    '"cyber" in account.grants',
+    "size(account.grants) > 0",
+    "size(account.grants) == 0",
+    "size(account.grants) != 1",
+    '"bio" in account.grants',
+    "account.grants.size() == 1",
+    "account.history.strikes < 2",
+    'account.history["other"] == 0',
+    'request.dialect in ["chat", "messages"]',
+    'request.dialect != "chat"',
+    'score("a.x") >= 0.5',
+    'score("a.x", "user") > 0.5',
+    'score("a.x", "disguised") >= 0.2',
+    'score("a.x", "decoded") > 0.2',
+    'score("a.*") < 0.8',
+    'score("a.y") >= 0.8',
+    'count("a.x", 0.5) >= 2',
+    'count("a.x", 0.5) == 1',
+]
+"""Several of these say something of one thing."""
+
+
+@st.composite
+def repeated(draw: st.DrawFn) -> str:
+    parts = draw(st.lists(st.sampled_from(AGAIN), min_size=2, max_size=4))
+    return " ".join(
+        f"{draw(st.sampled_from(['&&', '||'])) if at else ''} {draw(st.sampled_from(['', '!']))}({part})"
+        for at, part in enumerate(parts)
+    )
+
+
 @st.composite
 def rules(draw: st.DrawFn) -> dict[str, Any]:
     action = draw(st.sampled_from(["log", "mask", "block"]))
@@ -94,12 +139,13 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
 
 facts = st.builds(
     Facts,
+    dialect=st.sampled_from(["chat", "messages", "responses"]),
     model=st.sampled_from(["big", "small"]),
     settings=st.builds(Settings, n=st.integers(1, 4), stream=st.booleans()),
     account=st.builds(
         Account,
         st.just("acme"),
-        grants=st.sampled_from([frozenset(), frozenset({"cyber"})]),
+        grants=st.sampled_from([frozenset(), frozenset({"cyber"}), frozenset({"cyber", "bio"})]),
         history=st.sampled_from([{}, {"strikes": 1}, {"strikes": 5}]),
     ),
     turns=st.lists(
@@ -151,7 +197,7 @@ def test_a_failure_more_never_makes_it_milder(
 
 
 @settings(max_examples=150, deadline=None)
-@given(expressions(), messages, st.lists(viewed, max_size=5).map(tuple), facts)
+@given(st.one_of(expressions(), repeated()), messages, st.lists(viewed, max_size=5).map(tuple), facts)
 def test_what_is_called_constant_is(text: str, texts: list[Message], found: tuple[Finding, ...], known: Facts) -> None:
     condition = compiled(text, Stage.INPUT, EVERY)
     told = {flaw.at: flaw.what == "this is always true" for flaw in constants(condition)}
@@ -163,6 +209,13 @@ def test_what_is_called_constant_is(text: str, texts: list[Message], found: tupl
         parts += below(part)
         if part.at in told:
             assert part.truth(view) is told[part.at], text
+
+
+@pytest.mark.parametrize(("said", "text"), [(said, text) for said, texts in CONSTANTS.items() for text in texts])
+def test_what_is_called_constant(said: str, text: str) -> None:
+    found = [flaw.what for flaw in constants(compiled(text, Stage.INPUT, EVERY))]
+    wanted = {"never": ["this can never be true"], "always": ["this is always true"]}
+    assert found == wanted.get(said, [])
 
 
 @pytest.mark.parametrize("score", [0.79, 0.8, 0.81, math.nan])
