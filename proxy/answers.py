@@ -85,11 +85,14 @@ def problem(
     param: str | None = None,
     retry: bool | None = None,
 ) -> Answer:
-    """An error in the caller's dialect. `retry` False tells the official clients not to try again."""
+    """An error in the caller's dialect. `retry` False tells the official clients not to try again; where there is no
+    room, all are told when to."""
     kept = [(name, value) for name, value in headers if name.lower() not in _OF_THE_BODY]
     kept.append((b"content-type", b"application/json"))
     if decision and not any(name.lower() in _IDS for name, _ in kept):
         kept.extend(ids(decision))
+    if code in _NO_ROOM:
+        kept.append((b"retry-after", b"1"))
     if retry is False:
         kept.append((b"x-should-retry", b"false"))
     return Answer(status, kept, dialect.error(status, code, message, param))
@@ -100,6 +103,9 @@ def ids(decision: str) -> Headers:
     return [(name, decision.encode()) for name in _IDS]
 
 
+UPSTREAM_STATUS = {"timeout": 504, "saturated": 503}
+"""What a caller gets for a fault of the upstream; 502 for the others."""
+_NO_ROOM = frozenset({"overloaded", "upstream_saturated"})
 _IDS = (b"x-request-id", b"request-id")
 _OF_THE_BODY = frozenset({b"content-type", b"content-encoding", b"content-length", b"etag"})
 

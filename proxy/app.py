@@ -304,9 +304,7 @@ class DataPlane:
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
             text = "Penstock has no room for another request at the moment."
-            answer = self._problem(known.speaker, 503, "overloaded", text)
-            answer.headers.append((b"retry-after", b"1"))
-            caller.answer(answer)
+            caller.answer(self._problem(known.speaker, 503, "overloaded", text))
             caller.over()
             return
         self.in_flight.add(task, caller)

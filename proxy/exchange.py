@@ -27,7 +27,7 @@ from policies.engine import Decision
 from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
-from .answers import Answer, called, ids, problem, relayed
+from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
 from .changes import changed, masked
 from .detour import detour
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
@@ -439,7 +439,7 @@ class Exchange:
 
     async def _upstream_failed(self, error: UpstreamError) -> None:
         self.fault(error)
-        status = 504 if error.fault == "timeout" else 503 if error.fault == "saturated" else 502
+        status = UPSTREAM_STATUS.get(error.fault, 502)
         await self.send(problem(self.dialect, status, f"upstream_{error.fault}", words(error), self.notes.id))
 
     async def _unreadable(self, problem_text: str) -> None:

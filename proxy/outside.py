@@ -1,8 +1,8 @@
 """What lies outside of this process and does not tell how it is: looked at each second, and told as a part (`parts`).
 
-Open files by the number of the next, upstreams by the faults that exchanges met, classifiers by their breakers,
-policies and keys by what could not be loaded. Redis, the audit, the encoder's server and the collector of traces are
-told of by those who use them.
+Open files by the number of the next, the clock by the steady one, upstreams by the faults that exchanges met,
+classifiers by their breakers, policies and keys by what could not be loaded. Redis, the audit, the encoder's server
+and the collector of traces are told of by those who use them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from classifiers.base import Classifier, Silence
 from classifiers.panel import Panel
 
 from .app import DataPlane
+from .audit.steady import SLACK, Steady
 from .keeper import Keeper
 from .logs import get_logger
 from .metrics import Metrics
@@ -70,6 +71,7 @@ class Outside:
         self._parts, self._metrics = parts, metrics
         self._faults: dict[tuple[str, ...], float] = {}
         self._failed: dict[str, float] = {}
+        self._clock = Steady()
 
     async def run(self) -> None:
         """Look each second, until this is cancelled."""
@@ -83,6 +85,7 @@ class Outside:
     def look(self) -> None:
         """Tell how it stands with each."""
         self._files()
+        self._time()
         self._callers()
         self._upstreams()
         self._classifiers()
@@ -109,6 +112,18 @@ class Outside:
         elif "files" in self._parts:
             self._parts.well("files")
 
+    def _time(self) -> None:
+        """A clock that ran ahead is not believed at once; one that goes back is."""
+        ahead = time.time() - self._clock.now()
+        if ahead > SLACK:
+            self._parts.ill(
+                "clock", "ahead", f"it jumped ahead by {ahead:.0f} s, and is believed when that has lasted an hour",
+                mend="set it right (`timedatectl`, `chronyc tracking`); where it was behind before, wait",
+                meanwhile="nothing is pruned, and bans and content end by the time that has passed; keys expire by it",
+            )  # fmt: skip
+        elif "clock" in self._parts:
+            self._parts.well("clock")
+
     def _callers(self) -> None:
         if self._keys is None:
             return
@@ -117,6 +132,12 @@ class Outside:
                 "keys", "unreadable", self._keys.fault,
                 mend="put the last good copy back; to end a key meanwhile: `penstock keys revoke ID`",
                 meanwhile="the keys that were read last stay in force, but for those that are revoked or expire",
+            )  # fmt: skip
+        elif self._keys.late:
+            self._parts.ill(
+                "keys", "slow", f"their files have not answered for {self._keys.late:.0f} s",
+                mend="see to the file system of keys_dir, or restart where it will not come back",
+                meanwhile="the keys that were read last stay in force, and no new revocation is heard of",
             )  # fmt: skip
         elif self._keys.missing:
             self._parts.ill(

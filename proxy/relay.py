@@ -15,7 +15,7 @@ from policies.model import Stage
 
 from .accounts.holder import Holder
 from .accounts.mentioned import check
-from .answers import Answer, called, ids, problem, relayed
+from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
 from .audit import Audit
 from .dialects.base import BadRequest, NotFound, Speaker
 from .flight import fate
@@ -178,7 +178,8 @@ class Relay:
     def _failed(self, known: Head, error: UpstreamError, notes: Notes) -> Answer:
         self._metrics.faults.inc(notes.upstream, error.fault)
         notes.ended("upstream_fault", error.fault)
-        return problem(known.speaker, 502, f"upstream_{error.fault}", f"{error}.", notes.id)
+        status = UPSTREAM_STATUS.get(error.fault, 502)
+        return problem(known.speaker, status, f"upstream_{error.fault}", f"{error}.", notes.id)
 
     def _not_found(self, known: Head, error: BadRequest, notes: Notes) -> Answer:
         notes.ended("refused", error.code)

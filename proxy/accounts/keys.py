@@ -8,7 +8,9 @@ force, and what can still be read of revocations ends them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -19,8 +21,12 @@ from .secret import LENGTH, well_formed
 
 log = get_logger("penstock.keys")
 
+_Read = tuple[Stamp, list[KeyRecord]] | KeysUnavailable | None
+
 LOOK = 1.0
 """Seconds between two looks at the files."""
+LATE = 5.0
+"""Seconds after which a look is late: a file server hangs, mostly."""
 
 
 class Keys:
@@ -36,10 +42,11 @@ class Keys:
         self._stamp: Stamp | None = None
         self._known: dict[str, KeyRecord] = {}
         self._ended: dict[str, float] = {}
-        self._any = False
+        self._any = self._closed = False
         self.version = 0
         self.fault = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0  # when the look began that is under way
         try:
             stamp = file.stamp()
             self._put(file.read())
@@ -68,30 +75,58 @@ class Keys:
         # The lookup tells a stranger nothing: he cannot compute the hash. What was found is compared in constant time.
         return record if record is not None and hmac.compare_digest(record.digest, digest) else None
 
+    @property
+    def late(self) -> float:
+        """For how many seconds the files have not been heard of, where that is too long."""
+        silent = time.monotonic() - self._since if self._since else 0.0
+        return silent if silent > LATE else 0.0
+
     def watch(self) -> None:
-        """Look after the files from now on, until `close`."""
-        self.refresh()
-        self._timer = asyncio.get_running_loop().call_later(LOOK, self.watch)
+        """Look after the files from now on, until `close`; in a thread, for a file server may hang."""
+        loop, known = asyncio.get_running_loop(), None if self.fault else self._stamp
+        self._since = time.monotonic()
+        threading.Thread(target=self._look, args=(loop, known), name="keys", daemon=True).start()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, known: Stamp | None) -> None:
+        found = self._read(known)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
+            loop.call_soon_threadsafe(self._heard, loop, found)
+
+    def _heard(self, loop: asyncio.AbstractEventLoop, found: _Read) -> None:
+        self._since = 0.0
+        if not self._closed:
+            self._timer = loop.call_later(LOOK, self.watch)
+            self._take(found)
 
     def close(self) -> None:
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def refresh(self) -> None:
         """Read the files again where they changed."""
+        self._take(self._read(None if self.fault else self._stamp))
+
+    def _read(self, known: Stamp | None) -> _Read:
+        """The keys, where the files are others than `known`. For any thread."""
         try:
             # The stamp is taken before anything is read: a change in between is seen at the next look.
             stamp = self._file.stamp()
-            if stamp == self._stamp and not self.fault:
-                return
-            self._put(self._file.read())
-            self._stamp, self.fault = stamp, ""
+            return None if stamp == known else (stamp, self._file.read())
+        except KeysUnavailable as error:
+            return error
+
+    def _take(self, found: _Read) -> None:
+        if isinstance(found, KeysUnavailable):
+            self.fault = str(found)
+            if any(id not in self._ended for id in found.ended):
+                self._put(self._known.values(), found.ended)
+        elif found is not None:
+            self._stamp, records = found
+            self._put(records)
+            self.fault = ""
             log.info("keys loaded", keys=len(self._known))
             self._keep()
-        except KeysUnavailable as error:
-            self.fault = str(error)
-            if any(id not in self._ended for id in error.ended):
-                self._put(self._known.values(), error.ended)
 
     def _keep(self) -> None:
         if self._last is not None:

@@ -112,6 +112,8 @@ async def test_a_live_process_whose_clock_jumps(tmp_path: Path) -> None:
             assert (await ask("brief")).status_code == (401 if seconds > HOUR / 2 else 200)
             assert (await ask("ben")).json()["error"]["penstock"]["reason"] == "account_banned"
             assert (await ask("cat", "MARK")).status_code == 400
+            # Back is believed at once, and from there it is ahead again.
+            await clock_is(s, web, "ready" if seconds < 0 else "ahead: it jumped ahead by")
             if seconds != HOUR:  # it was the third, or came after it
                 assert (await ask("cat")).json()["error"]["penstock"]["reason"] == "account_banned"
             wait.set()  # and one that was under way
@@ -134,6 +136,12 @@ async def test_a_live_process_whose_clock_jumps(tmp_path: Path) -> None:
         found = {each.id: each for each in log.latest(1000)}
     assert len(set(ids)) == 2 * len(JUMPS)
     assert [(found[id].outcome or {})["status"] for id in ids] == ["released"] * len(ids)  # none was pruned as too old
+
+
+async def clock_is(s: Served, web: httpx2.AsyncClient, state: str) -> None:
+    async with asyncio.timeout(30):
+        while not (await web.get(s.admin + "/readyz")).json()["parts"].get("clock", "").startswith(state):
+            await asyncio.sleep(0.02)
 
 
 def _beat(figures: dict[str, float]) -> float:

@@ -461,6 +461,7 @@ async def test_no_connection_left(stand: Make) -> None:
         await s.upstream.arrived()
         response = await s.chat("Hi")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "upstream_saturated")
+        assert response.headers["retry-after"] == "1"
         wait.set()
         assert (await busy).status_code == 200
 

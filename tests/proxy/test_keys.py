@@ -4,6 +4,7 @@ policy."""
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from proxy.accounts.file import KeyFile, Stamp
 from proxy.app import DIALECTS, SERVED
 from proxy.config import load as load_settings
 from proxy.logs import captured
@@ -122,6 +124,34 @@ async def test_a_broken_file_is_told_and_changes_nothing(stand: Make, monkeypatc
         ready = await s.client.get(s.admin_url + "/readyz")
         assert ready.json()["parts"]["keys"] == "missing: there is no file of keys"
         assert (await ask(s, s.keys["ci"])).status_code == 401
+
+
+async def test_a_file_server_that_hangs_holds_up_nobody(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("outside.LOOK", 0.05), ("accounts.keys.LOOK", 0.05), ("accounts.keys.LATE", 0.1)):
+        monkeypatch.setattr(f"proxy.{name}", value)
+    hangs, comes, stamp = threading.Event(), threading.Event(), KeyFile.stamp
+
+    def slow(file: KeyFile) -> Stamp:
+        hangs.set()
+        assert comes.wait(60)
+        return stamp(file)
+
+    async with stand(keys={"ci": {}}) as s:
+        with captured() as lines:
+            monkeypatch.setattr(KeyFile, "stamp", slow)
+            await metric(s, 'penstock_part_up{part="keys"} 0.0')
+            assert hangs.is_set()
+            assert (await ask(s, s.keys["ci"])).status_code == 200
+            parts = (await s.client.get(s.admin_url + "/readyz")).json()["parts"]
+            assert parts["keys"].startswith("slow: their files have not answered")
+            change(s.data, "ci", revoked=time.time())
+            comes.set()
+            await metric(s, 'penstock_part_up{part="keys"} 1.0')
+        told = [line["event"] for line in lines if line.get("part") == "keys"]
+        assert told == ["part is not well", "part is well again"]
+        async with asyncio.timeout(30):
+            while (await ask(s, s.keys["ci"])).status_code != 401:
+                await asyncio.sleep(0.02)
 
 
 async def metric(s: Stand, line: str) -> None:

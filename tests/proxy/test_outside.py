@@ -1,15 +1,17 @@
 """Every part outside, missing, slow, lying or refusing our key: a named state, a metric, one line with the mend, what
-the rules say meanwhile, and back without a restart. Redis, PostgreSQL and the encoder's server have such tests of their
-own (test_accounts_remembered, test_audit_postgres, test_encoder_server)."""
+the rules say meanwhile, and back without a restart: the cells of tests/conformance/outside.yml that say how, which also
+names the tests of all others."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import resource
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,11 +20,13 @@ from classifiers import breaker
 from proxy import keeper, outside, policy_fetch
 from proxy.bundle import sign
 from proxy.logs import Entry, captured
+from proxy.upstream import Upstream as Upstreams
 from tests.classifiers.test_judge import says
 from tests.classifiers.test_remote import shouts
+from tests.conformance.test_outside import parts
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.proxy.test_policy_fetch import FIRST, PRIVATE, PUBLIC, bundle
-from tests.upstream import End, Reply, Request, Upstream, api, replies
+from tests.upstream import End, Reply, Request, Upstream, api, replies, shapes
 
 JUDGED = """
 id: test
@@ -65,8 +69,25 @@ class Case:
     other: Other
     part: str
     lines: list[Entry]
-    status: int
     questions: int = 1
+    faults: dict[str, Reply | None] = field(default_factory=dict)
+    held: Callable[[], Awaitable[object]] | None = None
+    changed: Callable[[str], None] | None = None
+
+    async def begin(self, fault: str) -> None:
+        """The part fails from now on."""
+        if self.changed is not None:
+            self.changed(fault)
+        if self.held is not None:
+            await self.held()
+        else:
+            self.other.reply = {**FAULTS, **self.faults}[fault]
+
+    def end(self) -> None:
+        """It is well again."""
+        if self.changed is not None:
+            self.changed("")
+        self.other.reply = None
 
     async def told(self) -> dict[str, Any]:
         answer = await self.stand.client.get(self.stand.admin_url + "/readyz")
@@ -96,7 +117,7 @@ async def upstream(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     with captured() as lines:
         async with stand(settings={"first_byte_timeout": WAIT}) as s:
             s.upstream.reply = other
-            yield Case(s, other, "upstream upstream", lines, 500)
+            yield Case(s, other, "upstream upstream", lines, faults={"version": [b"SSH-2.0-OpenSSH_9.6\r\n"]})
 
 
 @contextlib.asynccontextmanager
@@ -105,25 +126,74 @@ async def keyed(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
     with captured() as lines:
         async with stand(settings={"upstream_key": "sk-of-the-operator"}) as s:
             s.upstream.reply = other
-            yield Case(s, other, "upstream upstream", lines, 401)
+            yield Case(s, other, "upstream upstream", lines)
 
 
 @contextlib.asynccontextmanager
-async def _judged(stand: Make, well: Any, options: str, on_error: str, status: int) -> AsyncIterator[Case]:
+async def narrow(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    """One connection to the upstream, and one exchange that holds it."""
+    other, free = Other(api.answer), asyncio.Event()
+    with captured() as lines:
+        async with stand(settings={"max_connections": 1}) as s:
+            s.upstream.reply = other
+            case, busy = Case(s, other, "upstream upstream", lines), list[asyncio.Task[Any]]()
+
+            async def hold() -> None:
+                other.reply = [free, *replies.json(shapes.completion("Fine."))]
+                busy.append(asyncio.create_task(s.chat("Hold it")))
+                await s.upstream.arrived(2)
+
+            case.held, case.changed = hold, lambda fault: None if fault else free.set()
+            yield case
+            assert (await busy[0]).status_code == 200
+
+
+@contextlib.asynccontextmanager
+async def named(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    """An upstream by its name, which a resolver is asked for."""
+    other, real, now, comes = Other(api.answer), socket.getaddrinfo, [""], threading.Event()
+
+    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
+        if host in {"model.example", b"model.example"}:
+            if now[0] == "missing":
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            if now[0] == "slow":
+                comes.wait(60)
+            host = "127.0.0.1"
+        return real(host, *more, **rest)
+
+    def change(fault: str) -> None:
+        now[0] = fault
+        if not fault:
+            comes.set()
+
+    with captured() as lines:
+        async with Upstream(other) as there:
+            monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+            port = there.url.rpartition(":")[2]
+            monkeypatch.setattr(Upstreams, "_rested", lambda upstream: None)  # each exchange asks for the name
+            async with stand(settings={"upstream": f"http://model.example:{port}", "connect_timeout": WAIT}) as s:
+                yield Case(
+                    s, other, "upstream upstream", lines, 500, changed=change, faults={"slow": None, "missing": None}
+                )
+
+
+@contextlib.asynccontextmanager
+async def _judged(stand: Make, well: Any, options: str, on_error: str) -> AsyncIterator[Case]:
     other = Other(well)
     with captured() as lines:
         async with Upstream(other) as there:
             policy = JUDGED.format(options=options.format(url=there.url, wait=1000 * WAIT), on_error=on_error)
             async with stand(policy=policy) as s:
-                yield Case(s, other, "classifier far", lines, status, breaker.FAULTS + 1)
+                yield Case(s, other, "classifier far", lines, breaker.FAULTS + 1)
 
 
 def remote(stand: Make, monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractAsyncContextManager[Case]:
-    return _judged(stand, shouts, REMOTE, "block", 503)
+    return _judged(stand, shouts, REMOTE, "block")
 
 
 def judge(stand: Make, monkeypatch: pytest.MonkeyPatch) -> contextlib.AbstractAsyncContextManager[Case]:
-    return _judged(stand, lambda request: replies.json(says("safe")), JUDGE, "pass", 200)
+    return _judged(stand, lambda request: replies.json(says("safe")), JUDGE, "pass")
 
 
 @contextlib.asynccontextmanager
@@ -139,74 +209,74 @@ async def policy(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         async with Upstream(other) as there:
             settings = {"policy": there.url + "/bundle.tar", "policy_public_key": PUBLIC, "policy_poll": 0.05}
             async with stand(settings=settings) as s:
-                yield Case(s, other, "policy", lines, 200)
+                yield Case(s, other, "policy", lines)
 
 
 @contextlib.asynccontextmanager
 async def collector(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     other = Other(lambda request: replies.content(b"", content_type="application/x-protobuf"))
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(WAIT))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(WAIT / 4))
     with captured() as lines:
         async with Upstream(other) as there:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", there.url)
             async with stand(settings={"traces": True}) as s:
-                yield Case(s, other, "traces", lines, 200)
+                yield Case(s, other, "traces", lines)
 
 
 FAULTS: dict[str, Reply] = {
     "missing": [End.RESET],
     "slow": [60.0],
+    "version": replies.error(404, "there is no such thing here"),
+    "credentials": replies.error(401, "no such key"),
+    "full": replies.error(429, "too much"),
     "lying": replies.html("Welcome to nginx!"),
-    "refusing our key": replies.error(401, "no such key"),
 }
-CLASSIFIER = {
-    "missing": "unavailable", "slow": "timeout", "lying": "bad_answer", "refusing our key": "unavailable: HTTP 401",
+OPENED: dict[str, Open] = {
+    "upstream": upstream, "keyed": keyed, "narrow": narrow, "named": named, "remote": remote, "judge": judge,
+    "policy": policy, "collector": collector,
 }  # fmt: skip
-# The part, and the state that each fault puts it into.
-PARTS: dict[str, tuple[Open, dict[str, str]]] = {
-    "upstream": (upstream, {"missing": "reset", "slow": "timeout", "lying": "unreadable"}),
-    "upstream with our key": (keyed, {"refusing our key": "credentials: it answers 401 to our key"}),
-    "remote": (remote, CLASSIFIER),
-    "judge": (judge, CLASSIFIER),
-    "policy": (policy, dict.fromkeys(FAULTS, "refused")),
-    "collector": (collector, {"missing": "away", "slow": "away", "refusing our key": "away"}),
-}  # fmt: skip
-ROWS = [(part, fault) for part, (_, states) in PARTS.items() for fault in states]
+CELLS = [
+    pytest.param(cell.run, fault, cell.state, cell.status, id=f"{name}, {fault}")
+    for name, part in parts().items()
+    for fault, cell in part.cells().items()
+    if cell.run
+]
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (outside, "LOOK", 0.02), (outside, "QUIET", 0.1), (keeper, "LOOK", 0.02),
-        (breaker, "PAUSE", 0.05), (breaker, "LONGEST", 0.1),
+        (breaker, "PAUSE", 0.05), (breaker, "LONGEST", 0.1), (breaker, "FAULTS", 2),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
 
-@pytest.mark.parametrize(("part", "fault"), ROWS, ids=[f"{part}, {fault}" for part, fault in ROWS])
-async def test_a_part_that_fails(part: str, fault: str, stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, states = PARTS[part]
+@pytest.mark.parametrize(("run", "fault", "state", "status"), CELLS)
+async def test_a_part_that_fails(
+    run: str, fault: str, state: str, status: int, stand: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if fault == "slow":
         monkeypatch.setattr(sys.modules[__name__], "WAIT", 0.5)
-    async with opened(stand, monkeypatch) as case:
+    async with OPENED[run](stand, monkeypatch) as case:
         assert (await case.stand.chat("Hi 0")).status_code == 200
         await case.until("ready")
         assert await case.up() == 1
         assert case.said() == []
 
-        case.other.reply = FAULTS[fault]
+        await case.begin(fault)
         for number in range(case.questions):
             answer = await case.stand.chat(f"Hi {number} again")
-            assert answer.status_code // 100 * 100 == case.status // 100 * 100
-        await case.until(states[fault])
+            assert answer.status_code == status
+        await case.until(state)
         assert await case.up() == 0
         [line] = case.said()
-        assert (line["level"], line["state"]) == ("error", states[fault].partition(":")[0])
+        assert (line["level"], line["state"]) == ("error", state.partition(":")[0])
         assert line["mend"]
         assert line["meanwhile"]
 
-        case.other.reply = None
+        case.end()
         async with asyncio.timeout(60):
             while (await case.stand.chat("Hi at last")).status_code != 200:
                 await asyncio.sleep(0.02)
@@ -231,7 +301,7 @@ async def test_files_that_run_out_are_told_and_that_they_are_back(stand: Make, m
     monkeypatch.setattr(outside, "LOOK", 0.02)
     with captured() as lines:
         async with stand() as s:
-            case = Case(s, Other(api.answer), "files", lines, 200)
+            case = Case(s, Other(api.answer), "files", lines)
             assert "files" not in (await case.told())["parts"]
             with monkeypatch.context() as low:
                 low.setattr(resource, "getrlimit", lambda kind: (8, 8))
