@@ -176,7 +176,9 @@ def allowed(count: int, budget: float) -> int:
 
 def above(score: float) -> float:
     """The lowest threshold with six decimals that `score` does not reach, at most 1 (which a score of 1 reaches)."""
-    return min(1.0, math.floor(score * 1e6 + 1) / 1e6)
+    # The product may be a hair below the whole number that is meant, and the threshold then the score itself.
+    step = math.floor(score * 1e6)
+    return min(1.0, next(value for value in (step / 1e6, (step + 1) / 1e6, (step + 2) / 1e6) if value > score))
 
 
 def threshold(passed: Floats, caught: Floats, budget: float) -> Threshold:

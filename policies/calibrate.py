@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,8 +262,10 @@ def _moved(
     if move == -math.inf:
         return old, "no honest text has such a finding at all: nothing to set a threshold by", True
     new = [max(above(float(sigmoid(_log_odds(np.asarray(value)) + move))), floor or value) for value in old]
-    if rate(fires(strengths, new, every)).bound <= budget:
-        return new, "", True
+    # On the way through log odds a score may lose its last bit, and the threshold then be the score itself.
+    for tried in (new, [above(value) for value in new]):
+        if rate(fires(strengths, tried, every)).bound <= budget:
+            return tried, "", True
     top = int((margins >= _margins(np.ones((1, len(old))), old, every)[0]).sum())
     return old, f"{top} honest texts have the highest score there is: no threshold helps, narrow the rule", False
 
@@ -304,6 +307,23 @@ def together(policies: PolicySet, judged: Judged, outcomes: Sequence[Outcome] | 
             read_by = [text.role in rule.roles and stage_of(text.role) in rule.stages for text in judged.texts]
             stopped[np.asarray(read_by, np.bool_)] |= fires(judged.strengths(rule), at_least, every)
     return rate(stopped)
+
+
+def marks(written: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[Path, float]:
+    """The mocked scores of a file's cases that are a threshold to the digit, and what they become with it: such a case
+    marks the bound, and is to go on doing so."""
+    moved: dict[tuple[str, Any], float] = {
+        (name, part.now): part.then for each in outcomes for part in each.changes for name in part.findings
+    }
+    found: dict[Path, float] = {}
+    for number, case in enumerate(written.get("cases", ())):
+        for name, told in case.get("scores", {}).items():
+            path: Path = ("cases", number, "scores", name)
+            score = told.get("score") if isinstance(told, dict) else told
+            then = moved.get((name, score)) or moved.get((f"{name.partition('.')[0]}.*", score))
+            if then is not None:
+                found[(*path, "score") if isinstance(told, dict) else path] = then
+    return found
 
 
 # Into the file -----------------------------------------------------------------------------------------------------

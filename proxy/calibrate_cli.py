@@ -121,13 +121,15 @@ def _caught(found: Rate) -> str:
 
 def _lines(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> Iterator[str]:
     """For people: a block for each rule, and what all together stop."""
+    from policies.calibrate import spelled
+
     for each in outcomes:
         budget = "no budget" if each.budget is None else f"budget {each.budget:.2%}"
         yield f"{each.rule.id} ({each.rule.action}, {each.rule.mode}, {budget})"
         moved = bool(each.changes)
         for part in each.parts:
-            move = f" -> {part.then:g}" if moved and part.then != part.now else ""
-            yield f"    threshold  {part.now:g}{move}  {', '.join(part.findings)}"
+            move = f" -> {spelled(part.then)}" if moved and part.then != part.now else ""
+            yield f"    threshold  {part.now:.10g}{move}  {', '.join(part.findings)}"
         yield f"    honest     {_rate(each.honest_now)}" + (f" -> {_rate(each.honest_then)}" if moved else "")
         if each.bad_now is not None and each.bad_then is not None:
             yield f"    bad        {_caught(each.bad_now)}" + (f" -> {_caught(each.bad_then)}" if moved else "")
@@ -164,7 +166,7 @@ def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, A
 
 def _save(policy: str, changed: Sequence[Outcome]) -> None:
     """Writes the files and runs their cases; where one fails all files are as they were. Raises Refused."""
-    from policies.calibrate import CalibrateError, edited
+    from policies.calibrate import CalibrateError, edited, marks
     from policies.check import check
     from policies.document import read
     from policies.load import packs, sources
@@ -173,14 +175,18 @@ def _save(policy: str, changed: Sequence[Outcome]) -> None:
         raise Refused(f"{policy} is a shipped pack: copy it to a file of yours and calibrate that")
     before: dict[Path, bytes] = {}
     after: dict[Path, bytes] = {}
+    said: list[str] = []
     for name, raw in sources(policy):
-        owner = read(raw, name).value["id"]
-        moves = {part.path: part.then for each in changed if each.policy == owner for part in each.changes}
+        written = read(raw, name).value
+        own = [each for each in changed if each.policy == written["id"]]
+        moves = {part.path: part.then for each in own for part in each.changes}
+        bounds = marks(written, own)
         if moves:
             try:
-                before[Path(name)], after[Path(name)] = raw, edited(raw, moves)
+                before[Path(name)], after[Path(name)] = raw, edited(raw, {**moves, **bounds})
             except CalibrateError as error:
                 raise Refused(f"{name}: {error}") from error
+            said += [f"moved with it: the case '{clean(written['cases'][path[1]]['name'])}'" for path in bounds]
     for path, raw in after.items():
         write(path, raw)
     result = check(policy, live=True)
@@ -188,8 +194,12 @@ def _save(policy: str, changed: Sequence[Outcome]) -> None:
         for path, raw in before.items():
             write(path, raw)
         what = "its own cases fail with these thresholds; nothing was changed"
-        mend = "where a case is only there to mark the old threshold, move its score, and calibrate again"
+        mend = (
+            "a case that marks the old threshold moves along where its score is that very number; move others by hand"
+        )
         raise Refused("\n".join((what, *result.lines()[:-1], mend)))
+    for line in dict.fromkeys(said):
+        print(line, file=sys.stderr)
     for path in after:
         print(f"written: {clean(path)}", file=sys.stderr)
 

@@ -16,8 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifiers.base import Finding, Message, Report, Role
+from classifiers.lesson import above
 from classifiers.statistics import upper_bound
-from policies.calibrate import Budget, CalibrateError, Judged, Outcome, calibrate, edited, judge, spelled, together
+from policies.calibrate import (
+    Budget,
+    CalibrateError,
+    Judged,
+    Outcome,
+    Part,
+    calibrate,
+    edited,
+    judge,
+    marks,
+    spelled,
+    together,
+)
 from policies.engine import decide
 from policies.load import load
 from policies.model import Action, Policy, Stage
@@ -188,6 +201,49 @@ def test_a_classifier_that_fails_stops_it() -> None:
         judge(broken, texts("a=0.1", "a=what"))
     with pytest.raises(CalibrateError, match="failed: bad_answer"):
         judge(broken, texts("a=nan"))
+
+
+@pytest.mark.parametrize("every", [1, 251, 498, 10_007])
+def test_a_threshold_is_above_the_score_that_it_is_to_pass(every: int) -> None:
+    for step in range(every, 1_000_000, 997):
+        score = step / 1e6
+        assert score < above(score) < score + 2e-6
+    assert above(1.0) == 1.0
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(1, 999_998), min_size=30, max_size=60),
+    st.sampled_from([0.5, 0.000249, 0.93, 0.999999]),
+    st.booleans(),
+)
+def test_what_is_written_keeps_the_budget_to_the_last_digit(steps: list[int], now: float, lower: bool) -> None:
+    honest, budget = texts(*(f"a={step / 1e6:.6f}" for step in steps)), Budget(block=0.2, lower=lower)
+    policies = policy({"finding": "c.a", "at_least": now})
+    outcome = run(policies, honest, budget)
+    assert outcome.well
+    after = moved(policies, replace(outcome, parts=tuple(_as_written(part) for part in outcome.parts)))
+    assert upper_bound(blocked(after, honest), len(honest)) <= 0.2
+    assert not run(after, honest, Budget(block=0.2)).changes
+
+
+def _as_written(part: Part) -> Part:
+    return replace(part, then=float(spelled(part.then)))
+
+
+def test_cases_that_mark_a_bound_move_with_it() -> None:
+    part = Part(("c.a", "d.*"), ("rules", 0, "when", "at_least"), 0.9, 0.95)
+    outcome = replace(run(policy(WHENS[0]), texts("a=0.1"), Budget(block=0.5)), parts=(part,), well=True)
+    cases = [
+        {"scores": {"c.a": 0.9, "c.b": 0.9}},
+        {"scores": {"c.a": 0.8999}},
+        {"text": "no scores"},
+        {"scores": {"d.x": {"score": 0.9, "reading": "decoded"}}},
+    ]
+    assert marks({"cases": cases}, [outcome]) == {
+        ("cases", 0, "scores", "c.a"): 0.95,
+        ("cases", 3, "scores", "d.x", "score"): 0.95,
+    }
 
 
 # Into the file ------------------------------------------------------------------------------------------------------

@@ -207,6 +207,20 @@ def test_thresholds_are_proposed_and_written_on_demand(copy: Path) -> None:
     assert file.read_text("utf-8") == POLICY
 
 
+def test_a_case_that_marks_the_bound_moves_with_it(copy: Path) -> None:
+    file = copy / "policy.yaml"
+    bound = "  - {name: at the bound, text: x, scores: {fraud.refund_fraud: 0.5}, expect: {action: block}}\n"
+    below = "  - {name: below it, text: x, scores: {fraud.refund_fraud: 0.4999}, expect: {action: pass}}\n"
+    kept = POLICY[: POLICY.index("cases:")] + "cases:\n" + bound + below
+    file.write_text(kept, "utf-8")
+    told = penstock("calibrate", file, "--honest", loud(copy), "--max-honest-block", "1%", "--write")
+    assert told.exit_code == 0, told.output
+    assert "moved with it: the case 'at the bound'" in told.stderr
+    new = next(line for line in file.read_text("utf-8").splitlines() if "at the bound" in line)
+    assert f"at_least: {new.partition('fraud: ')[2].partition('}')[0]}}}" in file.read_text("utf-8")
+    assert below in file.read_text("utf-8")
+
+
 def test_only_the_threshold_is_written(copy: Path) -> None:
     file = copy / "policy.yaml"
     kept = POLICY[: POLICY.index("cases:")]
