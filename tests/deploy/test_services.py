@@ -90,6 +90,12 @@ def test_the_unit_is_exposed_to_little(unit: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_what_is_not_ready_is_not_started_again() -> None:
+    """As in the chart: a part that is away at the start comes back without that."""
+    (waits,) = re.findall(r"^ExecStartPost=(.*)$", UNIT, re.MULTILINE)
+    assert waits.startswith("-/opt/penstock/bin/python3 -m proxy.health --wait")
+
+
 def test_the_unit_waits_long_enough() -> None:
     (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     assert int(seconds) > Settings.model_fields["drain_timeout"].default

@@ -26,13 +26,14 @@ def runs(times: float) -> dict[str, Run]:
     """What is run, `times` as long as usual."""
     kills, reloads = max(1, round(1000 * times)), max(1, round(1000 * times))
     readers, parts = max(10, round(2000 * times)), max(1, round(5 * times))
+    questions, streams = max(20, round(2000 * times)), max(20, round(500 * times))
     return {
         f"{kills} workers killed under streams": lambda folder: endure.kills(folder, kills),
         f"{reloads} loads of a policy, 4 workers, under load": lambda folder: endure.reloads(folder, reloads),
         "SIGTERM with 200 streams": lambda folder: endure.drained(folder, 200),
         "SIGTERM with 200 streams, 2 workers": lambda folder: endure.drained(folder, 200, 2),
-        "2,000 requests to a classifier that hangs": lambda folder: endure.hanging(folder, round(2000 * times)),
-        "500 streams that drip for ever": lambda folder: endure.late(folder, max(50, round(500 * times))),
+        f"{questions} requests to a classifier that hangs": lambda folder: endure.hanging(folder, questions),
+        f"{streams} streams that drip for ever": lambda folder: endure.late(folder, streams),
         f"{readers} readers that do not read": lambda folder: endure.slow_readers(folder, readers),
         f"{readers} readers that do not read, 2 workers": lambda folder: endure.slow_readers(
             folder, readers, workers=2
