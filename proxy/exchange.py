@@ -275,7 +275,7 @@ class Exchange:
             await self._upstream_failed(error)
         except Blocked as block:
             response.abort()
-            await self._refuse_output(block.decision, request)
+            await self.refuse_output(block.decision, request)
         except (Malformed, Undecodable) as error:
             response.abort()
             await self._unreadable(str(error))
@@ -409,7 +409,8 @@ class Exchange:
         refusal = self.refusal(decision)
         named = ids(self.notes.id)
         plain = (b"content-type", b"application/json")
-        if decision.stage is Stage.INPUT and decision.on_block is OnBlock.ERROR and not refusal.complete:
+        wordless = decision.stage is Stage.INPUT or request.structured
+        if wordless and decision.on_block is OnBlock.ERROR and not refusal.complete:
             return Answer(400, [plain, *named], dialect.refused(refusal))
         if request.stream:
             kind = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -419,7 +420,7 @@ class Exchange:
             return Answer(400, [plain, *named], dialect.refused(refusal))
         return Answer(200, [plain, *named], words)
 
-    async def _refuse_output(self, decision: Decision, request: Request) -> None:
+    async def refuse_output(self, decision: Decision, request: Request) -> None:
         """A whole answer was judged and may not leave."""
         self.stopped(decision)
         await self.send(self._refusal_answer(decision, request, self.dialect))

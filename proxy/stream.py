@@ -21,8 +21,9 @@ from policies.model import Action, Stage
 
 from .answers import Answer, relayed
 from .dialects.base import Request, StreamReader, decoded
+from .dialects.structured import FRAMES
 from .flight import ending
-from .gate import Gate, Mask, Part, Question, Release
+from .gate import Gate, Kind, Mask, Part, Question, Release
 from .problems import UNAVAILABLE, Blocked, words
 from .sse import Decoder, Undecodable, read
 from .strict import Malformed
@@ -74,6 +75,8 @@ class Streamed:
         self._waiting: tuple[Question, Decision, float] | None = None  # for a person
         self._unjudged: list[Part] = []  # parts that hold something that is no text
         self._opaque: set[tuple[str, str]] | None = None  # what was judged of such parts, once there were any
+        # What could leave and waits for the first text, where a refusal must be an error.
+        self._frames: list[Release] | None = [] if request.structured and self._enforcing else None
         if self._notes.kept is not None:
             self._notes.kept.streams = True
 
@@ -83,7 +86,10 @@ class Streamed:
             await self._relay()
         except Blocked as block:
             response.abort()
-            await self._end(self._refusal(block.decision))
+            if self._request.structured and not self._caller.started:
+                await self._exchange.refuse_output(block.decision, self._request)
+            else:
+                await self._end(self._refusal(block.decision))
             return
         except asyncio.CancelledError:
             response.abort()
@@ -251,7 +257,7 @@ class Streamed:
         question = gate.question(everything=not self._enforcing)
         if question.messages:
             await self._judge(question)
-        await self._release(gate.release())
+        await self._release(gate.release(), over=not gate.held)
         if gate.held:
             raise Malformed("a part of its stream was left without a verdict")
 
@@ -305,7 +311,12 @@ class Streamed:
         if decision.fired:
             await self._exchange.resolved(decision)
 
-    async def _release(self, releases: list[Release]) -> None:
+    async def _release(self, releases: list[Release], *, over: bool = False) -> None:
+        if self._frames is not None:
+            self._frames += releases
+            if not over and len(self._frames) <= FRAMES and all(_frame(release.part) for release in releases):
+                return
+            releases, self._frames = self._frames, None
         if not releases:
             return
         await self._begin(self._notes.first_token)
@@ -347,6 +358,11 @@ class Streamed:
 
 def _bytes(reader: StreamReader, release: Release) -> bytes:
     return reader.rewritten(release.part, release.edits) if release.edits else release.part.whole
+
+
+def _frame(part: Part) -> bool:
+    """Whether it says nothing that a reader would miss: an error can stand in its place."""
+    return all(piece.kind is Kind.ATOM for piece in part.pieces)
 
 
 def _unescaped(question: Question) -> Iterator[Message]:

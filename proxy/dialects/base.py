@@ -111,12 +111,13 @@ class Body:
 class Request(Body):
     """A request, read. `tree` is the parsed body; `own` is told an answer's object, whose ids are the account's from
     then on, and says whether it took out of it what is not. `modelless`: it asks no model; it is about what is stored
-    at the provider."""
+    at the provider. `structured`: words are no answer to it (`structured.py`)."""
 
     tree: Any = None
     model: str = ""
     modelless: bool = False
     stream: bool = False
+    structured: bool = False
     usage_wanted: bool = False
     choices: int = 1
     own: Callable[[Any], bool] | None = None

@@ -23,6 +23,7 @@ from .chat_body import (
     trace_of,
 )
 from .chat_stream import ChatReader
+from .structured import structured
 
 _DEFINING = frozenset({"tools", "functions", "response_format"})
 
@@ -41,6 +42,7 @@ class Chat:
             tree=tree,
             model=tree["model"],
             stream=tree.get("stream") is True,
+            structured=structured(tree),
             usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
             choices=tree.get("n") or 1,
         )

@@ -136,6 +136,8 @@ class ChatReader:
         started = self._head is not None
         words = "\n\n" + refusal.message if started else refusal.message
         delta = {"content": words} if started else {"role": "assistant", "content": words, "refusal": None}
+        if started and self._request.structured and not refusal.complete:
+            delta = {"refusal": refusal.message}  # JSON that has begun must not go on in words
         waiting = sorted({*range(self._request.choices), *(self._open if started else ())} - self._told)
         out: list[bytes] = []
         for index in waiting or [0]:

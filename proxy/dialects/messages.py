@@ -26,6 +26,7 @@ from .messages_body import (
     trace_of,
 )
 from .messages_stream import MessagesReader
+from .structured import structured
 
 _DEFINITIONS = frozenset({"tools", "output_format", "output_config"})
 
@@ -43,7 +44,8 @@ class Messages:
         if not isinstance(tree, dict):
             raise BadRequest("The body must be a JSON object.")
         check_shape(tree)
-        request = Request(tree=tree, model=tree["model"], stream=tree.get("stream") is True)
+        stream = tree.get("stream") is True
+        request = Request(tree=tree, model=tree["model"], stream=stream, structured=structured(tree))
         if goes_on(tree):
             if "thread" not in self._opened:
                 raise Unthreaded(f"thread: {STORED}", "thread")

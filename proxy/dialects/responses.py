@@ -20,6 +20,7 @@ from .chat_body import error_of, trace_of
 from .responses_body import VOCABULARY, check_shape, read_response, read_value
 from .responses_ending import refused_response, refused_stream
 from .responses_stream import ResponsesReader
+from .structured import structured
 
 
 class Responses:
@@ -34,7 +35,7 @@ class Responses:
     def read_request(self, tree: Any) -> Request:
         if not isinstance(tree, dict):
             raise BadRequest("The body must be a JSON object.")
-        request = Request(tree=tree, stream=tree.get("stream") is True)
+        request = Request(tree=tree, stream=tree.get("stream") is True, structured=structured(tree))
         check_shape(request, tree, self._opened)
         request.model = tree.get("model") or ""
         for key, value in tree.items():

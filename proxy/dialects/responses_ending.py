@@ -131,6 +131,10 @@ def blocked_stream(refusal: Refusal, request: Request, told: Told) -> bytes:
     events = _Events(told)
     closed = list(told.done.values())
     spoken = False
+    if request.structured and not refusal.complete:
+        # JSON that has begun must not go on in words, nor be closed, where clients would parse it.
+        events.add("response.failed", response=_failed(refusal, request, told, closed))
+        return events.bytes()
     for index, item in told.open.items():
         parts = told.parts.get(index, {})
         number = {"output_index": index} if isinstance(index, int) else {}
@@ -151,15 +155,19 @@ def blocked_stream(refusal: Refusal, request: Request, told: Told) -> bytes:
         numbers = [index for index in (*told.done, *told.open) if isinstance(index, int)]
         _say(events, item, max(numbers, default=len(closed) - 1) + 1)
         closed.append(item)
-    over: Json = {"output": closed, "usage": None, "penstock": trace_of(refusal)}
+    failed = _failed(refusal, request, told, closed)
     if refusal.complete:
-        name, over["status"] = "response.completed", "completed"
-        over["usage"] = refused_response(refusal, request)["usage"]
+        usage = refused_response(refusal, request)["usage"]
+        events.add("response.completed", response={**failed, "status": "completed", "error": None, "usage": usage})
     else:
-        name, over["status"] = "response.failed", "failed"
-        over["error"] = {"code": "invalid_prompt", "message": refusal.message}
-    events.add(name, response={**(told.head or _frame(refusal, request)), **over})
+        events.add("response.failed", response=failed)
     return events.bytes()
+
+
+def _failed(refusal: Refusal, request: Request, told: Told, output: list[Json]) -> Json:
+    error = {"code": "invalid_prompt", "message": refusal.message}
+    over = {"status": "failed", "error": error, "output": output, "usage": None, "penstock": trace_of(refusal)}
+    return {**(told.head or _frame(refusal, request)), **over}
 
 
 def broken_stream(message: str, code: str, told: Told) -> bytes:

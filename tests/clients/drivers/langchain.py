@@ -1,4 +1,4 @@
-"""LangChain's chat models, and with tools LangGraph's agent."""
+"""LangChain's chat models, and with tools LangGraph's agent; objects as JSON over Chat, elsewhere as a call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langchain_core.tools import StructuredTool
 from langchain_openai import ChatOpenAI
 from langgraph.prebuilt import create_react_agent
 
-from tests.clients.drivers.talk import ABOUT, KEY, TOOL, URL, Order, main
+from tests.clients.drivers.talk import ABOUT, KEY, SCHEMA, TOOL, URL, Order, main
 
 warnings.simplefilter("ignore")
 
@@ -25,6 +25,16 @@ def model(order: Order) -> Any:
 
 async def ask(order: Order) -> str:
     asked = [("user", order.prompt)]
+    if order.object:
+        method = "json_schema" if order.dialect == "chat" else "function_calling"
+        maker = model(order).with_structured_output({"title": "Weather", **SCHEMA}, method=method)
+        made: Any = None
+        if order.stream:
+            async for made in maker.astream(asked):  # noqa: B007
+                pass
+        else:
+            made = await maker.ainvoke(asked)
+        return order.run(made["city"]) if made else ""
     if not order.tools:
         if order.stream:
             return "".join([str(piece.text) async for piece in model(order).astream(asked)])

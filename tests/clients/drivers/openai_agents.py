@@ -14,10 +14,12 @@ from agents import (
     set_tracing_disabled,
 )
 from openai import AsyncOpenAI
+from pydantic import create_model
 
 from tests.clients.drivers.talk import ABOUT, KEY, SCHEMA, TOOL, URL, Order, main
 
 set_tracing_disabled(True)
+Weather: Any = create_model("Weather", city=(str, ...))
 
 
 async def ask(order: Order) -> str:
@@ -30,15 +32,22 @@ async def ask(order: Order) -> str:
         name=TOOL, description=ABOUT, params_json_schema=SCHEMA, on_invoke_tool=invoke, strict_json_schema=False
     )
     agent = Agent(
-        name="tests", model=kind(model=order.model, openai_client=client), tools=[tool] if order.tools else []
+        name="tests",
+        model=kind(model=order.model, openai_client=client),
+        tools=[tool] if order.tools else [],
+        output_type=Weather if order.object else None,
     )
     if not order.stream:
-        return str((await Runner.run(agent, order.prompt)).final_output)
+        return shown((await Runner.run(agent, order.prompt)).final_output, order)
     running, seen = Runner.run_streamed(agent, order.prompt), ""
     async for event in running.stream_events():
         if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
             seen += event.data.delta
-    return seen
+    return shown(running.final_output, order) if order.object else seen
+
+
+def shown(made: Any, order: Order) -> str:
+    return order.run(made.city) if order.object else str(made)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anthropic import AsyncAnthropic
+from pydantic import create_model
 from pydantic_ai import Agent, Tool
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -12,6 +13,8 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.clients.drivers.talk import ABOUT, KEY, TOOL, URL, Order, main
+
+Weather: Any = create_model("Weather", city=(str, ...))
 
 
 def model(order: Order) -> Any:
@@ -27,6 +30,12 @@ async def ask(order: Order) -> str:
     async def get_weather(city: str) -> str:
         return order.run(city)
 
+    if order.object:
+        maker: Any = Agent(model(order), output_type=Weather)
+        if not order.stream:
+            return order.run((await maker.run(order.prompt)).output.city)
+        async with maker.run_stream(order.prompt) as making:
+            return order.run((await making.get_output()).city)
     tools = [Tool(get_weather, name=TOOL, description=ABOUT)] if order.tools else []
     agent: Any = Agent(model(order), tools=tools)
     if not order.stream:

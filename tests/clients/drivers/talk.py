@@ -18,12 +18,14 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 
 @dataclass
 class Order:
-    """What to ask: over which dialect, in a stream or not, with the tool or without. `ran` notes each call of it."""
+    """What to ask: over which dialect, in a stream or not, with the tool or without, or for an object. `ran` notes each
+    call of the tool, and what was made of an object."""
 
     dialect: str
     stream: bool
     tools: bool
     prompt: str
+    object: bool = False
     model: str = "sim"
     ran: list[str] = field(default_factory=list)
 
