@@ -5,7 +5,7 @@ A classifier answers one question, "what is in this text?", and knows nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -64,6 +64,8 @@ class Finding:
     `score` is in [0, 1]. `message` is the index in the list that was judged. `span` is [start, end) in code
     points of that message's text, or None where the whole text is meant. `view` is the reading of the text in which
     it was seen (`readings`): "raw", or the way to it like "plain.decoded"; empty where the classifier does not tell.
+    `twins` are other messages of the same role that say the same, for which it stands as well: a flood of one short
+    text must not become a flood of findings. Either all of them are derived texts or none is.
     """
 
     classifier: str
@@ -72,6 +74,17 @@ class Finding:
     message: int
     span: tuple[int, int] | None = None
     view: str = ""
+    twins: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """All messages that it stands for."""
+        return (self.message, *self.twins)
+
+    def each(self) -> Iterator[Finding]:
+        """The same as findings of one message each."""
+        for place in self.places:
+            yield Finding(self.classifier, self.label, self.score, place, self.span, self.view)
 
 
 class Silence(StrEnum):

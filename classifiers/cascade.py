@@ -34,8 +34,9 @@ def doubtful(
     highest: dict[tuple[int, str], float] = {}
     for finding in findings:
         if finding.label in after.labels:
-            key = finding.message, finding.label
-            highest[key] = max(finding.score, highest.get(key, 0.0))
+            for place in finding.places:
+                key = place, finding.label
+                highest[key] = max(finding.score, highest.get(key, 0.0))
     silent = after.low == 0 or after.low < after.floor
     return [
         place

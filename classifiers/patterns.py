@@ -161,8 +161,11 @@ class Patterns:
         if not self._anchored and self._all_clear(texts, ends):
             return []
         findings: list[Finding] = []
+        seen: dict[str, list[_Hit]] = {}  # a text may come again and again
         for index, message in enumerate(messages):
-            for hit, start, end, view in self._seen(message.text):
+            if message.text not in seen:
+                seen[message.text] = self._seen(message.text)
+            for hit, start, end, view in seen[message.text]:
                 pattern = self._patterns[hit]
                 findings.append(Finding(self.name, pattern.label, pattern.score, index, (start, end), view))
         if joints:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classifiers.asked import asked_of
 from classifiers.base import Finding, Message, Role
 from classifiers.lesson import above, allowed, needed
 from classifiers.linear import sigmoid
-from classifiers.panel import Panel, asked_of
+from classifiers.panel import Panel
 from classifiers.statistics import clopper_pearson, upper_bound
 
 from .document import Document, read

@@ -210,7 +210,7 @@ def _fire(known: _Met, messages: Sequence[Message], facts: Facts | None, masks: 
     if action is Action.MASK:
         if known.findings and all(_located(finding, messages) for finding in known.findings):
             if mode is not Mode.SHADOW:
-                masks.extend((_mask(ready.rule, finding), ready.order) for finding in known.findings)
+                masks.extend((mask, ready.order) for finding in known.findings for mask in _masks(ready.rule, finding))
         else:
             action, note = Action.BLOCK, "blocked: a finding without a place in the text cannot be masked"
     return _fired(ready, mode, action, tuple(known.findings), False, note)
@@ -230,10 +230,11 @@ def _located(finding: Finding, messages: Sequence[Message]) -> bool:
     return 0 <= start < end <= len(messages[finding.message].text)
 
 
-def _mask(rule: Rule, finding: Finding) -> Mask:
+def _masks(rule: Rule, finding: Finding) -> Iterator[Mask]:
     assert finding.span is not None  # _located said so
     text = rule.mask_with.replace("{LABEL}", finding.label.upper()).replace("{label}", finding.label)
-    return Mask(finding.message, finding.span[0], finding.span[1], text, rule.restore)
+    for place in finding.places:
+        yield Mask(place, finding.span[0], finding.span[1], text, rule.restore)
 
 
 def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:

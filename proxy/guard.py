@@ -14,9 +14,10 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from classifiers.asked import Asked, asked_of
 from classifiers.base import SAID_BY_MODEL, Classifier, Finding, Message, Report
 from classifiers.cache import Cache
-from classifiers.panel import Asked, Panel, asked_of
+from classifiers.panel import Panel
 from policies.engine import Decision, PolicySet, decide
 from policies.facts import ANONYMOUS, Account, Call, Facts
 from policies.marks import memory_of
@@ -225,12 +226,13 @@ def _unhashed(value: str) -> str:
 def _located(messages: Sequence[Message], report: Report) -> Report:
     """A derived text (its origin says so behind a '#') has no place that could be masked: its spans are dropped. What
     was found in a part of a joined text as well is one finding, and it has a place there."""
-    if all("#" not in messages[finding.message].origin for finding in report.findings):
+    if not any(each.span is not None and "#" in messages[each.message].origin for each in report.findings):
         return report
-    scores = {(f.message, f.span, f.classifier, f.label): f.score for f in report.findings}
+    found = [one for each in report.findings for one in (each.each() if each.span and each.twins else (each,))]
+    scores = {(f.message, f.span, f.classifier, f.label): f.score for f in found}
     joints: dict[int, list[tuple[int, int]]] = {}
     findings: list[Finding] = []
-    for finding in report.findings:
+    for finding in found:
         index, span = finding.message, finding.span
         if "#" not in messages[index].origin:
             findings.append(finding)

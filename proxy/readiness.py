@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from classifiers.asked import Asked
 from classifiers.base import Message, Role
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 
 from .app import DataPlane
 from .audit import Audit, AuditUnavailable

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import classifiers
 import policies
 import proxy
+from classifiers.asked import Asked
 from classifiers.base import Role
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 from policies.ready import PolicySet
 
 from .accounts.identity import Identities

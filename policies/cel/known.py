@@ -35,7 +35,8 @@ class Known:
 
     def counted(self, bit: int) -> tuple[int, float]:
         atom = self.atoms[bit]
-        count = sum(self.meets(atom, finding) for finding in self.findings) if self.bits >> bit & 1 else 0
+        met = [finding for finding in self.findings if self.meets(atom, finding)] if self.bits >> bit & 1 else []
+        count = len(met) + sum([len(finding.twins) for finding in met])
         return count, math.inf if self.unsure >> bit & 1 else count
 
     def meets(self, atom: Atom, finding: Finding) -> bool:

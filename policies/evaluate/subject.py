@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from classifiers.asked import Asked, asked_of
 from classifiers.base import Classifier, Finding, Report, Role
-from classifiers.panel import Asked, asked_of
 
 from ..decision import Decision
 from ..engine import decide

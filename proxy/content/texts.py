@@ -142,9 +142,10 @@ class Texts:
         for item in found:  # the request was blocked, but for something else or for want of a place
             for finding in item.findings:
                 if finding.span is not None:
-                    masks.append((Mask(finding.message, *finding.span, f"[{finding.label.upper()}]"), 0))
+                    shown = f"[{finding.label.upper()}]"
+                    masks += [(Mask(place, *finding.span, shown), 0) for place in finding.places]
                 elif finding.message < len(messages):
-                    nowhere.add(finding.message)
+                    nowhere.update(finding.places)
                 else:  # in a reading of a stream's window that is not told apart
                     return (), set(range(len(messages)))
             if not item.findings:

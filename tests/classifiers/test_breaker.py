@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers import breaker as module
+from classifiers.asked import Asked
 from classifiers.base import Finding, Message, Report, Role, Silence
 from classifiers.breaker import FAULTS, LONGEST, PAUSE, PROBE, Breaker
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 
 HELLO = [Message(Role.USER, "hello", "/a")]
 

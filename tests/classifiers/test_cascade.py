@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classifiers.asked import Asked
 from classifiers.base import Finding, Message, NoAnswer, Report, Role, Silence
 from classifiers.cascade import After, doubtful
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 
 ALL = frozenset(Role)
 X = frozenset({"x"})
@@ -35,6 +36,7 @@ FOUND: dict[str, tuple[After, list[Finding], list[int]]] = {
     "any of the labels": (After("gate", frozenset("xy"), 0.3, 0.7), [finding(0, 0.9), finding(0, 0.5, "y")], [0]),
     "from nothing on": (After("gate", X, 0.0, 0.7), [finding(0, 0.9), finding(1, 0.1)], [1, 2, 3]),
     "too low to be told": (After("gate", X, 0.3, 0.7, floor=0.5), [finding(0, 0.9), finding(1, 0.6)], [1, 2, 3]),
+    "of copies, too": (AFTER, [Finding("gate", "x", 0.5, 0, twins=(2, 3))], [0, 2, 3]),
     "told down to the band": (After("gate", X, 0.3, 0.7, floor=0.3), [finding(0, 0.9)], []),
 }
 

@@ -18,11 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
+from classifiers.asked import Asked
 from classifiers.base import Classifier, Finding, Message, Role, Silence
 from classifiers.catalog import OptionError, create
 from classifiers.embedded import ANSWERS, DEFAULT_MODEL, MODELS, Embedded, Head, read_card
 from classifiers.encoder import NOTHING, UNDISTURBED, Encoder, _Shared
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 from classifiers.workers import Unwanted
 
 SHIPPED = MODELS / DEFAULT_MODEL

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from classifiers.asked import FEW, INLINE_LIMIT, Asked, unread
+from classifiers.asking import LOT
 from classifiers.base import Finding, Message, NoAnswer, Report, Role, Silence
-from classifiers.panel import FEW, INLINE_LIMIT, LOT, Asked, Panel, unread
+from classifiers.panel import Panel
 from classifiers.workers import look_up
 
 ALL = frozenset(Role)

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from classifiers import alike, lesson, teach
+from classifiers.asked import Asked
 from classifiers.base import Classifier, Message, Role
 from classifiers.catalog import OptionError, create
 from classifiers.embedded import Embedded
 from classifiers.encoder import DEFAULT_MODEL, WIDTH, Encoder
 from classifiers.examples import LEAST, LONGEST, MOST, Example, TeachError, prepare
 from classifiers.linear import Line, fit, sigmoid
-from classifiers.panel import Asked, Panel
+from classifiers.panel import Panel
 from classifiers.statistics import upper_bound
 from classifiers.taught import Head, Taught, open_encoder, parse
 

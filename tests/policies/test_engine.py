@@ -184,6 +184,18 @@ def test_merged_masks_cover_the_same_letters_once(masks: list[Mask]) -> None:
 USER = [Message(Role.USER, "0123456789", "/t")]
 
 
+def test_a_finding_stands_for_copies_of_its_text() -> None:
+    policies = built(make([rule(action="mask", mask_with="[X]"), rule("many", when="count('a.x', 0.5) > 2")]))
+    messages = [Message(Role.USER, text, f"/{at}") for at, text in enumerate(["a x", "b", "a x", "a x"])]
+    one = Finding("a", "x", 0.9, 0, (2, 3), twins=(2, 3))
+    shared, apart = (decide(policies, Stage.INPUT, messages, Report(found)) for found in ((one,), tuple(one.each())))
+    assert (shared.action, [item.rule for item in shared.fired]) == (apart.action, [item.rule for item in apart.fired])
+    assert {item.rule for item in shared.fired} == {"r", "many"}
+    policies = built(make([rule(action="mask", mask_with="[X]")]))
+    shared, apart = (decide(policies, Stage.INPUT, messages, Report(found)) for found in ((one,), tuple(one.each())))
+    assert shared.masks == apart.masks == tuple(Mask(at, 2, 3, "[X]") for at in (0, 2, 3))
+
+
 def test_masks_carry_the_label_and_the_longest_speaks_for_overlapping_ones() -> None:
     ready = built(
         make(

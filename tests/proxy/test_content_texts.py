@@ -105,6 +105,18 @@ CASES: list[tuple[str, Sequence[Any], Decision, list[str]]] = [
         [WITHHELD],
     ),
     (
+        "copies of a text that was found somewhere",
+        ["a KEY", "b", "a KEY"],
+        Decision(Action.BLOCK, (fired("veil", Action.BLOCK, Finding("veil", "secret", 1.0, 0, (2, 5), "", (2,))),)),
+        ["a [SECRET]", "b", "a [SECRET]"],
+    ),
+    (
+        "and where that has no place",
+        ["a KEY", "b", "a KEY"],
+        Decision(Action.BLOCK, (fired("veil", Action.BLOCK, Finding("veil", "secret", 1.0, 0, None, "", (2,))),)),
+        [WITHHELD, "b", WITHHELD],
+    ),
+    (
         "a shadow masks nothing",
         ["a KEY"],
         Decision(Action.PASS, shadow=(fired("veil", Action.MASK, found(0, 2, 5), mode=Mode.SHADOW),)),
