@@ -147,7 +147,8 @@ class Patterns:
             raise OptionError("views", f"{use_views!r} is neither true nor false")
         table = options.get("patterns")
         if not isinstance(table, Mapping) or not table:
-            raise OptionError("patterns", "no patterns", "a mapping of label to expression, e.g. {codename: bluebird}")
+            what = "is missing" if table is None else "is empty" if table == {} else "must be a mapping"
+            raise OptionError("patterns", what, "a label and what it finds, e.g. {codename: {words: [bluebird]}}")
         patterns = [pattern for label, value in table.items() for pattern in _read(label, value)]
         try:
             return cls(name, patterns, use_views)

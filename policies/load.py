@@ -267,7 +267,19 @@ def _bad_option(document: Document, path: Place, error: OptionError) -> Problem:
         # Beside the options of its kind each classifier has keys that every one has.
         every = ["after", "deadline_ms"] if unknown and len(parts) == 1 else []
         mend = did_you_mean(error.said, [*error.known, *every])
+        if unknown and _valueless(document, where):
+            what, mend = f"'{parts[-1]}' is read as a key: a comma ends a text between brackets", "quote the whole text"
     return document.problem(where, what, mend, at_key=unknown)
+
+
+def _valueless(document: Document, path: Place) -> bool:
+    """Whether a key of the file is there without a value."""
+    value: Any = document.value
+    for part in path:
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return value is None
 
 
 def _located(spec: ClassifierSpec, file: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from classifiers.base import Role
 from classifiers.catalog import near
 
 from . import case_form, forms, marks, misplaced, model, retyped, slips
@@ -87,6 +88,7 @@ _KNOWN_AS = {
     "mark": "flag",
     "strikes": "strike",
     "window": "within",
+    **dict.fromkeys(("per", "every", "during"), "within"),
     "ttl": "lasts",
     "for": "lasts",
     "until": "lasts",
@@ -171,6 +173,9 @@ def _validated(document: Document, value: dict[str, Any]) -> model.Policy | None
         details = [each for each in details if _path(each) not in empty]
         unknown = [each for each in details if each["type"] == "extra_forbidden"]
         misspelt = written | {(_path(each)[:-1], meant) for each in unknown for meant in _meant(each)}
+        # A condition with a key that no condition has is read as one of a finding, which it was not meant for.
+        joined = {where for where, meant in misspelt if meant in {"any", "all"}}
+        misspelt |= {(where, key) for where in joined for key in model.Seen.model_fields}
         nested = [_path(each) for each in details if _is_nested_score(document, each)]
         for detail in details:
             path = _path(detail)
@@ -272,7 +277,9 @@ def _no_word(document: Document, path: Path, value: Any, words: list[str]) -> No
         each = "a rule has one action: write the most severe, and a rule of its own for each other one"
         mend = each if holder == "action" else "write one"
     else:
+        role = holder in {"stages", "stage"} and value in list(Role)
         mend = f"write {meant}" if meant is not None else did_you_mean(str(value), words)
+        mend = f"that is a role: write roles: [{value}] beside it" if role else mend
     _add(document, path, f"'{holder}' cannot be {_shown(value)}", mend)
 
 

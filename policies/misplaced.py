@@ -54,6 +54,8 @@ def mend(path: Path, value: Any, beside: Any) -> str:
 def _of_rule(name: str, value: Any, beside: Any, overridden: bool) -> str:
     if overridden and name == "id":
         return "remove it: what is inherited keeps its id"
+    if name == "unless":
+        return 'write when, and what must not be with a "!": !(score("classifier.label") >= 0.8)'
     if name in _CONDITION and isinstance(beside, dict) and beside.get("when", "") is None:
         return "indent it deeper than 'when', to which it belongs"
     if name in _DEEPER:
@@ -70,7 +72,7 @@ def meant(path: Path) -> list[str]:
         return ["finding", "at_least"]
     if holder_of(path[:-1]) in _CONDITIONS and name in _BELOW:
         return ["at_least"]
-    return []
+    return ["when"] if name == "unless" and holder_of(path[:-1]) == "rules" else []
 
 
 def _condition(name: str, holder: str, value: Any) -> str:

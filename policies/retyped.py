@@ -39,10 +39,13 @@ _FORMS = {
     "all": "{{finding: {}, at_least: 0.8}}",
     "classifiers": "name: {{kind: ...}}, a line for each",
     "rules": "the id of a rule, then what differs: {{jailbreak: {{mode: off}}}}",
+    "applies_to": "{{models: [{}]}}",
     "strike": "one name",
     "flag": "one name",
 }
 """What a mapping looks like where another value was written, with that value in it."""
+_NAMED = {"rules": "id", "cases": "name"}
+"""Lists that other tools write as a mapping, and the key that has the name here."""
 _OVERRIDDEN = "{expect: {action: pass}, because: ...}"
 _WITH_UNIT = re.compile(r"([0-9]{1,6}) ?(ms|s)")
 _TIGHT = re.compile(r"([0-9.]{1,20})(#.{0,40})")
@@ -75,12 +78,26 @@ def mend(kind: str, path: Path, value: Any) -> str:
 def _of_many(kind: str, holder: str, value: dict[str, Any] | list[Any]) -> str:
     """How a mapping or a list is written as the list or the text that it means."""
     if kind == "list_type":
-        # {output} is a key without a value.
-        keys = isinstance(value, dict) and set(value.values()) == {None}
-        return f"write [{', '.join(value)}]" if keys else "put it in brackets: [{...}], or write '- ' before it"
-    if kind == "string_type" and holder == "tools":
+        return _listed(holder, value)
+    if kind != "string_type":
+        return ""
+    if holder == "tools":
         return "write the names of the tools alone"
-    return "write one" if kind == "string_type" and isinstance(value, list) and holder in {"route_to", "model"} else ""
+    if isinstance(value, list) and holder in {"route_to", "model"}:
+        return "write one"
+    # [X] was meant as a text.
+    text = value[0] if isinstance(value, list) and len(value) == 1 else None
+    return f'write "[{text}]"' if isinstance(text, str) else ""
+
+
+def _listed(holder: str, value: dict[str, Any] | list[Any]) -> str:
+    """How a mapping is written as the list that it means."""
+    if isinstance(value, dict) and all(each is None for each in value.values()):
+        return f"write [{', '.join(map(str, value))}]"  # {output} is a key without a value
+    if isinstance(value, dict) and holder in _NAMED and not any(isinstance(each, str) for each in value.values()):
+        first = next(iter(value))
+        return f"write '- {_NAMED[holder]}: {first}' in place of '{first}:'"
+    return "put it in brackets: [{...}], or write '- ' before it"
 
 
 def _as_mapping(path: Path, holder: str, value: Any) -> str:

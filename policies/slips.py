@@ -61,6 +61,7 @@ _WORDS: dict[str, dict[str, str]] = {
     },
 }
 _WORDS["roles"] = _WORDS["role"]
+_WORDS["stage"] = _WORDS["stages"]
 
 
 def word(holder: str, said: str) -> str | None:

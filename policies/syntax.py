@@ -128,6 +128,8 @@ def _second_colon(stop: _Stop) -> Told:
         return stop.told("round brackets, which mean nothing in YAML", "write { and } in place of ( and )")
     if found := re.match(r"\s*[\w.-]+: +\S.*?; *([\w-]+)$", stop.lines[stop.line][: stop.column]):
         return stop.told("two keys in one line", f"write '{found[1]}: ...' on a line of its own")
+    if share := re.search(r"mode: +canary: *([0-9.]+ ?%?)", stop.lines[stop.line]):
+        return stop.told("a second colon", f"write canary {share[1].rstrip('% ')}%")
     if _TWO_COLONS.match(stop.lines[stop.line][: stop.column + 2]):
         return stop.told("a text that holds ': '", "put quotes around the text")
     return stop.told("this line is read as a part of the text above it", "indent it like the keys that it stands with")
@@ -193,6 +195,11 @@ def _alias(stop: _Stop) -> Told:
 def _special(stop: _Stop) -> Told:
     if stop.lines[stop.line][stop.column :].startswith("```"):
         return stop.told("a line of Markdown", "remove it, and the one that ends the block")
+    sign = stop.lines[stop.line][stop.column : stop.column + 1]
+    if sign in {"@", "`", "%"}:
+        return stop.told(
+            f"a text that begins with '{sign}', which is a sign of YAML", "put quotes around the whole of it"
+        )
     return stop.told(f"not YAML: {stop.problem}", "put quotes around a text that starts with a special character")
 
 
