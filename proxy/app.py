@@ -9,40 +9,42 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from policies.facts import ANONYMOUS, Account
 
-from .accounts.claims import claim, claims
+from .accounts.claims import claim
 from .accounts.holder import Holder
 from .accounts.identity import Denied, Identities, Identity
 from .accounts.stored import first_id
-from .answers import PREFIX, Answer, forwarded, problem
+from .answers import PREFIX, Answer, problem
 from .audit import Audit, Key
 from .config import Settings
-from .dialects.base import Dialect, Request, Speaker
+from .dialects.base import Dialect, Speaker
 from .dialects.chat import Chat
 from .dialects.completions import Completions
 from .dialects.embeddings import Embeddings
 from .dialects.messages import CountTokens, Messages
 from .dialects.moderations import Moderations
 from .dialects.responses import Responses
-from .exchange import INTENT_AFTER, Exchange, Shared
+from .exchange import Shared
 from .flight import InFlight, ending
 from .guard import Guard, Recall
+from .heads import unfit, unserved
+from .known import Known
 from .later import Later
 from .listener import Caller, Incoming
 from .logs import get_logger
 from .metrics import Metrics
 from .moderate import Moderation
 from .record import Leave, Notes
-from .relay import MODELS, Relay
+from .relay import Relay, relays
 from .reviews import Reviews
-from .routing import Backend, Routing, Way, no_model
+from .routing import Routing
 from .routing import family_of as speaks
-from .surface import METHODS, Family, Opened, closed, family_of
+from .surface import METHODS, Opened, family_of
+from .telling import INTENT_AFTER
 from .upstream import Headers
 
 if TYPE_CHECKING:
@@ -66,84 +68,6 @@ DIALECTS: tuple[tuple[bytes, Dialect], ...] = (
 
 SERVED: tuple[tuple[bytes, Moderations], ...] = ((b"/v1/moderations", Moderations()),)
 """Every path that is answered here, without the upstream."""
-
-RELAYED: tuple[bytes, ...] = (MODELS,)
-"""GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
-
-_STORING = frozenset({"responses", "batches"})
-"""Dialects whose answers name what is kept at the provider; in others it must be asked for (`store`)."""
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
-
-
-@dataclass(slots=True)
-class _Known:
-    """What follows from a request's head alone. `family`: an upstream must serve it. `unjudged`: the operator opened
-    this route. `exchange` is the way that it goes where it is judged."""
-
-    dialect: Dialect | Moderations | None
-    unjudged: bool
-    speaker: Speaker
-    path: str
-    identity: Identity
-    routing: Routing
-    asked: tuple[bytes, bytes, Headers]
-    family: str
-    claimed: str
-    key: Key
-    exchange: type[Exchange] = Exchange
-    holder: Holder | None = None
-    stores: bool = False
-    heads: dict[str, bytes] = field(default_factory=dict)
-
-    def lead(self, request: Request) -> tuple[Way, bytes]:
-        """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
-        models = self.identity.models
-        if models is not None and not request.modelless and request.model not in models:
-            raise no_model()
-        if self.holder is not None:
-            named = self.holder.named()
-            self.holder.request(request.tree)
-            kept = _compares(request.tree) or (self.stores and (self.speaker.name in _STORING or _stored(request.tree)))
-            listing = self.asked[0] == b"GET" and not named
-            request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing)
-        if models is not None and any(name not in models for name in request.helpers()):
-            raise no_model()
-        way = self.routing.way(self.family, request.model)
-        for other in request.others():
-            # Where it would lead elsewhere, or by another name, the provider cannot do what the table says.
-            if (models is not None and other not in models) or not self._leads(other, way):
-                raise no_model()
-        return way, self.head(way.backend)
-
-    def _leads(self, other: str, way: Way) -> bool:
-        """Whether a request for the model `other` goes where `way` goes, under its own name."""
-        found = self.routing.find(self.family, other) if other else way
-        return found is not None and found.backend is way.backend and (not other or found.model is None)
-
-    def elsewhere(self, model: str) -> tuple[Way, bytes] | None:
-        """Where a request goes that a rule routes to `model`, whatever models the caller may use."""
-        way = self.routing.find(self.family, model)
-        return None if way is None else (way, self.head(way.backend))
-
-    def head(self, backend: Backend, method: bytes = b"", target: bytes = b"") -> bytes:
-        """What `backend` gets of this head; of another request by the same caller, where that is told."""
-        if target:
-            return backend.upstream.head(method, target, self._headers(backend))
-        head = self.heads.get(backend.name)
-        if head is None:
-            method, target, _ = self.asked
-            head = self.heads[backend.name] = backend.upstream.head(method, target, self._headers(backend))
-        return head
-
-    def claims(self, tree: Any) -> dict[str, str]:
-        """What this request says about its end user."""
-        found = claims(tree, self.identity.account.id, self.key.keyed_hash)
-        if self.claimed:
-            found["header"] = self.claimed
-        return found
-
-    def _headers(self, backend: Backend) -> Headers:
-        return forwarded(self.asked[2], backend.credentials(self.family))
 
 
 class DataPlane:
@@ -198,7 +122,7 @@ class DataPlane:
     def opened(self, incoming: Incoming) -> Answer | None:
         """Whether this request is on the surface, and by somebody who may: an answer where it is not."""
         known = incoming.memo
-        if type(known) is _Known and self._identities.holds(known.identity):
+        if type(known) is Known and self._identities.holds(known.identity):
             return None
         try:
             identity = self._identities.of(incoming.headers)
@@ -213,20 +137,20 @@ class DataPlane:
             if found is not None:
                 return self._found(incoming, found, identity)
         dialect = self._judged.get(incoming.path)
-        allowed = (b"POST",) if dialect is not None else (b"GET", b"HEAD") if _relays(incoming.path) else ()
+        allowed = (b"POST",) if dialect is not None else (b"GET", b"HEAD") if relays(incoming.path) else ()
         unjudged = incoming.method not in allowed
         if unjudged:
             dialect, family = None, family_of(incoming.path)
             if family is None or family not in self._opened or incoming.method not in METHODS:
-                unserved = _unserved(incoming, family, self._opened, allowed)
-                return self._refusal(incoming, *unserved, identity.account)
+                nowhere = unserved(incoming, family, self._opened, allowed)
+                return self._refusal(incoming, *nowhere, identity.account)
         scope = "open" if unjudged else "models" if dialect is None else dialect.name
         named = dialect is not None
-        unfit = _unfit(incoming, judged=named or self._owned is not None, json=named) or self._barred(identity, scope)
-        if unfit is not None:
-            return self._refusal(incoming, *unfit, identity.account)
+        why = unfit(incoming, judged=named or self._owned is not None, json=named) or self._barred(identity, scope)
+        if why is not None:
+            return self._refusal(incoming, *why, identity.account)
         speaker = self._speaker(incoming)
-        incoming.memo = _Known(
+        incoming.memo = Known(
             dialect,
             unjudged,
             speaker,
@@ -244,13 +168,13 @@ class DataPlane:
 
     def _found(self, incoming: Incoming, found: Found, identity: Identity) -> Answer | None:
         """As `opened`, for a request about batches."""
-        unfit = _unfit(incoming, judged=True, json=found.json)
-        if unfit is None and not found.fit:
-            unfit = 415, "unsupported_media_type", "Send the file as multipart/form-data with a plain boundary.", []
-        unfit = unfit or self._barred(identity, "batches")
-        if unfit is not None:
-            return self._refusal(incoming, *unfit, identity.account)
-        incoming.memo = _Known(
+        why = unfit(incoming, judged=True, json=found.json)
+        if why is None and not found.fit:
+            why = 415, "unsupported_media_type", "Send the file as multipart/form-data with a plain boundary.", []
+        why = why or self._barred(identity, "batches")
+        if why is not None:
+            return self._refusal(incoming, *why, identity.account)
+        incoming.memo = Known(
             found.dialect,
             False,
             found.dialect,
@@ -300,7 +224,7 @@ class DataPlane:
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
         """Answer a request that `opened` let in."""
         known, task = incoming.memo, caller.task
-        assert isinstance(known, _Known)
+        assert isinstance(known, Known)
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
             text = "Penstock has no room for another request at the moment."
@@ -364,7 +288,7 @@ class DataPlane:
         if self.keeping is not None:
             notes.kept = self.keeping.begin(notes.id, guard.policies, account)
 
-    def _leaving(self, known: _Known, guard: Guard) -> Leave | None:
+    def _leaving(self, known: Known, guard: Guard) -> Leave | None:
         """What keeps what the policy's rules leave on the account. Who has texts moderated is asking about others'."""
         if self.state is None or not guard.memory.left or isinstance(known.dialect, Moderations):
             return None
@@ -415,37 +339,6 @@ class DataPlane:
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})
-_SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"host", b"x-api-key", b"api-key"})
-
-
-def _unserved(
-    incoming: Incoming, family: Family | None, opened: Opened, allowed: tuple[bytes, ...]
-) -> tuple[int, str, str, Headers]:
-    """What is said to a request that leads nowhere: status, code, message, headers."""
-    if family is not None and family in opened:
-        methods = b", ".join(sorted(METHODS))
-        return 405, "method_not_allowed", f"This path takes {methods.decode()} only.", [(b"allow", methods)]
-    if allowed:
-        text = f"This path takes {allowed[0].decode()} only."
-        if family is not None and incoming.method in METHODS:
-            text += " " + closed(family)
-        return 405, "method_not_allowed", text, [(b"allow", b", ".join(allowed))]
-    if family is not None:
-        return 404, "route_closed", closed(family), []
-    text = "Penstock does not serve this path: it is not on the list of judged endpoints."
-    if family_of(b"/v1" + incoming.path) is not None:
-        text += " Does the base URL of your client end in /v1?"
-    return 404, "unknown_url", text, []
-
-
-def _stored(tree: Any) -> bool:
-    """Whether what is answered can be named later in a dialect that keeps nothing by itself."""
-    return isinstance(tree, dict) and bool(tree.get("store") or tree.get("thread"))
-
-
-def _compares(tree: Any) -> bool:
-    """Whether the next request may ask what became of the cache of this one."""
-    return isinstance(tree, dict) and isinstance(tree.get("diagnostics"), dict)
 
 
 def _target(incoming: Incoming) -> bytes:
@@ -458,39 +351,6 @@ def _batches(settings: Settings) -> Batches | None:
     from .batches.routes import Batches
 
     return Batches(DIALECTS, settings.max_batch_rows)
-
-
-def _unfit(incoming: Incoming, *, judged: bool, json: bool) -> tuple[int, str, str, Headers] | None:
-    """Why the head of a request to a served path is refused, or None where it is not. `judged`: its body is read;
-    `json`: as JSON."""
-    seen: dict[bytes, bytes] = {}
-    for name, value in incoming.headers:
-        if name in _SINGLE and name in seen:
-            return 400, "duplicate_header", f"The header {name.decode()} is there twice.", []
-        seen[name] = value
-    if json and not _is_json(seen.get(b"content-type", b"")):
-        return 415, "unsupported_media_type", "Send the body as application/json in UTF-8.", []
-    if judged and seen.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
-        return 415, "unsupported_encoding", "Send the body uncompressed: a compressed body cannot be judged.", []
-    return None
-
-
-def _relays(path: bytes) -> bool:
-    for base in RELAYED:
-        if path == base:
-            return True
-        name = path.removeprefix(base + b"/")
-        if name != path and name and _NAME.issuperset(name) and name not in {b".", b".."}:
-            return True
-    return False
-
-
-def _is_json(value: bytes) -> bool:
-    kind, _, rest = value.partition(b";")
-    if kind.strip().lower() != b"application/json":
-        return False
-    charset = rest.strip().lower().replace(b'"', b"")
-    return charset in {b"", b"charset=utf-8", b"charset=utf8"}
 
 
 def _text(raw: bytes) -> str:

@@ -6,9 +6,7 @@
 INVARIANT: the first byte of an answer leaves after a record of its decision is durable, and no byte leaves before a
 decision covers it. After a block nothing of the upstream leaves.
 
-Two records tell of an exchange: the intent, where a stream was asked for or once the model has been at work for
-INTENT_AFTER, and the outcome. An answer in one piece that comes sooner needs no intent: its outcome is durable before
-it leaves.
+What is written of it, and when, is in `telling`.
 """
 
 from __future__ import annotations
@@ -16,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_plus
 
 from classifiers.base import Message, Role, said_before
@@ -34,7 +32,7 @@ from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
 from .dialects.errors import read_error
 from .flight import fate
 from .guard import Guard
-from .later import Later, Pending
+from .later import Later
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
@@ -45,12 +43,11 @@ from .routing import Way
 from .sse import Undecodable
 from .stream import Streamed
 from .strict import Malformed, parse
+from .telling import Journal, Telling
 from .upstream import Response, UpstreamError
 
 log = get_logger("penstock.exchange")
 
-INTENT_AFTER = 0.02
-"""Seconds after which what was sent to the model is written down, whatever becomes of it."""
 SAID = 512
 """How much of what was found in one answer is remembered, counted as in `classifiers.cache`: some 50 kB at most."""
 
@@ -58,16 +55,6 @@ Elsewhere = Callable[[str], tuple[Way, bytes] | None]
 """Where a request goes that asks for this model; None where nobody serves it."""
 Lead = Callable[[Request], tuple[Way, bytes]]
 """Where a request goes, and what the upstream gets of its head. Raises NotFound."""
-
-
-class Journal(Protocol):
-    """Where records go (`audit.Audit`)."""
-
-    @property
-    def healthy(self) -> bool: ...
-    def durable(self, record: Any) -> Awaitable[None]: ...
-    def submit(self, record: Any) -> asyncio.Future[None]: ...
-    def append(self, record: Any) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +79,10 @@ class Exchange:
         self.dialect, self.guard, self.caller, self.notes = dialect, guard, caller, notes
         self.max_answer, self._max_texts = shared.max_answer, shared.max_texts
         self._journal, self._metrics = shared.journal, shared.metrics
-        self._later = shared.later
-        self._intent: asyncio.Future[None] | None = None
-        self._untold: Pending | None = None  # rings when it is time for the intent
+        self._telling = Telling(shared.journal, shared.later, notes)
         self._asked: list[Message] = []
         self._before = ""  # what the answer answers, once a classifier wants to know
         self._said: Cache | None = None  # what slow classifiers found in the answer so far, once one was asked
-        self._recorded = False  # the outcome is on its way to the disk
         self._tokens: Tokens | None = None  # names of what was masked, once a mask has a number
         self.reviews = shared.reviews
         self.approved: set[tuple[str, str, str]] | None = None  # stage, policy and rule of what a person let pass
@@ -138,10 +122,7 @@ class Exchange:
             return
         if body is not None:
             body = self.forwarded(body, request, decision, way)
-        if request.stream:
-            self._declare()  # it needs one in any case: the disk works while the model begins
-        else:
-            self._untold = self._later.add(self._declare)
+        self._telling.begins(stream=request.stream)
         forwarding = self._forward(request, way, head, body)
         del body
         try:
@@ -150,7 +131,7 @@ class Exchange:
             self._cancelled()
             raise
         finally:
-            self._settle()
+            self._telling.over()
 
     def _asks(self, request: Request, query: bytes) -> None:
         """The request is known: what it asks is to be judged, by the policies that are for it."""
@@ -169,19 +150,6 @@ class Exchange:
             other = self.guard.asked_of(model)
             if other is not None and _ids(other) != _ids(self.guard):
                 raise BadRequest("A model that may answer instead is judged by other policies: ask it by itself.")
-
-    def _settle(self) -> None:
-        """The exchange has ended: write down how, if that was not done yet."""
-        if self._untold is not None:
-            self._untold.cancel()
-        intent = self._intent
-        if intent is not None:
-            if not intent.done():
-                intent.cancel()
-            elif not intent.cancelled():
-                intent.exception()  # seen: it was answered where it mattered
-        if not self._recorded:
-            self._journal.append(self.notes.outcome())
 
     async def decide(
         self, stage: Stage, messages: list[Message], unscannable: Sequence[tuple[Message, str]] = ()
@@ -225,15 +193,6 @@ class Exchange:
     def restoring(self) -> Restoring | None:
         """What puts back into the answer what was masked in the request, where that is wanted."""
         return Restoring(self._tokens) if self._tokens is not None and self._tokens.values else None
-
-    def _declare(self) -> None:
-        """Write down what the model is asked, and that it was let through."""
-        self._untold = None
-        try:
-            self._intent = self._journal.submit(self.notes.intent())
-        except Exception as error:  # raised where it matters: when something is to leave
-            self._intent = asyncio.get_running_loop().create_future()
-            self._intent.set_exception(error)
 
     def read(self, body: bytes | None) -> Request:
         """What is asked. Raises Malformed and BadRequest."""
@@ -457,15 +416,7 @@ class Exchange:
     async def send(self, answer: Answer) -> None:
         """An answer in one piece, once a record of it is durable."""
         try:
-            if self._intent is None:
-                self._recorded = True
-                if self._untold is not None:
-                    self._untold.cancel()
-                began = time.perf_counter()
-                await self._journal.durable(self.notes.outcome())
-                self.notes.waited(time.perf_counter() - began)
-            else:
-                await self.durable()
+            await self._telling.before(whole=True)
         except Exception as error:
             await self._journal_failed(error)
             return
@@ -473,20 +424,7 @@ class Exchange:
 
     async def durable(self) -> None:
         """Wait until the intent is on disk. Raises Unrecorded."""
-        if self._intent is None:
-            if self._untold is not None:
-                self._untold.cancel()
-            self._declare()
-        intent = self._intent
-        assert intent is not None
-        if intent.done() and intent.exception() is None:
-            return
-        began = time.perf_counter()
-        try:
-            await intent
-        except Exception as error:
-            raise Unrecorded(str(error)) from None
-        self.notes.waited(time.perf_counter() - began)
+        await self._telling.before(whole=False)
 
     async def _journal_failed(self, error: Exception) -> None:
         log.error("decision not recorded", decision=self.notes.id, problem=str(error))

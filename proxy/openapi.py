@@ -10,9 +10,10 @@ from importlib.metadata import version
 from typing import Any
 
 from .admin import ROUTES, Word
-from .app import DIALECTS, RELAYED, SERVED
+from .app import DIALECTS, SERVED
 from .batches.routes import TABLE
 from .dialects.moderations import CATEGORIES
+from .relay import RELAYED
 from .routing import family_of
 from .surface import FAMILIES
 

@@ -31,13 +31,27 @@ from .upstream import Headers, Response, UpstreamError
 log = get_logger("penstock.relay")
 
 MODELS = b"/v1/models"
+RELAYED: tuple[bytes, ...] = (MODELS,)
+"""GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
 SMALL = 64 * 1024
 """Bytes of an answer on an open route up to which it is gathered before it leaves."""
 UNRECORDED = "Decisions cannot be recorded at the moment."
 
 
+def relays(path: bytes) -> bool:
+    """Whether GET on `path` is answered by the upstreams."""
+    for base in RELAYED:
+        if path == base:
+            return True
+        name = path.removeprefix(base + b"/")
+        if name != path and name and _NAME.issuperset(name) and name not in {b".", b".."}:
+            return True
+    return False
+
+
 class Head(Protocol):
-    """What follows from a request's head (`app`): who asks, and what an upstream gets of it."""
+    """What follows from a request's head (`known`): who asks, and what an upstream gets of it."""
 
     speaker: Speaker
     family: str

@@ -16,11 +16,12 @@ import httpx2
 import pytest
 
 from classifiers.training.labels import LABELS as ENCODER
-from proxy.app import DIALECTS, RELAYED, SERVED
+from proxy.app import DIALECTS, SERVED
 from proxy.batches.routes import TABLE
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
 from proxy.dialects.moderations import APPROXIMATED, CATEGORIES, LABELS
+from proxy.relay import RELAYED
 from proxy.surface import FAMILIES, METHODS, Opened, family_of, table
 from tests.proxy.conftest import Make, Stand, _canary, stand  # noqa: F401 - pytest finds fixtures by name
 from tests.upstream import End, replies

@@ -15,9 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from proxy.admin import ROUTES
-from proxy.app import DIALECTS, RELAYED, SERVED
+from proxy.app import DIALECTS, SERVED
 from proxy.cli import app
 from proxy.openapi import ERRORS, document
+from proxy.relay import RELAYED
 from tests.packages import ROOT, packages
 from tests.proxy.conftest import Make
 from tests.upstream import api, replies, responses, shapes
