@@ -38,6 +38,7 @@ from .listener import Caller, Incoming
 from .logs import get_logger
 from .metrics import Metrics
 from .moderate import Moderation
+from .problems import FAILED, NO_ROOM
 from .record import Leave, Notes
 from .relay import Relay, relays
 from .reviews import Reviews
@@ -227,8 +228,7 @@ class DataPlane:
         assert isinstance(known, Known)
         assert task is not None
         if len(self.in_flight) >= self._settings.max_in_flight or self.draining:
-            text = "Penstock has no room for another request at the moment."
-            caller.answer(self._problem(known.speaker, 503, "overloaded", text))
+            caller.answer(self._problem(known.speaker, 503, "overloaded", NO_ROOM))
             caller.over()
             return
         self.in_flight.add(task, caller)
@@ -273,10 +273,10 @@ class DataPlane:
                 caller.answer(self._problem(known.speaker, status, code, f"{words}."))
         except Exception:
             # A fault of ours: the client learns no more than that, the operator's log has the rest.
-            log.exception("internal fault")
+            log.exception("internal fault", decision=notes.id)
+            notes.stumbled(self._audit.append)
             if not caller.started:
-                text = "Penstock failed to handle this request."
-                caller.answer(self._problem(known.speaker, 500, "internal_error", text))
+                caller.answer(self._problem(known.speaker, 500, "internal_error", FAILED, notes.id))
         finally:
             self.in_flight.discard(task)
             caller.over()
@@ -333,9 +333,9 @@ class DataPlane:
         except Denied:
             return ANONYMOUS
 
-    def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
+    def _problem(self, speaker: Speaker, status: int, code: str, message: str, decision: str = "") -> Answer:
         self._metrics.refused.inc(code)
-        return problem(speaker, status, code, message, "")
+        return problem(speaker, status, code, message, decision)
 
 
 _BODILESS = frozenset({b"GET", b"DELETE"})

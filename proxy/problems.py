@@ -8,6 +8,9 @@ from .upstream import UpstreamError
 
 UNAVAILABLE = "This request could not be checked, so it was not answered. Please tell the operator."
 
+NO_ROOM = "Penstock has no room for another request at the moment."
+FAILED = "Penstock failed to handle this request."
+
 
 class Blocked(Exception):
     """A decision that stops the output, on its way to whoever ends the answer."""

@@ -68,6 +68,8 @@ class Notes:
         self.kept: Kept | None = None
         self.leave: Leave | None = None
         self._acted: Set[tuple[str, str]] = _NOBODY
+        self.over = False
+        """Whether there is a record of how it ended."""
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -174,13 +176,19 @@ class Notes:
             if detail:
                 self._facts["detail"] = str(detail)
 
+    def stumbled(self, append: Callable[[Record], object]) -> None:
+        """A fault of ours ended it: write that down, where nothing is yet."""
+        if not self.over:
+            self.ended("failed", "internal_error")
+            append(self.outcome())
+
     def intent(self) -> Record:
         """The record that is durable before the first byte of the answer."""
         return Record(self.id, "intent", self._at, {**self._facts, **self._verdict(), **self._seen()})
 
     def outcome(self) -> Record:
         """The record of how it ended; counts it in the metrics. Call it once."""
-        times = self._times
+        self.over, times = True, self._times
         times["total"] = time.perf_counter() - self._began
         self._count()
         # What was refused before the model was asked took our time alone.

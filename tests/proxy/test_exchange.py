@@ -12,8 +12,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from policies.decision import Decision
+from policies.model import Stage
 from proxy import stream
 from proxy.audit import Reader
+from proxy.guard import Guard
 from proxy.logs import captured
 from proxy.sse import Decoder
 from tests.proxy import kinds
@@ -560,3 +563,25 @@ async def test_the_audit_holds_no_text(stand: Make) -> None:
     assert b"no-mark" in raw or b"veil-secret" in raw  # rules are named in it, and the policy itself is kept apart
     assert b"CONFIDENTIAL" not in raw
     assert b"SECRET" not in raw
+
+
+@pytest.mark.parametrize("stage", ["input", "output"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fault_of_ours_is_in_the_audit(
+    stand: Make, monkeypatch: pytest.MonkeyPatch, stage: str, stream: bool
+) -> None:
+    """Whoever finds a way to make us stumble leaves a trace, under the id that the client was given."""
+    check = Guard.check
+
+    async def stumbling(guard: Guard, at: Stage, *more: Any, **rest: Any) -> Decision:
+        if at == stage:
+            raise RuntimeError("a fault of ours")
+        return await check(guard, at, *more, **rest)
+
+    monkeypatch.setattr(Guard, "check", stumbling)
+    async with stand(options="inline: false") as s:
+        answer = await s.chat("Hi", stream=stream)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        (row,) = await s.rows()
+        assert row.id == answer.headers["x-request-id"]
+        assert row["status"] == "failed"
