@@ -28,8 +28,8 @@ _NOT_FORWARDED = HOP_BY_HOP | {
 }
 
 
-# Who asks, and on whose account: the caller's own words for it mean nothing beside the operator's key, or would choose
-# among the operator's projects, workspaces and customers.
+# Who asks, from where and on whose account: the caller's own words for it mean nothing beside the operator's key, or
+# would choose among the operator's projects, workspaces, customers and, where the upstream is a gateway, providers.
 _CREDENTIALS = frozenset(
     {
         b"authorization",
@@ -43,6 +43,23 @@ _CREDENTIALS = frozenset(
         b"anthropic-organization-id",
         b"anthropic-workspace-id",
         b"anthropic-user-profile-id",
+        b"x-goog-user-project",
+        b"cf-aig-authorization",
+        b"helicone-auth",
+        b"helicone-target-provider",
+        b"helicone-target-url",
+        b"x-litellm-api-key",
+        b"x-portkey-api-key",
+        b"x-portkey-config",
+        b"x-portkey-custom-host",
+        b"x-portkey-provider",
+        b"x-portkey-virtual-key",
+        b"cf-connecting-ip",
+        b"true-client-ip",
+        b"x-client-ip",
+        b"x-real-ip",
+        b"remote-user",
+        b"x-remote-user",
     }
 )
 

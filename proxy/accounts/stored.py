@@ -51,13 +51,25 @@ def _written(content: Any) -> list[Any]:
     return [file.get("file_id") for file in files if isinstance(file, dict)]
 
 
+def refers(item: dict[str, Any]) -> bool:
+    """Whether an item of a request's input stands for one that is stored, whatever else it holds."""
+    match item.get("type"):
+        case "item_reference":
+            return True
+        case "image_generation_call":  # an image that was drawn before is named, or sent again
+            return not item.get("result")
+        case None:
+            return item.get("content") is None
+    return False
+
+
 def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(id, the field that holds it) of each stored thing that a request leads to."""
     for name in ("previous_response_id", "conversation", "container", "input_file_id", "thread"):
         yield from _named(tree.get(name), name)
     yield from _worked_with(tree)
     for index, item in enumerate(_list(tree.get("input"))):
-        if isinstance(item, dict) and item.get("type") in (None, "item_reference") and "content" not in item:
+        if isinstance(item, dict) and refers(item):
             yield from _named(item.get("id"), f"input[{index}].id")
     yield from _heard(tree)
     for outer, inner_name in _COMPARED:

@@ -124,8 +124,9 @@ class Request(Body):
 
     def others(self) -> list[str]:
         """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes.
-        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's.) Raises BadRequest for more than MOST."""
-        found: list[str] = []
+        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's, names with a comma between of LiteLLM's.)
+        Raises BadRequest for more than MOST."""
+        found = [name.strip() for name in self.model.split(",", MOST)] if "," in self.model else []
         for field_name in ("fallbacks", "models") if isinstance(self.tree, dict) else ():
             named = self.tree.get(field_name)
             for item in named if isinstance(named, list) else [named]:
@@ -134,6 +135,8 @@ class Request(Body):
                     found.append(name if isinstance(named, list) and isinstance(name, str) else "")
                     if len(found) > MOST:
                         raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
+        if len(found) > MOST:
+            raise BadRequest(f"'model' names more than {MOST} models.", "model")
         return found
 
     def helpers(self) -> list[str]:

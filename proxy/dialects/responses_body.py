@@ -11,6 +11,7 @@ from typing import Any
 
 from classifiers.base import Role
 
+from ..accounts.stored import refers
 from .base import BadRequest, Body, escaped, looks_sealed
 from .chat_body import VOCABULARY as CHAT
 from .chat_body import spelled
@@ -101,7 +102,7 @@ def check_shape(body: Body, tree: dict[str, Any], opened: frozenset[str]) -> Non
     for index, item in enumerate(tree["input"] if isinstance(tree.get("input"), list) else ()):
         if not isinstance(item, dict):
             raise BadRequest(f"'input[{index}]' must be an object.", f"input[{index}]")
-        if item.get("type") in (None, "item_reference") and "content" not in item:
+        if refers(item):
             if "item_reference" in opened:
                 body.unscannable.append((f"/input/{index}", "stored"))
                 continue

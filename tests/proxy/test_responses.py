@@ -117,6 +117,12 @@ SHAPES: dict[str, tuple[Any, str | None]] = {
     "an empty id": ({"model": "m", "input": "x", "previous_response_id": ""}, "previous_response_id"),
     "a conversation": ({"model": "m", "input": "x", "conversation": {"id": "conv_1"}}, "conversation"),
     "a template": ({"model": "m", "prompt": {"id": "pmpt_1", "variables": {"a": "b"}}}, "prompt"),
+    "a stored item that says something": (
+        {"model": "m", "input": [{"type": "item_reference", "id": "msg_1", "content": "Hi"}]},
+        "input[0]",
+    ),
+    "a stored item without a type": ({"model": "m", "input": [{"id": "msg_1", "content": None}]}, "input[0]"),
+    "a stored image": ({"model": "m", "input": [{"type": "image_generation_call", "id": "ig_1"}]}, "input[0]"),
     "a stored item": ({"model": "m", "input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
     "a stored item without its type": ({"model": "m", "input": [{"id": "msg_1"}]}, "input[0]"),
 }
