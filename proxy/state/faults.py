@@ -69,6 +69,8 @@ def fault_of(error: BaseException) -> StateUnavailable:
             return unavailable(fault, problem)
     if isinstance(error, said.ResponseError):
         return unavailable(Fault.STRANGE, f"Redis refuses a command: {text[:80]}")
+    if not isinstance(error, said.RedisError | OSError):
+        return unavailable(Fault.STRANGE, "what answers there does not speak Redis")
     cause = error.__cause__ or error.__context__
     for each in (error, cause):
         if isinstance(each, ssl.SSLError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ PROBE = 2.0
 """Seconds that a look may take, a new connection and its TLS included."""
 ASKED = 0.4
 """Seconds that one Sentinel may take, to be reached and to answer: the next one is to have its turn within PROBE."""
-KEY = "penstock:probe"
+KEY = "penstock:probe:"
 
 
 class Line:
@@ -185,7 +186,7 @@ class Line:
             async with asyncio.timeout(PROBE):
                 await self._client.ping()
                 return await look(self._client, self.deadline)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever the client makes of what is no Redis
             return fault_of(error)
 
     async def close(self) -> None:
@@ -232,8 +233,10 @@ async def look(client: Redis, deadline: float) -> StateUnavailable | None:
     if told and told < LEAST:
         return unavailable(Fault.VERSION, f"this is Redis {version}")
     began = time.perf_counter()
-    await client.set(KEY, "1", ex=60)
+    await client.set(key := KEY + secrets.token_hex(8), "1", ex=60)
     took = time.perf_counter() - began
+    if await client.get(key) != b"1":
+        return unavailable(Fault.STRANGE, "what answers there does not keep what it is told")
     if took > deadline + GRACE:
         return unavailable(Fault.SLOW, f"Redis takes {took * 1000:.0f} ms for one write")
     return None

@@ -13,6 +13,7 @@ to evict what it likes (`penstock doctor` looks).
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
@@ -20,7 +21,7 @@ from math import inf
 import orjson
 
 from ..audit.steady import Steady
-from .base import MOST, Flag, Strike
+from .base import MOST, Fault, Flag, StateUnavailable, Strike
 from .line import Command, Line
 
 FLAGS, RESETS, VERSION, BORN = "penstock:flags", "penstock:resets", "penstock:version", "penstock:born"
@@ -42,12 +43,14 @@ class RedisStore:
     async def counts(self, account: str, since: Mapping[str, float], first: Sequence[Strike] = ()) -> dict[str, int]:
         asked: list[Command] = [("ZCOUNT", _key(account, name), f"({at!r}", "+inf") for name, at in since.items()]
         answers = await self._ask(*_striking(first), *asked)
-        found = zip(since, answers[len(answers) - len(asked) :], strict=True)
-        return {name: min(int(count), MOST) for name, count in found if count}
+        with _read():
+            found = zip(since, answers[len(answers) - len(asked) :], strict=True)
+            return {name: min(int(count), MOST) for name, count in found if count}
 
     async def kept(self, account: str) -> dict[str, int]:
         (names,) = await self._ask(("SMEMBERS", _names(account)))
-        known = sorted(name.decode() for name in names)
+        with _read():
+            known = sorted(name.decode() for name in names)
         counts = await self._ask(*[("ZCARD", _key(account, name)) for name in known]) if known else []
         return {name: int(count) for name, count in zip(known, counts, strict=True) if count}
 
@@ -67,15 +70,15 @@ class RedisStore:
         """Every mark that has not ended, and when accounts were reset."""
         fields, resets = await self._ask(("HGETALL", FLAGS), ("HGETALL", RESETS))
         now = self._clock.now()
-        flags = [_flag(field, value) for field, value in fields.items()]
+        with _read():
+            flags = [_flag(field, value) for field, value in fields.items()]
+            forgotten = {account.decode(): float(at) for account, at in resets.items()}
         over = [_field(flag.account, flag.name) for flag in flags if flag.until <= now]
-        old = [account for account, at in resets.items() if float(at) < now - KEPT]
+        old = [account for account, at in forgotten.items() if at < now - KEPT]
         for key, gone in ((FLAGS, over), (RESETS, old)):
             if gone:
                 await self._ask(("HDEL", key, *gone))
-        return [flag for flag in flags if flag.until > now], {
-            account.decode(): float(at) for account, at in resets.items()
-        }
+        return [flag for flag in flags if flag.until > now], forgotten
 
     async def version(self) -> object:
         return [*await self._ask(("GET", BORN), ("GET", VERSION)), self.line.primary]
@@ -84,11 +87,14 @@ class RedisStore:
         """The name of this memory. A Redis that lost what it knew has another one, and so has another primary: a
         replica that was made it may lack what had been told last."""
         _, name = await self._ask(("SET", BORN, secrets.token_hex(16), "NX"), ("GET", BORN))
-        told: bytes = name
-        return f"{told.decode()} {self.line.primary}".strip()
+        with _read():
+            told: str = name.decode()
+        return f"{told} {self.line.primary}".strip()
 
     async def reset(self, account: str, at: float) -> None:
-        names = [name.decode() for name in (await self._ask(("SMEMBERS", _names(account))))[0]]
+        (told,) = await self._ask(("SMEMBERS", _names(account)))
+        with _read():
+            names = [name.decode() for name in told]
         own = [
             _field(flag.account, flag.name) for flag in await self.flags() if flag.account == account and flag.at <= at
         ]
@@ -98,6 +104,17 @@ class RedisStore:
             ("HSET", RESETS, account, repr(at)),
             ("INCR", VERSION),
         )
+
+
+@contextlib.contextmanager
+def _read() -> Iterator[None]:
+    """What is read in the block was written by us, or it cannot be used."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        mend = "is `state` ours alone? Delete what others wrote under penstock:"
+        problem = f"what Redis holds for us was not written by us ({type(error).__name__})"
+        raise StateUnavailable(Fault.STRANGE, problem, mend) from None
 
 
 def _striking(strikes: Sequence[Strike]) -> Iterator[Command]:

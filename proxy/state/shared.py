@@ -210,10 +210,15 @@ class State:
                 self._unwritten = [], []
             redis = self._behind
             if redis is not None and redis.line.up:
-                with contextlib.suppress(StateUnavailable):  # the line has told of it
+                try:
                     # In this order: what was forgotten there must not be told anew.
                     await self._hear(redis)
                     await self._tell()
+                except StateUnavailable as error:
+                    if redis.line.up:  # else the line has told of it
+                        self._line_changed(error)
+                else:
+                    self._parts.well("redis")
             changed = self._local.changes()
             if changed != self._version:
                 self._know(self._local.marked())

@@ -19,6 +19,7 @@ from proxy import doctor_cli
 from proxy.config import load
 from proxy.doctor.base import Finding, Place, State
 from proxy.doctor.remembered import _memory
+from proxy.logs import captured
 from tests.bench.candidates import free_port
 from tests.proxy.conftest import standing
 from tests.proxy.keyring import give
@@ -140,6 +141,8 @@ WAYS: dict[str, tuple[Made, str, str]] = {
     "a node of a cluster": (cluster, "cluster", "a node of a Redis Cluster"),
     "a sentinel": (lambda: answering(b"$%d\r\n%s\r\n" % (len(SENTINEL), SENTINEL)), "cluster", "a Sentinel"),
     "too old": (lambda: answering(b"$%d\r\n%s\r\n" % (len(INFO), INFO)), "version", "this is Redis 5.0.7"),
+    "what says yes to everything": (lambda: answering(b"+OK\r\n"), "strange", "does not keep what it is told"),
+    "what answers in numbers": (lambda: answering(b":1\r\n"), "strange", "does not speak Redis"),
     "another service": (lambda: answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "strange", "does not speak Redis"),
 }
 
@@ -232,3 +235,29 @@ async def test_it_mends_without_a_restart(tmp_path: Path) -> None:
 
             await until(told)
             assert (await ready(s))["redis"] == "ready"
+
+
+async def test_what_others_wrote_under_our_names_ends_no_ban(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named state, told once; known flags hold, strikes are told, and it is well again when that is gone."""
+    monkeypatch.setattr("proxy.state.shared.LOOK", 0.05)
+    with server() as own, captured() as lines:
+        async with standing(tmp_path, RULES, settings={"state": own.url()}, keys=KEYS) as s:
+            ann, ben = Asker(s, "ann"), Asker(s, "ben")
+            for _ in range(3):
+                await ann("MARK")
+            await until(lambda: bool(own.run("HLEN", "penstock:flags")))
+            own.run("HSET", "penstock:flags", "ann\nbanned", "garbage")
+            own.run("INCR", "penstock:version")
+
+            async def told(state: str) -> bool:
+                found: str = (await ready(s))["redis"]
+                return found.startswith(state)
+
+            await until(lambda: told("strange: what Redis holds for us was not written by us"))
+            assert await ann("Hi") == "account_banned"
+            assert await ben("MARK") == "content_policy_violation"
+            own.run("HDEL", "penstock:flags", "ann\nbanned")
+            await until(lambda: told("ready"))
+    events = [line["event"] for line in lines if line.get("part") == "redis"]
+    assert events == ["part is not well", "part is well again"]
+    assert "internal fault" not in {line["event"] for line in lines}
