@@ -1,6 +1,6 @@
 """A body with what a decision changes of it: masks, notes to the model, and the name that an upstream knows it by.
 
-What is not changed means what it meant; whole numbers of any size survive.
+What is not changed stays byte for byte as it came.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 from policies.engine import Decision
 
-from .dialects.base import Body, replaced, written
+from .dialects.base import Body, replaced
+from .spelling import respelled
 
 
 def changed(raw: bytes, body: Body, decision: Decision, model: str | None, dialect: str) -> bytes:
@@ -24,14 +25,14 @@ def changed(raw: bytes, body: Body, decision: Decision, model: str | None, diale
         tree["model"] = model
     if advice:
         noted(tree, decision, dialect)
-    return written(tree).encode()
+    return respelled(raw, tree)
 
 
 def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
     """`raw`, which `body` was read from, with the decision's masks applied."""
     tree = json.loads(raw)
     put(tree, body, decision)
-    return written(tree).encode()
+    return respelled(raw, tree)
 
 
 def put(tree: Any, body: Body, decision: Decision) -> None:

@@ -108,7 +108,7 @@ class Fetched(Recorded):
         said = self.dialect.read_row(tree)
         decision = await self.decide(Stage.OUTPUT, said.messages, placed(said, Role.ASSISTANT))
         if decision.way is None:
-            return masked(line, said, decision) + b"\n" if decision.masks else line
+            return masked(line, said, decision) if decision.masks else line
         self._replaced, decision = self._replaced + 1, decision.stopped() or decision.denied()
         silent = decision.fired[0].not_evaluated
         return self.dialect.failed(await self._name(tree), None if silent else self.refusal(decision))

@@ -16,12 +16,13 @@ from classifiers.base import Role
 from policies.engine import Decision
 from policies.model import Action, OnBlock, Stage
 
-from ..dialects.base import BadRequest, Body, Dialect, NotFound, Refusal, Request, TooMany, written
+from ..dialects.base import BadRequest, Body, Dialect, NotFound, Refusal, Request, TooMany
 from ..exchange import Exchange, Shared
 from ..guard import Guard
 from ..listener import Caller
 from ..record import Notes
 from ..routing import Way
+from ..spelling import respelled
 from ..strict import Malformed
 from .form import Form, read_form
 from .records import Recorded, Records
@@ -160,7 +161,7 @@ class Uploaded(Recorded):
             tree = json.loads(body)
             for row, found in self._items:
                 row.alter(tree["requests"][row.number - 1], found)
-            return written(tree).encode()
+            return respelled(body, tree)
         return body
 
     def _allow(self, row: Row, upload: Upload) -> None:

@@ -154,6 +154,9 @@ INPUT_MASKS: dict[str, str] = {
     "plain": '{"model":"m","messages":[{"role":"user","content":"my SECRET"}]}',
     "one part": '{"model":"m","messages":[{"content":[{"type":"text","text":"SECRET"}]}]}',
     "numbers stay": '{"model":"m","messages":[],"n":1,"x":"SECRET","y":123456789012345678901234567890}',
+    "spelled otherwise": (
+        '{ "model":"m","t":1.0,"p" : 1E-1,\n"x":"\\u0061\\/","s":-0,"messages":[ {"content":"SECRET"} ]}\n'
+    ),
     "odd keys": '{"model":"m","messages":[],"a/b~c":{"0":["SECRET"]}}',
     "two places": '{"model":"m","messages":[{"content":"SECRET"},{"content":"and SECRET SECRET"}]}',
     "a name that means something else elsewhere": '{"model":"m","messages":[],"metadata":{"logprobs":"SECRET"}}',
