@@ -14,7 +14,8 @@ import orjson
 from policies.model import Stage
 
 from .accounts.holder import Holder
-from .accounts.mentioned import check
+from .accounts.identity import Identity
+from .accounts.mentioned import check, models
 from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
 from .audit import Audit
 from .dialects.base import BadRequest, NotFound, Speaker
@@ -54,6 +55,7 @@ class Head(Protocol):
     """What follows from a request's head (`known`): who asks, and what an upstream gets of it."""
 
     speaker: Speaker
+    identity: Identity
     family: str
     holder: Holder | None
     asked: tuple[bytes, bytes, Headers]
@@ -80,6 +82,9 @@ class Relay:
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
             query = known.asked[1].partition(b"?")[2]
+            may = known.identity.models
+            if may is not None and any(name not in may for name in models(query, body)):
+                raise no_model()
             listing = known.holder is not None and check(known.holder, query, body) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
             if not _gathered(response, owned=known.holder is not None):

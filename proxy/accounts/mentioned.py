@@ -1,4 +1,5 @@
-"""What a request on an open route mentions: nobody judges it, but it may not lead to what is another account's.
+"""What a request on an open route mentions: nobody judges it, but it may not lead to what is another account's, nor to
+a model that is not for this one.
 
 INVARIANT: a body that a provider could read as JSON or as a form is read here as well, or refused.
 """
@@ -14,6 +15,9 @@ from .holder import Holder
 
 _FIELD = re.compile(rb"\n[ \t]*\r?\n[ \t]*([\w.:-]{4,200})[ \t]*\r?\n--")
 """A field of a form whose value is one word: behind a blank line, and before a boundary."""
+_PART = re.compile(rb"content-disposition[ \t]*:([^\r\n]*)\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]*)", re.IGNORECASE)
+"""How a part of a form is called, and the first line that it holds."""
+_CALLED = re.compile(rb';[ \t]*name[ \t]*=[ \t]*(?:"([^"\\%]*)"|([^\s";\\%]+))', re.IGNORECASE)
 _JSON = re.compile(rb"[\s\x00\xef\xbb\xbf\xfe\xff]*[{\[]")
 """How JSON begins, in whatever encoding."""
 
@@ -37,9 +41,39 @@ def check(holder: Holder, query: bytes, body: bytes) -> bool:
 
 def _values(form: bytes) -> list[str]:
     """The values of a query, or of a form that is written like one."""
+    return [value for _, value in _pairs(form)]
+
+
+def _pairs(form: bytes) -> list[tuple[str, str]]:
     if b"=" not in form:
         return []
     try:
-        return [value for _, value in parse_qsl(form.decode("ascii"), max_num_fields=1000)]
+        return parse_qsl(form.decode("ascii"), max_num_fields=1000)
     except ValueError:  # other letters than a query has, or more of them than anybody needs
         return []
+
+
+def models(query: bytes, body: bytes) -> list[str]:
+    """The models that a request names, where the APIs name one: in its query, its JSON, or its form. Raises BadRequest
+    where that cannot be told."""
+    found: list[str] = [value for name, value in _pairs(query) if name == "model"]
+    try:
+        tree = parse(body) if body else None
+    except Malformed:
+        return found + _in_form(body) + [value for name, value in _pairs(body) if name == "model"]
+    session = tree.get("session") if isinstance(tree, dict) else None
+    for holder in (tree, session):
+        model = holder.get("model") if isinstance(holder, dict) else None
+        found += [model] if isinstance(model, str) else []
+    return found
+
+
+def _in_form(body: bytes) -> list[str]:
+    found: list[str] = []
+    for head, line in _PART.findall(body):
+        names = _CALLED.findall(head)
+        if len(names) != 1 or b"name*" in head.lower():
+            raise BadRequest("A field of the form is called in a way that has two readings.")
+        if b"model" in names[0]:
+            found.append(line.decode("utf-8", "replace"))
+    return found

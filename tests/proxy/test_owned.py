@@ -435,6 +435,55 @@ async def test_no_body_on_an_open_route_leads_to_anothers(
         assert len(s.upstream.requests) == 2 + (status == 200)
 
 
+NAMES: dict[str, tuple[bytes, str, str, int]] = {
+    "JSON": (b'{"model":"gpt-9"}', JSON, "", 200),
+    "JSON of another": (b'{"prompt":"x","model":"dall-e-3"}', JSON, "", 404),
+    "JSON of another, in other letters": (b'{"\\u006dodel":"dall-e-3"}', JSON, "", 404),
+    "JSON of a session": (b'{"session":{"type":"realtime","model":"other"}}', JSON, "", 404),
+    "JSON with two readings": (b'{"model":"gpt-9","model":"other"}', JSON, "", 400),
+    "a word that is no model": (b'{"metadata":{"model":"other"}}', JSON, "", 200),
+    "a form": (FORM % (b"model", b"gpt-9"), "multipart/form-data; boundary=b", "", 200),
+    "a form of another": (FORM % (b"model", b"other"), "multipart/form-data; boundary=b", "", 404),
+    "a form without quotes": (
+        FORM.replace(b'"', b"") % (b"model", b"other"),
+        "multipart/form-data; boundary=b",
+        "",
+        404,
+    ),
+    "a form by bare line feeds": (
+        FORM.replace(b"\r", b"") % (b"model", b"other"),
+        "multipart/form-data; boundary=b",
+        "",
+        404,
+    ),
+    "a form with two names": (FORM % (b'x"; name="model', b"other"), "multipart/form-data; boundary=b", "", 400),
+    "a form with a name in code": (
+        FORM % (b"x\"; name*=utf-8''model; a=\"", b"other"),
+        "multipart/form-data; boundary=b",
+        "",
+        400,
+    ),
+    "a form with a file": (FORM % (b'file"; filename="model', b"other"), "multipart/form-data; boundary=b", "", 200),
+    "a plain form": (b"a=1&model=other", "application/x-www-form-urlencoded", "", 404),
+    "a query": (b"{}", JSON, "?model=gpt-9", 200),
+    "a query of another": (b"{}", JSON, "?a=1&mod%65l=other", 404),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "query", "status"), NAMES.values(), ids=NAMES.keys())
+async def test_a_key_has_its_models_on_open_routes(
+    stand: Make, body: bytes, kind: str, query: str, status: int
+) -> None:
+    keys = {"a": {"scopes": ["open"], "models": ["gpt-*"]}, "b": {"scopes": ["open"]}}
+    async with stand(settings={"open_routes": ["/v1/images"]}, keys=keys) as s:
+        s.upstream.reply = replies.json({})
+        for who, wanted in (("a", status), ("b", 400 if status == 400 and kind == JSON else 200)):
+            headers = {"authorization": f"Bearer {s.keys[who]}", "content-type": kind}
+            answer = await s.client.post("/v1/images/edits" + query, content=body, headers=headers)
+            assert answer.status_code == wanted
+        assert b"other" not in answer.content
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stored_chat_is_its_accounts(stand: Make, stream: bool) -> None:
     """What `store: true` keeps is found again by whoever had it stored, and by nobody else."""
