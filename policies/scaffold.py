@@ -59,8 +59,8 @@ def begun(id: str, owner: str, description: str) -> bytes:
 
 
 def _line(document: Document, block: str) -> int:
-    """Where a block begins (1 is the first line); past all others where there is none."""
-    return document.keys.get((block,), (1 << 30, 0))[0]
+    """Where a block begins (1 is the first line); 0 where there is none, which is then written behind all others."""
+    return document.keys.get((block,), (0, 0))[0]
 
 
 def _insert(lines: list[str], document: Document, block: str, entries: Sequence[Any]) -> None:

@@ -69,12 +69,12 @@ def new_rule(  # noqa: PLR0913, PLR0917 - one parameter an option
         _one_of("--action", action, ACTIONS, "action")
     with operator():
         least = None if at_least is None else _threshold(at_least)
-        id = _named(id or _ask(asking, "id of the rule", "the rule's ID"))
+        id = _named(id or _ask(asking, "id of the rule", "the rule's ID behind the file"))
         classifiers, names = _sources(file, id, finding or [], word or [], taught)
         if not names:
             names = [_ask(asking, "finding (classifier.label)", "--finding, --word or --taught")]
         if least is None:
-            least = 0.5 if word else _threshold(_ask(asking, "threshold (above 0, up to 1)", "--at-least"))
+            least = 0.5 if word else _threshold(_ask(asking, "the lowest score that counts, like 0.9", "--at-least"))
         if action is None:
             action = "log" if not asking else typer.prompt(f"action ({', '.join(ACTIONS)})", default="log")
             _one_of("--action", action, ACTIONS, "action")
@@ -152,7 +152,7 @@ def _threshold(said: str) -> float:
 
 def _ask(asking: bool, what: str, option: str) -> str:
     if not asking:
-        raise Refused(f"say {option}")
+        raise Refused(f"say {option}: {what}")
     return str(typer.prompt(what))
 
 

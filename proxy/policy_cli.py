@@ -86,7 +86,11 @@ def history(
     Example: penstock policy history -n 50
     """
     with _operator():
-        for line in _store(data_dir, name, config).history()[-n:]:
+        store = _store(data_dir, name, config)
+        lines = store.history()[-n:]
+        if not lines and not json:
+            typer.echo(f"nothing was loaded under {clean(str(store.root))} yet: `penstock serve` writes it down")
+        for line in lines:
             if json:
                 typer.echo(dumps(line))
                 continue

@@ -243,6 +243,11 @@ async def test_what_stands_in_is_tried_again(stand: Make, monkeypatch: pytest.Mo
         assert (await s.chat("ODD")).status_code == 400
 
 
+def test_a_history_that_has_not_begun_says_so(tmp_path: Path) -> None:
+    assert policy("history", "--data-dir", tmp_path).output.startswith("nothing was loaded under ")
+    assert policy("history", "--json", "--data-dir", tmp_path).output == ""
+
+
 @pytest.mark.parametrize("before", ["nothing", "another file", "changed since"])
 async def test_a_start_with_nothing_to_begin_with(stand: Make, tmp_path: Path, before: str) -> None:
     """No revision of this policy was ever good, or it decides otherwise by now: nothing else takes its place."""

@@ -173,3 +173,27 @@ def test_a_rule_of_several_findings() -> None:
     rule = rule_of("r", "d", [(["a.x", "a.y"], 0.5), (["b.z"], 0.9)], stages=["input"], action="log")
     made = added(begun("x", "o", "d"), "f", {"rules": [rule]}).decode()
     assert "when: {any: [{finding: [a.x, a.y], at_least: 0.5}, {finding: b.z, at_least: 0.9}]}" in made
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        "rules: []\n",
+        "rules: []\ncases: []\n",
+        "classifiers:\n  pii: {kind: pii}\nrules:\n  - {id: a, description: d, stages: [input], "
+        "when: {finding: pii.card, at_least: 0.5}, action: log}\n",
+        "cases: []\nrules: []\n",
+        "",
+    ],
+    ids=["no rule", "no rule and no case", "no case", "cases first", "nothing"],
+)
+def test_blocks_that_are_not_there_yet_are_written_behind_the_others(tmp_path: Path, blocks: str) -> None:
+    file = tmp_path / "demo.yaml"
+    file.write_text(f"id: demo\nversion: 1\nowner: tests\ndescription: d\n{blocks}# the end\n")
+    told = run(file, "falcon", "--word", "Project Falcon", "--action", "log")
+    assert told.exit_code == 0, told.output
+    value = read(file.read_bytes(), file.name).value
+    assert [rule["id"] for rule in value["rules"]][-1] == "falcon"
+    assert "falcon-words" in value["classifiers"]
+    assert len(value["cases"]) == 2
+    assert "# the end" in file.read_text()
