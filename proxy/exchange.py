@@ -32,6 +32,7 @@ from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
 from .dialects.errors import read_error
 from .flight import fate
 from .guard import Guard
+from .headers import kind_of
 from .later import Later
 from .listener import Caller
 from .logs import get_logger
@@ -250,14 +251,16 @@ class Exchange:
 
     async def answer(self, request: Request, response: Response) -> None:
         """Judge and relay an answer whose head is here. Raises what `_forward` tells the caller of."""
-        kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+        kind, doubt = kind_of(response.all(b"content-type"))
         coding = b", ".join(response.all(b"content-encoding")).strip().lower() or b"identity"
         if 300 <= response.status < 400:
             raise Malformed("it redirects, and redirects are not followed: mend the upstream's URL")
         if response.status >= 400:
-            await self._failed(response, coded=coding != b"identity")
+            await self._failed(response, coded=coding != b"identity" or bool(doubt))
         elif coding != b"identity":
             raise Malformed("it is compressed although nobody asked for that")
+        elif doubt:
+            raise Malformed(doubt)
         elif kind == b"text/event-stream" and response.status == 200:
             streamed = Streamed(self, request, response)
             self._let_go(request)

@@ -69,3 +69,20 @@ def nominated(values: list[bytes]) -> frozenset[bytes]:
     if not named or named in ([b"keep-alive"], [b"close"]):
         return frozenset()
     return frozenset(token.strip() for value in named for token in value.split(b","))
+
+
+def kind_of(values: list[bytes]) -> tuple[bytes, str]:
+    """The media type of an answer whose Content-Type headers are `values`, and why its text has more than one reading
+    (a client may decode it otherwise than it is judged), or nothing."""
+    if len(values) > 1:
+        return b"", "it has two content types"
+    kind, *parameters = (values[0] if values else b"").lower().split(b";")
+    for parameter in parameters:
+        name, _, value = parameter.partition(b"=")
+        if name.strip().startswith(b"charset") and value.strip().strip(b"\"'") not in _UTF8:
+            return kind.strip(), "its charset is not UTF-8"
+    return kind.strip(), ""
+
+
+_UTF8 = frozenset({b"utf-8", b"utf8", b"us-ascii", b"ascii"})
+"""Charsets whose readers see what is judged, or, of other letters than ASCII's, nothing."""

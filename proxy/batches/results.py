@@ -18,6 +18,7 @@ from policies.model import Action, Stage
 from ..answers import problem, relayed
 from ..changes import masked
 from ..dialects.base import Body, Dialect, Refusal, Request
+from ..headers import kind_of
 from ..problems import UNAVAILABLE
 from ..strict import Malformed, parse
 from ..upstream import Response, UpstreamError
@@ -59,7 +60,7 @@ class Fetched(Recorded):
 
     async def answer(self, request: Request, response: Response) -> None:
         coding = b", ".join(response.all(b"content-encoding")).strip().lower() or b"identity"
-        if response.status != 200 or coding != b"identity":
+        if response.status != 200 or coding != b"identity" or kind_of(response.all(b"content-type"))[1]:
             await super().answer(request, response)
             return
         try:

@@ -73,6 +73,13 @@ async def test_bytes_with_two_readings(stand: Make, dialect: str) -> None:  # no
             assert len(s.upstream.requests) == wanted.count(200), name
 
 
+async def test_an_answer_of_two_types_is_not_read(stand: Make) -> None:  # noqa: F811
+    async with stand() as s:
+        for more, status in (([("Content-Type", "application/json; charset=utf-7")], 502), ([], 200)):
+            s.upstream.reply = replies.json({"choices": []}, headers=more)
+            assert (await s.chat("Hi")).status_code == status
+
+
 async def test_an_answer_in_two_codings_is_not_read(stand: Make) -> None:  # noqa: F811
     async with stand() as s:
         for codings, status in ((["identity", "gzip"], 502), (["identity, gzip"], 502), (["identity"], 200)):
