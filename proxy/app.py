@@ -219,7 +219,7 @@ class DataPlane:
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:
         """An answer to what broke a rule of HTTP or a limit."""
-        extra = [(b"upgrade", b"HTTP/1.1")] if status == 426 else []
+        extra = _DUE.get(status, [])
         return self._refusal(incoming, status, code, message, extra, self._account(incoming))
 
     async def serve(self, incoming: Incoming, body: bytes, caller: Caller) -> None:
@@ -338,6 +338,8 @@ class DataPlane:
         return problem(speaker, status, code, message, decision)
 
 
+_DUE: Mapping[int, Headers] = {405: [(b"allow", b"GET, HEAD, POST")], 426: [(b"upgrade", b"HTTP/1.1")]}
+"""Headers that a status must have, whatever was asked for."""
 _BODILESS = frozenset({b"GET", b"DELETE"})
 
 

@@ -20,6 +20,7 @@ from .answers import Answer, status_line
 from .headers import plain
 from .logs import get_logger
 from .offers import Offer
+from .targets import Misdirected, path_of
 from .upstream import Headers
 
 log = get_logger("penstock.listener")
@@ -277,6 +278,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError:
             log.exception("internal fault")  # ours, not the client's
             self._refuse(500, "internal_error", "Penstock failed to handle this request.")
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(400, "unknown_method", "Penstock knows no such method: send POST or GET, in capital letters.")
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http", "This is not valid HTTP/1.1.")
         if self._incoming is None and self._head_size > MAX_HEAD and not self.deaf:
@@ -326,7 +329,7 @@ class Connection(asyncio.Protocol):
             if self._offer.needless:
                 self._headers, self._target = [], b""
                 return  # the parser stops here, and reads it again without the offer
-        seen = self._seen
+        seen, lost = self._seen, None
         keep_alive = parser.should_keep_alive()
         if (
             seen is not None
@@ -337,8 +340,10 @@ class Connection(asyncio.Protocol):
         ):
             incoming = seen
         else:
-            if not target.startswith(b"/"):
-                target = _absolute(target)
+            try:
+                target, lost = path_of(method, target), None
+            except Misdirected as error:
+                lost = error
             incoming = self._seen = Incoming(method, target, headers, keep_alive)
             self.old = parser.get_http_version() == "1.0"
         self._incoming, self._headers, self._target = incoming, [], b""
@@ -346,6 +351,9 @@ class Connection(asyncio.Protocol):
             return
         if incoming is not seen and not plain(incoming.headers, parser.get_http_version()):
             self._refuse(400, "invalid_http", "This is not HTTP/1.1, or in another transfer coding than chunked.")
+            return
+        if lost is not None:
+            self._refuse(lost.status, lost.code, str(lost))
             return
         if parser.should_upgrade():
             self._refuse(426, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
@@ -481,14 +489,3 @@ class Listener:
             elif age > self._receive:
                 connection.late()
         self._sweep = self.loop.call_later(self._turn, self._look)
-
-
-def _absolute(target: bytes) -> bytes:
-    """The path and query of a target in absolute form (RFC 9112, 3.2.2); any other form as it is."""
-    try:
-        url = httptools.parse_url(target)
-    except httptools.HttpParserInvalidURLError:
-        return target
-    if not url.schema:
-        return target
-    return (url.path or b"/") + (b"?" + url.query if url.query else b"")

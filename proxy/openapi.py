@@ -20,12 +20,12 @@ from .surface import FAMILIES
 Json = dict[str, Any]
 
 ERRORS: dict[int, str] = {
-    400: "`invalid_json`, `invalid_request`, `invalid_http`, `duplicate_header`, `key_in_url`, "
-    "`previous_response_not_found`; `invalid_prompt` where the policy blocks",
+    400: "`invalid_json`, `invalid_request`, `invalid_http`, `invalid_target`, `unknown_method`, "
+    "`duplicate_header`, `key_in_url`, `previous_response_not_found`; `invalid_prompt` where the policy blocks",
     401: "`invalid_api_key`",
     403: "`permission_denied`, `origin_not_allowed`",
     404: "`model_not_found`, `route_closed`, `unknown_url`",
-    405: "`method_not_allowed`",
+    405: "`method_not_allowed`, `not_a_proxy`",
     408: "`request_timeout`",
     413: "`request_too_large`",
     415: "`unsupported_media_type`, `unsupported_encoding`",
@@ -253,8 +253,8 @@ def _said(what: str, schema: str) -> Json:
 _UNFIT: Json = {
     str(status): _said(what, "admin_error")
     for status, what in (
-        (400, "`invalid_http`"),
-        (405, "`method_not_allowed`"),
+        (400, "`invalid_http`, `invalid_target`, `unknown_method`"),
+        (405, "`method_not_allowed`, `not_a_proxy`"),
         (408, "`request_timeout`"),
         (413, "`request_too_large`"),
         (431, "`headers_too_large`"),

@@ -73,6 +73,44 @@ async def test_bytes_with_two_readings(stand: Make, dialect: str) -> None:  # no
             assert len(s.upstream.requests) == wanted.count(200), name
 
 
+# Request lines -> the status, the error's code, and what else the head says.
+LINES: dict[bytes, tuple[int, str, bytes]] = {
+    b"POST http://x/v1/chat/completions HTTP/1.1": (200, "", b""),
+    b"POST HTTPS://elsewhere.example:8443/v1/chat/completions HTTP/1.1": (200, "", b""),
+    b"POST http://x HTTP/1.1": (404, "unknown_url", b""),
+    b"POST http://user:word@x/v1/chat/completions HTTP/1.1": (400, "invalid_target", b""),
+    b"POST ftp://x/v1/chat/completions HTTP/1.1": (400, "invalid_target", b""),
+    b"POST http:///v1/chat/completions HTTP/1.1": (400, "invalid_target", b""),
+    b"POST v1/chat/completions HTTP/1.1": (400, "invalid_http", b""),
+    b"POST x:443 HTTP/1.1": (400, "invalid_http", b""),
+    b"POST * HTTP/1.1": (400, "invalid_target", b""),
+    b"OPTIONS * HTTP/1.1": (405, "method_not_allowed", b"allow: GET, HEAD, POST\r\n"),
+    b"OPTIONS /v1/chat/completions HTTP/1.1": (405, "method_not_allowed", b"allow: POST\r\n"),
+    b"CONNECT x:443 HTTP/1.1": (405, "not_a_proxy", b"allow: GET, HEAD, POST\r\n"),
+    b"CONNECT /v1/chat/completions HTTP/1.1": (405, "not_a_proxy", b"allow: GET, HEAD, POST\r\n"),
+    b"TRACE /v1/chat/completions HTTP/1.1": (405, "method_not_allowed", b"allow: POST\r\n"),
+    b"QUERY /v1/chat/completions HTTP/1.1": (405, "method_not_allowed", b"allow: POST\r\n"),
+    b"BREW /v1/chat/completions HTTP/1.1": (400, "unknown_method", b""),
+    b"post /v1/chat/completions HTTP/1.1": (400, "unknown_method", b""),
+    b"PRI * HTTP/2.0": (400, "invalid_http", b""),
+}
+
+
+async def test_odd_methods_and_targets(stand: Make) -> None:  # noqa: F811
+    async with stand() as s:
+        for line, (status, code, more) in LINES.items():
+            for text in ("Hi", "MARK") if status == 200 else ("MARK",):
+                s.upstream.requests.clear()
+                data = post("chat", text)
+                answer = await talk(s, line + data[data.index(b"\r\n") :])
+                wanted = (400, "invalid_prompt") if text == "MARK" and status == 200 else (status, code)
+                assert statuses(answer) == [wanted[0]], line
+                assert b'"code":"%b"' % wanted[1].encode() in answer or wanted[0] == 200, line
+                assert more in answer, line
+                assert len(s.upstream.requests) == (wanted[0] == 200), line
+                assert all(request.target == b"/v1/chat/completions" for request in s.upstream.requests), line
+
+
 async def test_an_answer_of_two_types_is_not_read(stand: Make) -> None:  # noqa: F811
     async with stand() as s:
         for more, status in (([("Content-Type", "application/json; charset=utf-7")], 502), ([], 200)):

@@ -51,7 +51,7 @@ def test_every_route_is_in_it_and_nothing_leads_nowhere() -> None:
     assert references(tree)
 
 
-@pytest.mark.parametrize("name", ["app", "exchange", "relay", "moderate", "listener", "cors"])
+@pytest.mark.parametrize("name", ["app", "heads", "targets", "exchange", "relay", "moderate", "listener", "cors"])
 def test_every_code_of_ours_is_in_it(name: str) -> None:
     found = SEEN.findall((ROOT / "proxy" / f"{name}.py").read_text())
     assert found
