@@ -218,14 +218,14 @@ class Keeper:
         seen: dict[str, object] | None = None
         while True:
             await asyncio.sleep(LOOK)
-            now = await asyncio.to_thread(self._look)
-            changes = now == seen and not now.items() <= self._loaded.items()
-            if changes or (self._instead and time.monotonic() >= self._again):
-                try:
+            try:
+                now = await asyncio.to_thread(self._look)
+                changes = now == seen and not now.items() <= self._loaded.items()
+                seen = now
+                if changes or (self._instead and time.monotonic() >= self._again):
                     await changed()
-                except Exception:  # a fault of ours must not end the watch
-                    log.exception("policy not loaded")
-            seen = now
+            except Exception:  # a fault of ours must not end the watch
+                log.exception("policy not looked at, or not loaded")
 
     def _look(self, *, files: bool = False) -> dict[str, object]:
         """What would show that something was written: sizes, times and inodes. With `files`, whether watched or not."""

@@ -19,11 +19,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .bundle import LARGEST, BundleError, opened, unpack, verify
+from .logs import get_logger
 from .policy_store import FetchError, settle
+
+log = get_logger("penstock.policy")
 
 TIMEOUT = 10.0
 """Seconds for each step of a fetch."""
 SUFFIX = ".sig"
+LONGEST_TAG = 200
 
 
 class Fetched:
@@ -55,6 +59,10 @@ class Fetched:
                 raise FetchError(self.problem) from None
             except OSError as error:
                 self.problem = f"{self.home}: {error.strerror}"
+                raise FetchError(self.problem) from None
+            except Exception as error:  # whatever a server may make of our client: it is asked again
+                log.exception("policy not fetched")
+                self.problem = f"{self.url}: what it answers cannot be read: {type(error).__name__}"
                 raise FetchError(self.problem) from None
 
     def poll(self) -> None:
@@ -121,6 +129,7 @@ class Fetched:
                         return None
                     raw = _whole(response, self.url, LARGEST)
                     etag = response.headers.get("etag", "")
+                    etag = etag if etag.isascii() and len(etag) <= LONGEST_TAG else ""  # it is sent back as it came
                 with client.stream("GET", self.url + SUFFIX) as response:
                     signature = _whole(response, self.url + SUFFIX, 1024).decode("ascii", "replace")
         except httpx2.HTTPError as error:

@@ -39,12 +39,13 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, int]] = []
+        self.tag = ""
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 raw = site.files.get(self.path)
-                tag = f'"{hash(raw)}"'
+                tag = site.tag or f'"{hash(raw)}"'
                 status = 404 if raw is None else 304 if self.headers.get("if-none-match") == tag else 200
                 site.asked.append((self.path, status))
                 self.send_response(status)
@@ -190,6 +191,37 @@ def test_only_what_is_signed_is_taken_and_nothing_older(site: Site, tmp_path: Pa
     refused("larger than")
     site.close()
     refused("cannot be reached")
+
+
+@pytest.mark.parametrize("tag", ['"\xe9"', "x" * 30_000, '"\xff\xfe"', ""])
+def test_a_server_with_strange_tags(site: Site, tmp_path: Path, tag: str) -> None:
+    """What cannot be sent back is not: the next one is fetched all the same."""
+    fetched, site.tag = Fetched(tmp_path / "f", site.url, PUBLIC), tag
+    for number, text in enumerate((FIRST, SECOND)):
+        site.put(bundle(text, number))
+        fetched.refresh()
+        assert fetched.newest is not None
+        assert Path(fetched.newest).read_text() == text
+
+
+async def test_a_look_that_fails_does_not_end_the_watch(
+    stand: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK", 0.02)
+    look, failed = keeper.Keeper._look, [0]
+
+    def failing(kept: keeper.Keeper, **how: Any) -> dict[str, object]:
+        if failed[0] < 2 and not how:
+            failed[0] += 1
+            raise RuntimeError("a fault of ours")
+        return look(kept, **how)
+
+    monkeypatch.setattr(keeper.Keeper, "_look", failing)
+    async with stand(settings={"watch_policy": True}) as s:
+        first = s.running.keepers[""].revision
+        await until(lambda: failed[0] == 2)
+        (tmp_path / "policy.yaml").write_text(SECOND)
+        await until(lambda: s.running.keepers[""].revision != first)
 
 
 async def until(true: Any, seconds: float = 30) -> None:
