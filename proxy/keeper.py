@@ -77,6 +77,12 @@ class Keeper:
             return await asyncio.to_thread(self._load_at, at) if at else await asyncio.to_thread(self._load)
         except StoreError as error:
             raise Refused(str(error)) from None
+        except Refused:
+            raise
+        except Exception as error:  # it is as good as broken, and what is in force stays
+            log.exception("policy not loaded")
+            problem = f"{self.source}: a fault of ours while it was loaded: {type(error).__name__} (the log has more)"
+            raise Refused(problem) from None
 
     def likely(self) -> str:
         """Where the set that is to be in force will probably be loaded from. Asks no server."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger("penstock.server")
 
+_UNDER_WAY: set[asyncio.Future[bool]] = set()
+
 
 def keepers_of(settings: Settings) -> dict[str, Keeper]:
     """The default policy's, and that of each named one, which is kept beside it."""
@@ -56,6 +58,13 @@ async def reload(running: Running, only: str | None = None) -> bool:
     """Load every policy again, or only the one called so; where one has an error, its old one stays in force."""
     names = list(running.keepers) if only is None else [only]
     return all([await _reload(running, name) for name in names])
+
+
+def reload_soon(running: Running) -> None:
+    """Have every policy loaded again: a signal says so."""
+    task = asyncio.ensure_future(reload(running))
+    _UNDER_WAY.add(task)
+    task.add_done_callback(_UNDER_WAY.discard)
 
 
 async def follow(running: Running, revisions: dict[str, str]) -> bool:

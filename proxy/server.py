@@ -43,7 +43,7 @@ from .metrics import Metrics
 from .outside import Outside
 from .parts import Parts, parts_of
 from .readiness import CANARY, Readiness, states
-from .reloading import enforced, keepers_of, reload, reload_told, watching
+from .reloading import enforced, keepers_of, reload_soon, reload_told, watching
 from .routing import Routing, routing_of, unserved
 from .workers.cores import cores
 
@@ -177,13 +177,16 @@ async def administer(admin: Admin, settings: Settings, reload: Reload, reviews: 
 
 async def run(settings: Settings, announce: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends at once. SIGHUP loads the policy again."""
-    loop = asyncio.get_running_loop()
+    loop, early = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, early.set)  # else it would end what is about to serve
     async with serving(settings) as running:
         settle()
         announce(running)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, running.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload(running)))
+        loop.add_signal_handler(signal.SIGHUP, functools.partial(reload_soon, running))
+        if early.is_set():
+            reload_soon(running)
         await running.stopped
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -115,6 +115,9 @@ class Keys:
             return None if stamp == known else (stamp, self._file.read())
         except KeysUnavailable as error:
             return error
+        except Exception as error:  # a fault of ours must not end the watch
+            log.exception("keys not looked at")
+            return KeysUnavailable(f"{self._file.path}: a fault of ours: {type(error).__name__} (the log has more)")
 
     def _take(self, found: _Read) -> None:
         if isinstance(found, KeysUnavailable):

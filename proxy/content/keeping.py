@@ -173,8 +173,7 @@ class Keeping:
                 while self._queue:
                     self._write()
                 if time.monotonic() - tidied > TIDY or not tidied:
-                    while not self._vault.expire(self._clock.now() - self._keep):
-                        pass
+                    self._tidy()
                     tidied = time.monotonic()
             except ContentUnavailable as error:
                 if not self.fault:
@@ -196,6 +195,17 @@ class Keeping:
             if ending:
                 break
         self._vault.close()
+
+    def _tidy(self) -> None:
+        """Let go of what is too old. Raises ContentUnavailable."""
+        try:
+            while not self._vault.expire(self._clock.now() - self._keep):
+                pass
+        except ContentUnavailable:
+            raise
+        except Exception as error:  # of a damaged row, say: it must not end the thread
+            log.exception("content that is too old was not removed")
+            raise ContentUnavailable(f"what is too old stays: {type(error).__name__}", "the log has more") from None
 
     def _write(self) -> None:
         """The next batch, which leaves the queue once it is written."""

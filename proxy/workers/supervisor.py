@@ -86,7 +86,7 @@ class Supervisor:
         self._grace = settings.drain_timeout + GRACE
         self._crew = Crew(settings.all_workers, self._changed, self._ended, self._grace)
         self._tasks: set[asyncio.Task[object]] = set()
-        self._announced = False
+        self._announced = self._early = False
         self._problem = ""
 
     def run(self) -> int:
@@ -95,7 +95,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(crew.reload()))
+        loop.add_signal_handler(signal.SIGHUP, self._load_again)
         page = Admin(crew.ready, crew.states, crew.page)
         try:
             listener = loop.run_until_complete(administer(page, self._settings, crew.reload, Desk(crew), self._admin))
@@ -150,6 +150,13 @@ class Supervisor:
         finally:
             os._exit(code)
 
+    def _load_again(self) -> None:
+        """Have the policy loaded again, by who serves or by the first who will."""
+        if self._crew.serving:
+            self._spawn(self._crew.reload())
+        else:
+            self._early = True
+
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -160,6 +167,9 @@ class Supervisor:
     def _changed(self, worker: Worker) -> None:
         """It serves."""
         crew, settings = self._crew, self._settings
+        if self._early:
+            self._early = False
+            self._load_again()
         if self._announced:
             log.info("a worker serves again", worker=worker.number, pid=worker.pid)
             return

@@ -108,11 +108,15 @@ async def kills(folder: Path, kills: int, workers: int = 4, clients: int = 8) ->
                     finally:
                         writer.transport.abort()
 
-        chance, killed = random.Random(7), 0
+        chance = random.Random(7)
+
+        def ended() -> int:
+            return len(s.said("a worker ended, another takes its place"))
+
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
                 group.create_task(client(number))
-            while killed < kills:
+            while ended() < kills:
                 before = len(seen)
                 async with asyncio.timeout(60):
                     while len(seen) < before + 4:
@@ -123,11 +127,10 @@ async def kills(folder: Path, kills: int, workers: int = 4, clients: int = 8) ->
                 for pid in chance.sample(alive, min(len(alive), max(1, workers // 2))):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                        killed += 1
             await s.until(lambda: len(s.children()) == workers, 60)
             over = True
         await end(s)
-        return figures(s, seen, kills=killed, ended=len(s.said("a worker ended, another takes its place")))
+        return figures(s, seen, kills=ended())
 
 
 # The policy is loaded again and again

@@ -327,3 +327,16 @@ def test_claims(tree: Any, names: set[str]) -> None:
         assert len(value) == 32
         assert other[name] != value
     assert found == claims(json.loads(json.dumps(tree)), "a", key.keyed_hash)
+
+
+def test_a_fault_of_ours_is_a_fault_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys that were read last stay in force, and it is looked at again."""
+    give(tmp_path)
+    keys = Keys(KeyFile(tmp_path / "keys.json"), hashing(tmp_path / "keys.key"))
+    with monkeypatch.context() as broken:
+        broken.setattr(KeyFile, "stamp", lambda file: 1 / 0)
+        keys.refresh()
+    assert "a fault of ours: ZeroDivisionError" in keys.fault
+    assert len(keys) == 1
+    keys.refresh()
+    assert not keys.fault

@@ -490,3 +490,27 @@ def test_a_rule_may_ask_for_it_and_a_policy_that_extends_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(("text", "wanted"), [("90s", 90), ("2h", 7200), ("7d", 604_800), (" 4w ", 2_419_200)])
 def test_times(text: str, wanted: float) -> None:
     assert seconds(text) == wanted
+
+
+async def test_a_row_that_is_damaged_does_not_end_the_keeping(
+    stand: Make, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "BACKOFF", (0.05, 0.05))
+    monkeypatch.setattr(keeping, "TIDY", 0.05)
+    async with stand(settings=keeps("all")) as s:
+        made = s.running.plane.keeping
+        assert made is not None
+        contents = made._vault._contents
+        assert isinstance(contents, SqliteContents)
+        contents._db.execute("INSERT INTO content VALUES ('old', 1.0, 'no number', NULL)")
+        async with asyncio.timeout(20):
+            while not made.fault:
+                await asyncio.sleep(0.02)
+        await s.chat("Hi")
+        await written(s, 1)
+        state = (await s.client.get(f"{s.admin_url}/readyz")).json()["parts"]["content"]
+        assert state == "unwritable: what is too old stays: ValueError"
+        contents._db.execute("DELETE FROM content WHERE id = 'old'")
+        async with asyncio.timeout(20):
+            while made.fault:
+                await asyncio.sleep(0.02)

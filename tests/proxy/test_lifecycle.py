@@ -222,6 +222,25 @@ async def test_a_start_with_a_broken_file_after_a_good_one(stand: Make, tmp_path
         assert revision(s) == third  # from here on it is as ever
 
 
+async def test_a_fault_of_ours_while_it_is_loaded_is_told(
+    stand: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stand(settings={"watch_policy": True}) as s:
+        first = revision(s)
+        with monkeypatch.context() as broken:
+            broken.setattr(keeper, "check", lambda *_, **__: 1 / 0)
+            (tmp_path / "policy.yaml").write_text(SECOND)
+            await until(lambda: s.running.states()["parts"].get("policy", "").startswith("refused: "))
+            assert "a fault of ours" in s.running.keepers[""].state["last_failure"]["problem"]
+            assert revision(s) == first
+        assert await reload(s.running)
+        assert revision(s) != first
+    monkeypatch.setattr(keeper, "check", lambda *_, **__: 1 / 0)
+    with pytest.raises(CannotServe, match=r"policy\.yaml: a fault of ours while it was loaded: ZeroDivisionError"):
+        async with stand(settings={"policy": str(tmp_path / "policy.yaml")}):
+            pass
+
+
 async def test_what_stands_in_is_tried_again(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keeps a policy from being loaded may be a file that it names, or a server: none of its own files changes."""
     monkeypatch.setattr(keeper, "AGAIN", 0.2)

@@ -277,6 +277,24 @@ async def test_all_workers_come_to_one_policy(tmp_path: Path) -> None:
         assert revisions(await s.metrics(c)) == {str(n): {second} for n in range(3)}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_policy_that_is_to_be_loaded_while_it_starts(tmp_path: Path, workers: int) -> None:
+    """SIGHUP before it serves ends nobody, and is heeded: what was read first may be the file as it was."""
+
+    async def hurry() -> None:
+        key, config = tmp_path / "data" / "audit.key", str(tmp_path / "penstock.yaml").encode()
+        while not key.exists():
+            await asyncio.sleep(0.005)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (pid,) = [int(each) for each in children if config in Path(f"/proc/{each}/cmdline").read_bytes()]
+        os.kill(pid, signal.SIGHUP)
+
+    hurrying = asyncio.create_task(hurry())
+    async with Upstream() as upstream, served(tmp_path, upstream.url, workers=workers) as s:
+        await hurrying
+        await s.until(lambda: s.said("policy loaded"))
+
+
 def told_again(s: Served, times: int) -> bool:
     return len(s.said("a worker serves again")) == times
 
