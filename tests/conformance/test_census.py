@@ -106,9 +106,26 @@ routes, too, no query, form or JSON may name another's; JSON with two readings, 
 there. Ids that all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope
 `open`, batches one with `batches`.
 
-A model that may answer in the place of the one that is asked (`fallbacks`, `models`) must be one that the key may use,
-lead where the other leads, and be judged by the same policies; a rule that sends a request elsewhere takes none. A
-model that a tool sets to work (an advisor, a painter) must be one that the key may use.
+A model that may answer in the place of the one that is asked (`fallbacks`, `models`, further names behind commas) must
+be one that the key may use, lead where the other leads, and be judged by the same policies; a rule that sends a request
+elsewhere takes none. A model that a tool sets to work (an advisor, a painter) must be one that the key may use, and so
+must those that a query, JSON or a form names on open routes.
+
+## What differs from asking the provider directly
+
+What is allowed passes byte for byte, both ways, but for this:
+
+- Requests: hop-by-hop headers, `Host`, `Expect` and trailers; a body in chunks goes on with its length;
+  `Accept-Encoding` says `identity`. `Forwarded`, `Via`, `X-Forwarded-*`, `X-Penstock-*`, other names for a method or a
+  path, and names with an underscore are left out. With the operator's key so is all that says who asks and from where,
+  or would choose among the operator's projects and, at a gateway, providers.
+- Answers: hop-by-hop headers, interim answers (1xx), trailers, `Alt-Svc` and `X-Penstock-*`. Redirects and compressed
+  answers are a 502. An error passes with its status; where it is neither JSON nor plain text (a page of HTML, say) its
+  words are ours.
+- Streams: a byte order mark, line ends that are a lone CR, lines of fields that do not exist and what stands behind the
+  end do not pass.
+- What has two readings is refused (400), or in an answer a 502: JSON with a key twice, with half a surrogate or with a
+  number beyond a double.
 
 ## The table
 
