@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,21 @@ def schema() -> dict[str, Any]:
     """The schema of what an author writes, with what an editor says of it."""
     made = plain()
     furnish(made)
+    made["$defs"]["Seen"]["properties"]["finding"]["defaultSnippets"] = [
+        {"label": name, "description": said, "body": name} for name, said in _findings()
+    ]
     return made
+
+
+def _findings() -> Iterator[tuple[str, str]]:
+    """Findings that an editor offers: of the classifiers that packs and `penstock new-rule` call by these names."""
+    guard = class_of("embedded").options()["labels"].form["items"]["anyOf"][0]["enum"]
+    yield from ((f"guard.{label}", "Where a classifier 'guard' is of the kind embedded.") for label in guard)
+    data = class_of("pii").options()["labels"].form["items"]["enum"]
+    yield from ((f"pii.{label}", "Where a classifier 'pii' is of the kind pii.") for label in data)
+    yield "secrets.*", "Where a classifier 'secrets' is of the kind secrets: any key, token or password."
+    yield "surface.unscannable", "A part that no classifier can read, such as an image."
+    yield "surface.opaque", "What the provider has encrypted, and only he can read."
 
 
 def plain() -> dict[str, Any]:

@@ -87,7 +87,9 @@ def test_any_bytes(raw: bytes) -> None:
     assert judged(raw).problems
 
 
-FIELDS: list[Any] = [None, True, 0, -1, 1.5, "", "text", [], [[]], {}, {"a": None}, 10**30, "\u0000"]
+FIELDS: list[Any] = [
+    None, True, 0, -1, 1.5, "", "text", [], [[]], [{}], {}, {"a": None}, {"a": {"b": 1}}, 10**30, "\u0000",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", FIELDS, ids=repr)
