@@ -32,7 +32,7 @@ LOOK = 1.0
 ATTEMPTS = 3
 """How often files that change meanwhile are read."""
 AGAIN = 60.0
-"""Seconds after which what another stands in for is tried again, though no file changed: a judge may be back."""
+"""Seconds after which what could not be loaded is tried again, though no file changed: a judge may be back."""
 MEND = "mend what cannot be loaded"
 UNPIN = "`penstock policy activate` another revision, or `penstock policy unpin`"
 
@@ -228,10 +228,16 @@ class Keeper:
                 now = await asyncio.to_thread(self._look)
                 changes = now == seen and not now.items() <= self._loaded.items()
                 seen = now
-                if changes or (self._instead and time.monotonic() >= self._again):
+                if changes or (self._missing and time.monotonic() >= self._again):
                     await changed()
             except Exception:  # a fault of ours must not end the watch
                 log.exception("policy not looked at, or not loaded")
+
+    @property
+    def _missing(self) -> bool:
+        """Whether something could not be loaded that nobody but us will try again."""
+        looked_after = self._watch or self._fetched is not None
+        return bool(self._instead) or (self._failure is not None and looked_after)
 
     def _look(self, *, files: bool = False) -> dict[str, object]:
         """What would show that something was written: sizes, times and inodes. With `files`, whether watched or not."""

@@ -246,20 +246,41 @@ async def test_what_stands_in_is_tried_again(stand: Make, monkeypatch: pytest.Mo
     monkeypatch.setattr(keeper, "AGAIN", 0.2)
     async with stand(FIRST) as s:
         first = revision(s)
-    made, away = kinds.Canary.from_options, True
+    back = away(monkeypatch)
+    async with stand(SECOND, settings={"on_broken_policy": "last_good"}) as s:
+        assert revision(s) == first
+        assert "its server is away" in s.running.keepers[""].state["last_failure"]["problem"]
+        back()
+        await until(lambda: revision(s) != first)
+        assert (await s.chat("ODD")).status_code == 400
+
+
+async def test_what_is_watched_is_tried_again(stand: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise where the policy was saved while a server was away."""
+    monkeypatch.setattr(keeper, "AGAIN", 0.2)
+    back = away(monkeypatch)
+    async with stand(settings={"watch_policy": True}) as s:
+        first = revision(s)
+        (tmp_path / "policy.yaml").write_text(SECOND)
+        await until(lambda: s.running.keepers[""].state["last_failure"])
+        back()
+        await until(lambda: revision(s) != first)
+        assert s.running.keepers[""].state["last_failure"] is None
+        events = [line["event"] for line in Store(tmp_path / "data" / "policies").history()]
+        assert events == ["loaded", "refused", "loaded"]  # said once, however often it was tried
+
+
+def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """SECOND cannot be loaded, until what is answered is called."""
+    made, gone = kinds.Canary.from_options, [True]
 
     def from_options(name: str, options: Mapping[str, Any]) -> kinds.Canary:
-        if away and options.get("word") == "ODD":
+        if gone and options.get("word") == "ODD":
             raise OptionError("word", "its server is away")
         return made(name, options)
 
     monkeypatch.setattr(kinds.Canary, "from_options", from_options)
-    async with stand(SECOND, settings={"on_broken_policy": "last_good"}) as s:
-        assert revision(s) == first
-        assert "its server is away" in s.running.keepers[""].state["last_failure"]["problem"]
-        away = False
-        await until(lambda: revision(s) != first)
-        assert (await s.chat("ODD")).status_code == 400
+    return gone.clear
 
 
 def test_a_history_that_has_not_begun_says_so(tmp_path: Path) -> None:
