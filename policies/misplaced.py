@@ -29,6 +29,7 @@ _DEEPER = {
 _CONDITIONS = frozenset({"when", "any", "all"})
 _COUNTS = frozenset({"count", "limit", "max", "times", "threshold", "at_least"})
 _CONDITION = frozenset({"finding", "at_least", "any", "all"})
+_REMOVALS = frozenset({"remove", "removed", "delete", "disable", "disabled", "exclude", "without", "skip", "ignore"})
 _NEGATIONS = frozenset({"not", "none", "unless"})
 _BELOW = frozenset({"below", "under", "less_than", "lt", "lte", "at_most", "max", "maximum"})
 
@@ -39,16 +40,35 @@ def mend(path: Path, value: Any, beside: Any) -> str:
     name, holder = str(path[-1]), holder_of(path[:-1]) if len(path) > 1 else ""
     if holder in _CONDITIONS:
         return _condition(name, holder, value)
-    if holder == "cases" and name in _ASKED:
-        return f"write {_ASKED[name]}"
     overridden = path[:2] == ("override", "rules") and len(path) == 4
     if (holder == "rules" and len(path) == 3) or overridden:
         return _of_rule(name, value, beside, overridden)
-    if holder == "override":
-        return f"write rules: {{{name}: ...}}, or cases: {{...}}"
     if holder == "strike" and name in _COUNTS:
         return 'a condition says how many: account.history["name"] >= 3'
-    return "it is a key of a rule: write it there" if not holder and name in model.Rule.model_fields else ""
+    return _of_policy(name, holder, beside) if holder in {"", "override"} else _of_case(name, holder, value)
+
+
+def _of_policy(name: str, holder: str, beside: Any) -> str:
+    """A key of a policy, or of its `override`."""
+    if holder and name == "classifiers":
+        return "what is inherited stays; write one of another name under 'classifiers', without indentation"
+    if holder:
+        return f"write rules: {{{name}: ...}}, or cases: {{...}}"
+    if name in _REMOVALS and isinstance(beside, dict) and "extends" in beside:
+        return "write override: {rules: {...: {mode: off}}}, with the rule's id"
+    return "it is a key of a rule: write it there" if name in model.Rule.model_fields else ""
+
+
+def _of_case(name: str, holder: str, value: Any) -> str:
+    """A key of a case, or of what stands in one."""
+    said = value if isinstance(value, str) else "..."
+    if holder == "cases" and name == "role":
+        return f"write messages: [{{role: {said}, text: ...}}]"
+    if holder == "cases" and name in _ASKED:
+        return f"write {_ASKED[name]}"
+    if holder == "request" and name in case_form.CaseAccount.model_fields:
+        return f"write account: {{{name}: ...}}"
+    return f"write action: {name}, rule: {said}" if holder == "expect" and name in list(model.Action) else ""
 
 
 def _of_rule(name: str, value: Any, beside: Any, overridden: bool) -> str:
@@ -72,6 +92,8 @@ def meant(path: Path) -> list[str]:
         return ["finding", "at_least"]
     if holder_of(path[:-1]) in _CONDITIONS and name in _BELOW:
         return ["at_least"]
+    if holder_of(path[:-1]) == "expect" and name in list(model.Action):
+        return ["action"]
     return ["when"] if name == "unless" and holder_of(path[:-1]) == "rules" else []
 
 

@@ -46,6 +46,7 @@ _FORMS = {
 """What a mapping looks like where another value was written, with that value in it."""
 _NAMED = {"rules": "id", "cases": "name"}
 """Lists that other tools write as a mapping, and the key that has the name here."""
+_EXPECTED = re.compile(r"([a-z]{3,7})(?:(?: by)?(?: rule)? ([a-z0-9._-]{1,64}))?")
 _OVERRIDDEN = "{expect: {action: pass}, because: ...}"
 _WITH_UNIT = re.compile(r"([0-9]{1,6}) ?(ms|s)")
 _TIGHT = re.compile(r"([0-9.]{1,20})(#.{0,40})")
@@ -105,6 +106,8 @@ def _as_mapping(path: Path, holder: str, value: Any) -> str:
         return f"write {meant}"
     if holder == "when" and isinstance(value, list):
         return "write {any: [...]} where one is enough, {all: [...]} where each is needed"
+    if holder == "expect" and isinstance(value, str) and (said := _EXPECTED.fullmatch(value)):
+        return f"write {{action: {said[1]}, rule: {said[2]}}}" if said[2] else f"write {{action: {said[1]}}}"
     form = "{{mode: {}}}" if path[:2] == ("override", "rules") and len(path) == 3 else _FORMS.get(holder, "")
     if path[:2] == ("override", "cases") and len(path) <= 3:
         return f"write {_OVERRIDDEN if len(path) > 2 else '{name of the case: ' + _OVERRIDDEN + '}'}"
