@@ -49,6 +49,8 @@ class NotFound(BadRequest):
 MOST = 64
 """Models that may answer in another's place."""
 _HOLDS_TEXT = frozenset({str, dict, list})
+LARGE = 10_000
+"""From where on a number can be more than a count."""
 _SCHEMAS = frozenset({"parameters", "input_schema", "output_schema", "function", "custom", "format"})
 """Members of a tool that describe what it is called with."""
 
@@ -105,6 +107,12 @@ class Body:
         self.add(Role.TOOL_CALL, text, origin)
         if "\\" in text:
             self.add(Role.TOOL_CALL, "\n".join(decoded(text)), origin + "#decoded")
+
+    def given(self, value: Any, role: Role, origin: str) -> None:
+        """What a tool is called with, where that is not spelled as a text: every leaf and key of it, and its large
+        numbers, which could be a card's or an account's. They have no place where they could be masked."""
+        self.leaves(value, role, origin, frozenset())
+        self.add(role, "\n".join(_large(value)), origin + "#numbers")
 
 
 @dataclass(slots=True)
@@ -247,6 +255,20 @@ class Dialect(Speaker, Protocol):
     def streamed(self, refusal: Refusal, request: Request) -> bytes:
         """The events of a whole stream that refuses in words."""
         ...
+
+
+def _large(value: Any) -> Iterator[str]:
+    """The large numbers in `value`."""
+    stack = [value]
+    while stack:
+        inner = stack.pop()
+        kind = type(inner)
+        if kind is dict:
+            stack += reversed(inner.values())
+        elif kind is list:
+            stack += reversed(inner)
+        elif (kind is int or kind is float) and abs(inner) >= LARGE:
+            yield str(inner)
 
 
 _SEALED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")

@@ -208,7 +208,7 @@ def _call(body: Body, call: Any, origin: str) -> None:
         else:
             if key not in VOCABULARY:
                 body.add(Role.TOOL_CALL, key, place + "#key")
-            body.leaves(value, Role.TOOL_CALL, place, frozenset())
+            body.given(value, Role.TOOL_CALL, place)
 
 
 def read_choice(body: Body, choice: Any, origin: str) -> None:

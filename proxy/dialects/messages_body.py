@@ -211,8 +211,10 @@ def _members(body: Body, block: dict[str, Any], kind: Any, role: Role, origin: s
             if isinstance(value, str):
                 texts.append(value)
             body.leaves(value, role, place, frozenset())
-        elif key in {"thinking", "input"}:
+        elif key == "thinking":
             body.leaves(value, role, place, frozenset())
+        elif key == "input":
+            body.given(value, role, place)
         elif key == "content":
             read_content(body, value, role, place)
         elif key == "source" and isinstance(value, dict):

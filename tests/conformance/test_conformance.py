@@ -23,7 +23,7 @@ from tests.proxy.conftest import DEFAULTS, RULES, Stand, _canary, standing  # no
 
 MARK = b"MARK"
 FAULTS = {
-    "none": "",
+    "none": DEFAULTS["options"],
     "timeout": "delay: 0.6, deadline_ms: 100",
     "hang": "fault: hang, deadline_ms: 100",
     "crash": "fault: crash",
@@ -38,8 +38,7 @@ def policy(case: Case) -> str:
     options = FAULTS[case.fault]
     if "word" in changes:
         options += ", word: " + changes.pop("word")
-    if case.fault != "none":
-        changes["options"] = options.lstrip(", ") or "inline: false"
+    changes["options"] = options.lstrip(", ") or "inline: false"
     text = RULES.format(**{**DEFAULTS, **changes})
     return text.partition("  - id: veil-secret")[0] if changes.get("veil") == "none" else text
 
