@@ -9,6 +9,7 @@ from typing import Any
 from .accounts.claims import claims
 from .accounts.holder import Holder
 from .accounts.identity import Identity
+from .accounts.mentioned import pairs
 from .answers import forwarded
 from .audit import Key
 from .dialects.base import Dialect, Request, Speaker
@@ -44,6 +45,8 @@ class Known:
     def lead(self, request: Request) -> tuple[Way, bytes]:
         """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
         models = self.identity.models
+        if query := self.asked[1].partition(b"?")[2]:
+            request.queried = tuple(value for name, value in pairs(query) if name == "model")
         if models is not None and not request.modelless and request.model not in models:
             raise no_model()
         if self.holder is not None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-from ..dialects.base import NotFound
+from ..dialects.base import NotFound, TooMany
 from .stored import minted, referred
 
 if TYPE_CHECKING:
     from .owned import Owned
 
+MOST = 16_384
+"""Words of one request that are looked up, for it keeps everybody waiting."""
+LONGEST = 512
+"""Letters of an id, and the blanks around it."""
+_WORD = re.compile(r"\s*\S+\s*")
 _LISTED = ("data", "items")
 
 
@@ -32,7 +38,11 @@ class Holder:
         """What a judged request refers to."""
         if not isinstance(tree, dict):
             return
+        known: set[str] = set()
         for name, field in referred(tree):
+            if name in known:
+                continue
+            known.add(name)
             if not self._owned.owns(self._account, name):
                 if field == "previous_response_id":
                     # As OpenAI says it: its clients know the code.
@@ -41,6 +51,7 @@ class Holder:
 
     def body(self, tree: Any) -> None:
         """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing."""
+        words: set[str] = set()
         stack = [tree]
         while stack:
             value = stack.pop()
@@ -48,8 +59,12 @@ class Holder:
                 stack.extend(value.values())
             elif isinstance(value, list):
                 stack.extend(value)
-            elif isinstance(value, str) and self._owned.foreign(self._account, value):
-                raise NotFound("The request refers to an object that does not exist, or is not yours.")
+            elif isinstance(value, str) and len(value) <= LONGEST and _WORD.fullmatch(value):
+                words.add(value.strip())
+        if len(words) > MOST:
+            raise TooMany(MOST, "words that could name what is stored")
+        if self._owned.foreign(self._account, words):
+            raise NotFound("The request refers to an object that does not exist, or is not yours.")
 
     def answered(self, tree: Any, *, kept: bool, all_of_them: bool = False) -> bool:
         """Note the ids that an answer gives away; `kept`: its own, too. `all_of_them`: it may list what belongs to

@@ -7,7 +7,8 @@ INVARIANT: a body that a provider could read as JSON or as a form is read here a
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl
+from collections.abc import Iterator
+from urllib.parse import unquote_plus
 
 from ..dialects.base import BadRequest, Malformed
 from ..strict import parse
@@ -18,6 +19,7 @@ _FIELD = re.compile(rb"\n[ \t]*\r?\n[ \t]*([\w.:-]{4,200})[ \t]*\r?\n--")
 _PART = re.compile(rb"content-disposition[ \t]*:([^\r\n]*)\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]*)", re.IGNORECASE)
 """How a part of a form is called, and the first line that it holds."""
 _CALLED = re.compile(rb';[ \t]*name[ \t]*=[ \t]*(?:"([^"\\%]*)"|([^\s";\\%]+))', re.IGNORECASE)
+_AND, _EITHER = re.compile(rb"[^&]+"), re.compile(rb"[^&;]+")
 _JSON = re.compile(rb"[\s\x00\xef\xbb\xbf\xfe\xff]*[{\[]")
 """How JSON begins, in whatever encoding."""
 
@@ -41,26 +43,30 @@ def check(holder: Holder, query: bytes, body: bytes) -> bool:
 
 def _values(form: bytes) -> list[str]:
     """The values of a query, or of a form that is written like one."""
-    return [value for _, value in _pairs(form)]
+    return [value for _, value in pairs(form)]
 
 
-def _pairs(form: bytes) -> list[tuple[str, str]]:
-    if b"=" not in form:
-        return []
-    try:
-        return parse_qsl(form.decode("ascii"), max_num_fields=1000)
-    except ValueError:  # other letters than a query has, or more of them than anybody needs
-        return []
+def pairs(form: bytes) -> Iterator[tuple[str, str]]:
+    """Names and values, as any server would read them: some end one at a semicolon, too."""
+    for separate in (_AND, _EITHER) if b";" in form else (_AND,):
+        for match in separate.finditer(form):
+            name, equals, value = match[0].partition(b"=")
+            if equals:
+                yield _plain(name), _plain(value)
+
+
+def _plain(word: bytes) -> str:
+    return unquote_plus(word.decode("latin-1"), "utf-8", "replace")
 
 
 def models(query: bytes, body: bytes) -> list[str]:
     """The models that a request names, where the APIs name one: in its query, its JSON, or its form. Raises BadRequest
     where that cannot be told."""
-    found: list[str] = [value for name, value in _pairs(query) if name == "model"]
+    found: list[str] = [value for name, value in pairs(query) if name == "model"]
     try:
         tree = parse(body) if body else None
     except Malformed:
-        return found + _in_form(body) + [value for name, value in _pairs(body) if name == "model"]
+        return found + _in_form(body) + [value for name, value in pairs(body) if name == "model"]
     session = tree.get("session") if isinstance(tree, dict) else None
     for holder in (tree, session):
         model = holder.get("model") if isinstance(holder, dict) else None

@@ -32,8 +32,8 @@ class TooMany(BadRequest):
 
     status, code = 413, "request_too_large"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"The request holds more than {most} texts to judge.")
+    def __init__(self, most: int, what: str = "texts to judge") -> None:
+        super().__init__(f"The request holds more than {most} {what}.")
 
 
 class NotFound(BadRequest):
@@ -119,22 +119,24 @@ class Body:
 class Request(Body):
     """A request, read. `tree` is the parsed body; `own` is told an answer's object, whose ids are the account's from
     then on, and says whether it took out of it what is not. `modelless`: it asks no model; it is about what is stored
-    at the provider. `structured`: words are no answer to it (`structured.py`)."""
+    at the provider. `structured`: words are no answer to it (`structured.py`). `queried` are models that its URL
+    names."""
 
     tree: Any = None
     model: str = ""
     modelless: bool = False
     stream: bool = False
     structured: bool = False
+    queried: tuple[str, ...] = ()
     usage_wanted: bool = False
     choices: int = 1
     own: Callable[[Any], bool] | None = None
 
     def others(self) -> list[str]:
         """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes.
-        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's, names with a comma between of LiteLLM's.)
-        Raises BadRequest for more than MOST."""
-        found = [name.strip() for name in self.model.split(",", MOST)] if "," in self.model else []
+        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's; for LiteLLM names with a comma between, and
+        what the URL says.) Raises BadRequest for more than MOST."""
+        found = [*self.queried, *([name.strip() for name in self.model.split(",", MOST)] if "," in self.model else ())]
         for field_name in ("fallbacks", "models") if isinstance(self.tree, dict) else ():
             named = self.tree.get(field_name)
             for item in named if isinstance(named, list) else [named]:

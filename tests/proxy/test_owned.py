@@ -41,7 +41,7 @@ def test_an_id_is_whose_it_was_minted_for(tmp_path: Path) -> None:
             True,
             False,
         ]
-        assert [some.foreign("b", name) for name in ("resp_1", "resp_3", "resp_4")] == [True, False, False]
+        assert [some.foreign("b", [name]) for name in ("resp_1", "resp_3", "resp_4")] == [True, False, False]
     assert owned.owns("b", "vs_everybody")
     assert not again.owns("b", "vs_everybody")
     raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -57,7 +57,7 @@ def test_what_is_forgotten_is_nobodys(tmp_path: Path, monkeypatch: pytest.Monkey
     assert owned.owns("a", "resp_1")  # the clock has jumped
     monkeypatch.setattr(time, "monotonic", lambda: passed + 101)
     assert not owned.owns("a", "resp_1")
-    assert not owned.foreign("b", "resp_1")
+    assert not owned.foreign("b", ["resp_1"])
 
 
 def test_the_table_is_bounded(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_table_that_cannot_be_read_gives_nothing_away(tmp_path: Path) -> None:
     owned = table(tmp_path)
     owned.mint("a", ["resp_1"])
     assert not owned.owns("a", "resp_1")
-    assert owned.foreign("a", "resp_1")
+    assert owned.foreign("a", ["resp_1"])
 
 
 PATHS: dict[str, tuple[str, str | None]] = {
@@ -405,6 +405,18 @@ MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
     "one's own in a form": (FORM % (b"file_id", b"file-2"), "multipart/form-data; boundary=b", {}, 200),
     "a text in a form": (FORM % (b"file", b"my file-1 is there"), "multipart/form-data; boundary=b", {}, 200),
     "a plain form": (b"a=1&file_id=file%2D1", "application/x-www-form-urlencoded", {}, 404),
+    "a plain form of a thousand fields": (
+        b"a=1&" * 1001 + b"file_id=file-1",
+        "application/x-www-form-urlencoded",
+        {},
+        404,
+    ),
+    "a plain form with another letter": (b"a=\xff&file_id=file-1", "application/x-www-form-urlencoded", {}, 404),
+    "a plain form of old": (b"a=1;file_id=file-1", "application/x-www-form-urlencoded", {}, 404),
+    "a word with blanks around it": (b'{"file_id":" file-1\\n"}', JSON, {}, 404),
+    "a word among thousands": (orjson.dumps([f"x{n}" for n in range(9000)] + ["file-1"]), JSON, {}, 404),
+    "more words than are looked up": (orjson.dumps([f"x{n}" for n in range(17000)]), JSON, {}, 413),
+    "as many numbers and texts": (orjson.dumps([*range(17000), *[f"a {n}" for n in range(17000)]]), JSON, {}, 200),
     "JSON with two readings": (b'{"file_id":"file-1","a":1,"a":2}', JSON, {}, 400),
     "JSON that calls itself text": (b'{"file_id":"file-1"}', "text/plain", {}, 404),
     "JSON behind a mark": (b'\xef\xbb\xbf{"file_id":"file-1"}', JSON, {}, 400),
@@ -428,10 +440,9 @@ async def test_no_body_on_an_open_route_leads_to_anothers(
         headers = {"authorization": f"Bearer {s.keys['b']}", "content-type": kind, **more}
         answer = await s.client.post("/v1/conversations", content=body, headers=headers)
         assert answer.status_code == status
-        asked = await s.client.get(
-            "/v1/conversations?after=file%2D1", headers={"authorization": f"Bearer {s.keys['b']}"}
-        )
-        assert asked.status_code == 404
+        for query in ("after=file%2D1", "a=1;after=file-1", "a=1&" * 1001 + "after=file-1"):
+            asked = await s.client.get("/v1/conversations?" + query, headers={"authorization": f"Bearer {s.keys['b']}"})
+            assert asked.status_code == 404
         assert len(s.upstream.requests) == 2 + (status == 200)
 
 
