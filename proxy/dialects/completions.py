@@ -15,6 +15,7 @@ from .base import BadRequest, Body, Kind, Piece, Refusal, Request, escaped
 from .chat_body import USAGE, VOCABULARY, error_of, finish_of, read_choice, says_nothing, trace_of
 from .chat_stream import ChatReader
 from .prompts import MOST, read_texts
+from .structured import structured
 
 _LEGACY = frozenset({"tokens", "token_logprobs", "top_logprobs", "text_offset"})
 
@@ -33,6 +34,7 @@ class Completions:
             tree=tree,
             model=tree["model"],
             stream=tree.get("stream") is True,
+            structured=structured(tree),
             usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
         )
         for key, value in tree.items():

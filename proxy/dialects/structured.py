@@ -15,6 +15,10 @@ FRAMES = 8
 """Events without text that a stream may begin with before it is begun here, too. The APIs send four."""
 _JSON = ("json_schema", "json_object")
 _FREE = ("auto", "none")
+_GUIDES = (
+    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema",
+)  # fmt: skip
+"""What vLLM and llama.cpp hold an answer to."""
 
 
 def structured(tree: dict[str, Any]) -> bool:
@@ -27,6 +31,8 @@ def structured(tree: dict[str, Any]) -> bool:
         config.get("format") if isinstance(config, dict) else None,
     ]
     if any(isinstance(form, dict) and form.get("type") in _JSON for form in forms):
+        return True
+    if any(tree.get(name) for name in _GUIDES):
         return True
     return _forced(tree.get("tool_choice")) or isinstance(tree.get("function_call"), dict)
 

@@ -33,6 +33,9 @@ JSON: list[dict[str, Any]] = [
     {"tool_choice": {"type": "any"}},
     {"tool_choice": {"type": "tool", "name": "x"}},
     {"function_call": {"name": "x"}},
+    {"guided_json": {"type": "object"}},
+    {"structured_outputs": {"choice": ["a", "b"]}},
+    {"grammar": "root ::= [0-9]+"},
 ]
 PROSE: list[dict[str, Any]] = [
     {},
@@ -46,6 +49,7 @@ PROSE: list[dict[str, Any]] = [
     {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
     {"tool_choice": {"type": "allowed_tools", "allowed_tools": None}},
     {"tool_choice": 1},
+    {"guided_json": None, "grammar": "", "structured_outputs": {}},
 ]
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 ASKS: dict[str, dict[str, Any]] = {
