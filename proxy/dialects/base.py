@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from classifiers.base import Message, Role
@@ -48,6 +49,7 @@ class NotFound(BadRequest):
 
 MOST = 64
 """Models that may answer in another's place."""
+_FALLBACKS = ("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "default_fallbacks")
 _HOLDS_TEXT = frozenset({str, dict, list})
 LARGE = 10_000
 """From where on a number can be more than a count."""
@@ -137,14 +139,14 @@ class Request(Body):
         (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's; for LiteLLM names with a comma between, and
         what the URL says.) Raises BadRequest for more than MOST."""
         found = [*self.queried, *([name.strip() for name in self.model.split(",", MOST)] if "," in self.model else ())]
-        for field_name in ("fallbacks", "models") if isinstance(self.tree, dict) else ():
+        for field_name in _FALLBACKS if isinstance(self.tree, dict) else ():
             named = self.tree.get(field_name)
-            for item in named if isinstance(named, list) else [named]:
-                name = item.get("model") if isinstance(item, dict) else item
-                if name is not None:
-                    found.append(name if isinstance(named, list) and isinstance(name, str) else "")
-                    if len(found) > MOST:
-                        raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
+            if named is not None:
+                found.extend(
+                    islice(_models(named), MOST + 1 - min(len(found), MOST)) if isinstance(named, list) else [""]
+                )
+            if len(found) > MOST:
+                raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
         if len(found) > MOST:
             raise BadRequest(f"'model' names more than {MOST} models.", "model")
         return found
@@ -156,6 +158,20 @@ class Request(Body):
             found.append(tool.get("model"))
             found += [inner.get("model") for key, inner in tool.items() if type(inner) is dict and key not in _SCHEMAS]
         return [name for name in found if isinstance(name, str)]
+
+
+def _models(named: list[Any]) -> Iterator[str]:
+    """The names in a list of models: bare, in objects, or for each model a list of those that stand in for it."""
+    for item in named:
+        if isinstance(item, dict) and "model" not in item:
+            for inner in item.values():
+                yield from _models(inner if isinstance(inner, list) else [inner])
+            continue
+        name = item.get("model") if isinstance(item, dict) else item
+        if isinstance(name, list):
+            yield from _models(name)
+        elif name is not None:
+            yield name if isinstance(name, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
