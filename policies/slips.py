@@ -189,7 +189,7 @@ _SLIP = re.compile(
     r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|(?P<quote>[\u201c-\u201f\u2018-\u201b\u00ab\u00bb])"""
     r"|(?P<never>;|=~|!~|~)|(?P<sign>===|!==|=>|=<|<>|[\u2265\u2264\u2260]|(?<![<>=!&|])(?:=|&|\|)(?![=&|]))"
     r"|(?<![\w.])(?P<word>and|or|not|AND|OR|NOT|And|Or|Not)(?!\w)"
-    r"|(?<![\w.])(?P<foreign>if|IF|then|THEN|else|ELSE|elif|is|IS|between|BETWEEN)(?!\w)"
+    r"|(?<![\w.])(?P<foreign>if|IF|then|THEN|else|ELSE|elif|is|IS|between|BETWEEN|within|WITHIN)(?!\w)"
     r"|(?<=[\w)\]]\s)(?P<infix>like|LIKE|contains|matches|startsWith|endsWith|startswith|endswith|CONTAINS)(?=\s)"
     r"|(?P<share>[0-9]+(?:[.,][0-9]+)?) ?%(?! *[\w(\"'])|(?<=[<>=] )(?P<comma>[0-9]+,[0-9]+)|(?P<letter>[^\x00-\x7f])"
 )
@@ -200,6 +200,7 @@ _FOREIGN = {
     **dict.fromkeys(("if", "then", "else", "elif"), "write condition ? one : other"),
     "is": "write ==",
     "between": "write two comparisons and join them with &&",
+    "within": "the rule that strikes says for how long: strike: {name: ..., within: 1h}",
     ";": "remove it",
     **dict.fromkeys(("=~", "~"), 'write name.matches("...")'),
     "!~": 'write !name.matches("...")',
@@ -262,6 +263,9 @@ CALLED = {
     **dict.fromkeys(("max", "min", "avg", "sum"), 'score("classifier.label") is the highest score already'),
     "role": 'write score("classifier.label", "user"), or roles: [user] in the rule',
     "user": "write account.id",
+    "has": 'write "..." in the list',
+    **dict.fromkeys(("account.strikes", "strikes", "history"), 'write account.history["name"]'),
+    "request.messages": 'texts are read by classifiers: write score("classifier.label") >= 0.8',
     "stage": "the rule's 'stages' say where it looks",
     **dict.fromkeys(("now", "time", "date", "hour", "timestamp"), "a condition knows no time"),
     **dict.fromkeys(("finding", "findings", "scores", "label"), 'write score("classifier.label") >= 0.8'),

@@ -233,7 +233,9 @@ class _Reader:
         for step in node.of:
             role, _, name = str(step.value).partition(":")
             if step.kind is not Kind.CONSTANT or role not in list(Role):
-                self.flaw(step.at, "a step is a role, or a role and a tool: 'tool_result:search'", _near(role, _ROLES))
+                mend = "" if name or difflib.get_close_matches(role, _ROLES, 1, 0.5) else f"write tool_call:{role}"
+                what = "a step is a role, or a role and a tool: 'tool_result:search'"
+                self.flaw(step.at, what, mend or _near(role, _ROLES))
                 return Constant(node.at, None)
             if name and role not in {Role.TOOL_CALL, Role.TOOL_RESULT}:
                 self.flaw(step.at, f"no tool is named at a step of the {role}", "write tool_call or tool_result")
@@ -247,6 +249,8 @@ class _Reader:
                 if each.name == "follows":
                     what = "follows(...) cannot stand here: only && || ! and ? : join it to others"
                 return self.flaw(each.at, what, _EXAMPLE if each.name == "score" else "")
+            if each.kind is Kind.LOOP and each.of[0].kind is Kind.NAME and each.of[0].name == "calls":
+                self._fields(each)
             if each.kind is Kind.CALL and each.name == "matches" and each.of[-1].kind is Kind.CONSTANT:
                 self._expression(each.of[-1])
             if each.kind is Kind.CALL and each.name in {"@in", "_==_", "_!=_"}:
@@ -258,6 +262,18 @@ class _Reader:
                 return Constant(node.at, bool(found.value()))
         thing, sign, value = plain(node) or ("", "", None)
         return Fact(node.at, program, thing, sign, value, _counts(node), key(node))
+
+    def _fields(self, loop: Node) -> None:
+        """What a call of a tool is asked for is one of its two parts."""
+        if any(each is not loop and each.kind is Kind.LOOP and each.name == loop.name for each in loop.walk()):
+            return  # it calls something else by the same name
+        for each in loop.walk():
+            own = each.kind is Kind.FIELD and each.of[0].kind is Kind.NAME and each.of[0].name == loop.name
+            if own and each.name not in _CALL:
+                near = difflib.get_close_matches(each.name, _CALL, 1, 0.4)
+                meant = _MEANT.get(each.name) or (near[0] if near else f"arguments.{each.name}")
+                mend = f"write {loop.name}.{meant}"
+                self.flaw(each.at, f"a call has a name and arguments, and no '{each.name}'", mend)
 
     def _closed(self, node: Node) -> None:
         """A text that is compared with a word of a closed list is one of them."""
@@ -285,7 +301,11 @@ def _counts(node: Node) -> frozenset[str]:
 
 
 _ROLES = [str(role) for role in Role]
+_CALL = ("name", "arguments")
+_MEANT = dict.fromkeys(("tool", "function", "tool_name"), "name") | dict.fromkeys(("input", "parameters"), "arguments")
 _READINGS = [*READINGS, DISGUISED]
+_DECLARED = re.compile(r"[(,]\s*([A-Za-z_]\w*)\s*(?=,)")
+"""Names that stand where a loop declares its own."""
 _CODES = frozenset({"base64", "base32", "hex", "hexadecimal", "percent", "url", "encoded"})
 _EXAMPLE = 'write score("classifier.label") >= 0.8'
 _COUNTED = 'write count("classifier.label", 0.8) >= 2'
@@ -349,15 +369,19 @@ def _told(message: str, stage: Stage, text: str) -> list[Flaw]:
     for line, column, what in _ERROR.findall(message):
         at = sum(len(each) + 1 for each in lines[: int(line) - 1]) + int(column) - 1
         if not flaws or "*error*" not in what:  # what follows from a mistake is none of its own
-            flaws.append(_reworded(_start(text, at), what, stage))
+            flaws.append(_reworded(_start(text, at), what, stage, text))
+    # Of a function that is not there the names that it would have declared are not there either.
+    if any(re.search(r"'(?:any|some|every|exists|all)'", flaw.what) for flaw in flaws):
+        declared = "|".join(_DECLARED.findall(text)) or " "
+        flaws = [flaw for flaw in flaws if not re.search(rf"called '(?:{declared})['.]", flaw.what)]
     if not flaws and "recursion limit" in message:
         return [Flaw(0, "brackets within brackets, more than 32 deep", "write several rules")]
     return flaws or [Flaw(0, f"not CEL: {message.splitlines()[0]}")]
 
 
-def _reworded(at: int, what: str, stage: Stage) -> Flaw:
+def _reworded(at: int, what: str, stage: Stage, text: str) -> Flaw:
     if unknown := _UNKNOWN.search(what):
-        return _unknown(at, unknown[1], stage)
+        return _bare(at, unknown[1], text) or _unknown(at, unknown[1], stage)
     if overload := _OVERLOAD.search(what):
         name = overload[1]
         said = SIGNS.get(name) or _WORDS.get(name) or name.strip("_")
@@ -365,11 +389,23 @@ def _reworded(at: int, what: str, stage: Stage) -> Flaw:
         mend = _forms(name) if name in _OWN else _fitting(name, kinds := overload[2])
         return Flaw(at, f"'{said}' does not take {kinds}", mend)
     if "operand of a select operation" in what:
-        return Flaw(at, "a '.' behind a value that has no parts", "compare it, like account.history.jailbreak > 1")
+        sized = re.match(r"\.(?:length|count|size|len)\b", text[at:])
+        mend = "write size(...)" if sized else "compare it, like account.history.jailbreak > 1"
+        return Flaw(at, "a '.' behind a value that has no parts", mend)
     if "Syntax error" in what:
         said = what.partition("Syntax error: ")[2].partition(" expecting ")[0].replace("'<EOF>'", "the end")
-        return Flaw(at, f"not CEL: {said}", "quote texts, close brackets, join comparisons with && and ||")
+        mend = "quote texts, close brackets, join comparisons with && and ||"
+        if said == "mismatched input the end":
+            said, mend = "it ends in the middle", "write what is still to come, or remove the last && or ||"
+        return Flaw(at, f"not CEL: {said}", mend)
     return Flaw(at, what[:200])
+
+
+def _bare(at: int, name: str, text: str) -> Flaw | None:
+    """A word without quotes that something is compared with."""
+    if "." in name or name in slips.CALLED or not re.search(r"(?:[!=]=|\bin)\s*$", text[:at]):
+        return None
+    return Flaw(at, f"nothing here is called '{name}'", f'a text stands in quotes: "{name}"')
 
 
 _TEXT = 'compare the text, like account.tier == "gold"; true and false stand without quotes'
@@ -378,6 +414,7 @@ _FITS = {
     "(double, int)": "write the number with a point, like 1.0",
     "(bool, string)": _TEXT,
     "(string, bool)": _TEXT,
+    "(list(string))": "write size(...) == 0 where it must be empty",
     "(string)": 'compare it: == "" where it must be empty',
     "(int, string)": "write the number without quotes",
     "(list(string), string)": 'write "..." in the list',

@@ -25,8 +25,8 @@ class Kind(Enum):
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node. `at` is its place in the text, in code points: for an operator or a call the sign itself. `name` is
-    that of a name, field or function (`_&&_`), `value` that of a constant. `of` are the nodes below it, a method's
-    target first."""
+    that of a name, field or function (`_&&_`), or what a loop calls each; `value` that of a constant. `of` are the
+    nodes below it, a method's target first."""
 
     kind: Kind
     at: int
@@ -92,7 +92,7 @@ _SHAPES: dict[Kind, tuple[int, tuple[int, ...]]] = {
     Kind.FIELD: (2, (1,)),
     Kind.CALL: (2, (1, 3)),
     Kind.LIST: (0, (1,)),
-    Kind.LOOP: (0, (2, 4, 5, 6, 7)),
+    Kind.LOOP: (1, (2, 4, 5, 6, 7)),
 }
 """The field that names a node, and those that hold nodes."""
 _Field = tuple[int, int | bytes]
