@@ -108,7 +108,7 @@ def decode_runs(text: str, runs: Sequence[tuple[int, int]]) -> list[Edit]:
 
 def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
     edits: list[Edit] = []
-    done, room = 0, _BROKEN * len(text)
+    done = 0
     for start, end in places:
         if start < done:
             continue
@@ -116,12 +116,10 @@ def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
         if coded[0] in _RUN_LETTERS:
             if end - start < _SHORTEST:
                 continue
-            if room > 0 and (broken := _broken(text, start, end)):
-                joined, room = _join(broken), room - len(broken[0])
-                if joined is not None:
-                    done = start + joined[0]
-                    edits.append((start, done, joined[1]))
-                    continue
+            if broken := _broken(text, start, end):
+                done = start + broken[0]
+                edits.append((start, done, broken[1]))
+                continue
             plain, parts = _read(coded)
             if parts:
                 edits.extend((start + first, start + last, new) for first, last, new in parts)
@@ -136,43 +134,61 @@ def _edits(text: str, places: Sequence[tuple[int, int]]) -> list[Edit]:
 
 # -- base64 in pieces: lines that end anywhere, or strings -------------------------------------------------------------
 
-_BROKEN = 8  # so often as many letters as the text has are put together in vain
+_TOGETHER = (64, 512, 4096)  # letters and seams that are put together: more only where all of these can be read
+_SIXTEEN = 64  # letters and seams that hold 16 letters, in pieces of four
 _BETWEEN = r"""(?:(?:[ \t\r]{1,8}\n?|\n)[ \t]{0,8}|["'] ?[+.,\\]?[ \t\r]{0,8}\n?[ \t]{0,8}["'])"""
 _PIECES = re.compile(
     rf"{_RUN}{{8,}}+(?:{_BETWEEN}(?={_RUN}*?{_TURNS}){_RUN}++)*+(?:{_BETWEEN}{_RUN}{{1,7}}+(?==))?={{0,2}}"
 )
 _SEAM = re.compile(_BETWEEN)
-_ENOUGH = 64  # letters and seams that hold 16 letters, in pieces of four
-
-
-def _broken(text: str, start: int, end: int) -> re.Match[str] | None:
-    """The pieces from `start` on, where they could begin a text and go on behind `end`."""
-    if text[end : end + 1] not in _MAY_GO_ON or not begins_text(text[start : start + 8].encode().translate(STANDARD)):
-        return None
-    pieces = _PIECES.match(text, start)
-    return pieces if pieces is not None and pieces.end() > end else None
-
-
+_READABLE = re.compile(
+    rb"(?:[\x20-\x7e\n\t\r]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})*+"
+)
 _MAY_GO_ON = frozenset(" \t\r\n\"'")
 
 
-def _join(broken: re.Match[str]) -> tuple[int, str] | None:
-    """How long the pieces that say something are together, and what they say: all, or but for the last one or two."""
-    first = _SEAM.sub("", broken[0][:_ENOUGH]).encode().translate(STANDARD)[:16]
-    if len(first) < 16 or not _could_begin(binascii.a2b_base64(first)):
+def _broken(text: str, start: int, end: int) -> tuple[int, str] | None:
+    """How long the pieces from `start` on are that say something together, and what; None where they say no more than
+    the first one, which ends at `end`."""
+    if text[end : end + 1] not in _MAY_GO_ON or not begins_text(text[start : start + 8].encode().translate(STANDARD)):
         return None
-    seams = list(_SEAM.finditer(broken[0]))
-    for count in range(len(seams), max(0, len(seams) - 3), -1):
-        end = len(broken[0]) if count == len(seams) else seams[count].start()
-        letters = _SEAM.sub("", broken[0][:end]).rstrip("=").encode().translate(STANDARD)
-        if (text := _base64_text(letters)) is not None:
-            return end, text
-    return None
+    first = _letters(text[start : start + _SIXTEEN])[:16]
+    if len(first) < 16 or len(_readable(first)) < 10:
+        return None
+    whole, said = "", b""
+    for most in _TOGETHER:
+        pieces = _PIECES.match(text, start, start + most)
+        whole = pieces[0] if pieces is not None else ""
+        said = _readable(letters := _letters(whole))
+        if len(whole) < most or len(said) < len(letters) * 3 // 4 - 3:
+            break
+    if start + len(whole) <= end:
+        return None
+    # Words behind them may look coded, too: the pieces end where what is readable does.
+    count, begin, last = 0, 0, None
+    for place, behind in [*[seam.span() for seam in _SEAM.finditer(whole)], (len(whole), 0)]:
+        count += place - begin - whole.count("=", begin, place)
+        if count * 3 // 4 > len(said):
+            break
+        last, begin = (place, count * 3 // 4), behind
+    if last is None or start + last[0] <= end or (plain := _text(said[: last[1]])) is None:
+        return None
+    return last[0], plain
 
 
-def _could_begin(raw: bytes) -> bool:
-    """Whether a text in UTF-8 could begin so."""
-    return not raw.translate(None, _SIGHT_OR_WIDE) and len(raw.decode(errors="ignore").encode()) >= len(raw) - 3
+def _letters(coded: str) -> bytes:
+    return _SEAM.sub("", coded).replace("=", "").encode("ascii", "replace").translate(STANDARD)
+
+
+def _readable(letters: bytes) -> bytes:
+    """What base64 says, as far as that is a text in UTF-8."""
+    letters = letters[: len(letters) - (len(letters) % 4 == 1)]
+    try:
+        raw = binascii.a2b_base64(letters + b"=" * (-len(letters) % 4), strict_mode=True)
+    except binascii.Error:
+        return b""
+    found = _READABLE.match(raw)
+    return found[0] if found else b""
 
 
 _RUN_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-")
@@ -298,7 +314,6 @@ def _base64_text(letters: bytes) -> str | None:
 
 _UNSEEN = bytes([point for point in range(256) if not 0x20 <= point < 0x7F])
 _SIGHT = bytes(range(0x20, 0x7F)) + b"\n\t\r"
-_SIGHT_OR_WIDE = _SIGHT + bytes(range(0x80, 0x100))
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
