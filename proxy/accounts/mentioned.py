@@ -16,9 +16,14 @@ from .holder import Holder
 
 _FIELD = re.compile(rb"\n[ \t]*\r?\n[ \t]*([\w.:-]{4,200})[ \t]*\r?\n--")
 """A field of a form whose value is one word: behind a blank line, and before a boundary."""
-_PART = re.compile(rb"content-disposition[ \t]*:([^\r\n]*)\r?\n(?:[^\r\n]+\r?\n)*\r?\n([^\r\n]*)", re.IGNORECASE)
-"""How a part of a form is called, and the first line that it holds."""
+_PART = re.compile(rb"content-disposition[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE)
+"""How a part of a form is called."""
+_BLANK = re.compile(rb"\n\r?\n([^\r\n]*)")
+"""The line before what a part holds, and the first one of that."""
+_HEAD = 4096
+"""Bytes within which the headers of a part end."""
 _CALLED = re.compile(rb';[ \t]*name[ \t]*=[ \t]*(?:"([^"\\%]*)"|([^\s";\\%]+))', re.IGNORECASE)
+_CODED = re.compile(rb"(?<![a-z])name[ \t]*\*", re.IGNORECASE)
 _AND, _EITHER = re.compile(rb"[^&]+"), re.compile(rb"[^&;]+")
 _JSON = re.compile(rb"[\s\x00\xef\xbb\xbf\xfe\xff]*[{\[]")
 """How JSON begins, in whatever encoding."""
@@ -75,11 +80,15 @@ def models(query: bytes, body: bytes) -> list[str]:
 
 
 def _in_form(body: bytes) -> list[str]:
+    """The first lines of the parts that are called so."""
     found: list[str] = []
-    for head, line in _PART.findall(body):
-        names = _CALLED.findall(head)
-        if len(names) != 1 or b"name*" in head.lower():
+    for part in _PART.finditer(body):
+        names = [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
+        if len(names) > 1 or _CODED.search(part[1]):
             raise BadRequest("A field of the form is called in a way that has two readings.")
-        if b"model" in names[0]:
-            found.append(line.decode("utf-8", "replace"))
+        if b"model" in names:
+            held = _BLANK.search(body, part.end() - 1, part.end() + _HEAD)
+            if held is None:
+                raise BadRequest("A field of the form has more headers than anybody needs.")
+            found.append(held[1].decode("utf-8", "replace"))
     return found
