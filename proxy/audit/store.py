@@ -71,6 +71,7 @@ class SqliteStore(Store):
         self._inode = os.stat(path).st_ino
         self._folder = f"{path}-writers"
         self._known, self._doubt = 0, False
+        self._wal, self._stays = 0, False
         self._full = False
         self._open: dict[str, int] = {}
         self._token, self._writer = os.urandom(8).hex(), 0
@@ -222,11 +223,14 @@ class SqliteStore(Store):
         db = self._db
         if db is None:
             db = self._db = connect(self.path, 5.0)
-        if os.stat(self.path).st_ino != self._inode:
-            mend = f"put the file back, or restart to begin a new one (move {self._head.path} away too)"
-            raise AuditUnavailable(f"{self.path} was replaced while in use", mend)
+        self._check_place(db)
         db.execute("BEGIN IMMEDIATE")
         last = self._last(db)
+        if last.seq < self._known:
+            gone = f"the newest {self._known - last.seq} row(s) of {self.path} are gone"
+            raise AuditUnavailable(
+                gone, f"put the file back; see `penstock audit verify --path {self.path}`", "damaged"
+            )
         first = self._written(db) if self._doubt else None
         if first is None:
             first = last.seq + 1
@@ -241,10 +245,25 @@ class SqliteStore(Store):
         db.execute("COMMIT")
         self._head.write(last)
         self._doubt, self._known = False, last.seq
+        self._wal = self._wal or _inode(f"{self.path}-wal")
         self._remember(entries, first)
         if self._keeping is not None:
             self._keeping.wrote(len(entries))
         return last
+
+    def _check_place(self, db: sqlite3.Connection) -> None:
+        """Raises AuditUnavailable where somebody took away or emptied what is in use."""
+        found = os.stat(self.path)
+        if found.st_ino != self._inode or not found.st_size:
+            mend = f"put the file back, or restart to begin a new one (move {self._head.path} away too)"
+            raise AuditUnavailable(f"{self.path} was replaced while in use", mend, "damaged")
+        if self._wal and _inode(f"{self.path}-wal") != self._wal:
+            # What it holds is brought into the file. Nobody begins another one while some process still has the old.
+            db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            self._stays = True
+            mend = f"restart: what it held is saved, as `penstock audit verify --path {self.path}` says"
+            raise AuditUnavailable(f"{self.path}-wal was taken away while in use", mend, "damaged")
+        self._stays = False
 
     def _written(self, db: sqlite3.Connection) -> int | None:
         """The first row of an attempt that had reached the file."""
@@ -283,7 +302,10 @@ class SqliteStore(Store):
 
     def _drop(self) -> None:
         """After an error nothing about the connection is certain: begin the next attempt with a new one."""
+        if self._stays:
+            return
         db, self._db = self._db, None
+        self._wal = 0
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
@@ -291,6 +313,8 @@ class SqliteStore(Store):
     # ---- upkeep and the end
 
     def tidy(self) -> None:
+        if self._stays:
+            return
         if self._keeping is not None and self._db is not None and not self._doubt and self._keeping.due():
             self._prune(self._db, self._keeping)
         if self._folded and self._db is not None:
@@ -329,6 +353,7 @@ class SqliteStore(Store):
         with contextlib.suppress(AuditUnavailable):
             if not self._doubt and self._db is not None:
                 self._leave(self._db, why)
+        self._stays = False
         self._drop()
         if self._lock is not None:
             os.close(self._lock)
@@ -368,6 +393,14 @@ def _checkpoint(db: sqlite3.Connection) -> None:
     # A full disk shows in the next commit, which is the one that matters.
     with contextlib.suppress(sqlite3.Error):
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def _inode(path: str) -> int:
+    """Which file it is; 0 where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _unlink(path: str) -> None:

@@ -662,3 +662,47 @@ def test_every_error_has_words(code: int, says: str) -> None:
     told = explain(error, Path("/x/a.db"))
     assert says in told.problem
     assert told.mend
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+async def test_a_log_that_is_taken_away_while_in_use_is_noticed_and_saved(tmp_path: Path, hurry: bool) -> None:
+    """Rows that were acknowledged are in what SQLite has not folded into the file yet: a tool that tidies up must not
+    take them along unseen. `hurry`: an exchange is under way at the end."""
+    path = tmp_path / "a.db"
+    audit, ids = await Audit.open(path, key=KEY), [new_id() for _ in range(5)]
+    for id in ids:
+        await audit.durable(outcome(id))
+    if hurry:
+        await audit.durable(intent(ids[-1] + "x"))
+    Path(f"{path}-wal").unlink()
+    with pytest.raises(AuditUnavailable, match="taken away") as error:
+        await audit.durable(outcome(new_id()))
+    assert error.value.state == "damaged"
+    assert "restart" in error.value.mend
+    assert not audit.healthy
+    with pytest.raises(AuditUnavailable):
+        await audit.close()
+    again = await Audit.open(path, key=KEY)
+    await again.close()
+    with Reader(path) as log:
+        assert log.verify(KEY).broken is None
+        assert {each.id for each in log.latest(100)} >= set(ids)
+
+
+@pytest.mark.parametrize("how", ["rows", "file"])
+async def test_rows_that_go_while_in_use_are_noticed(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore.open(path, sealer(KEY))
+    for _ in range(3):
+        store.write([encode(outcome(new_id()))])
+    if how == "file":
+        os.truncate(path, 0)
+    else:
+        store._drop()  # as after any error: the next attempt opens it anew
+        with sqlite3.connect(path) as db:
+            db.execute("DELETE FROM records WHERE seq = 3")
+        db.close()
+    with pytest.raises(AuditUnavailable, match="replaced" if how == "file" else "newest 1 row") as error:
+        store.write([encode(outcome(new_id()))])
+    assert error.value.state == "damaged"
+    store.close()
