@@ -252,12 +252,14 @@ class Patterns:
             if hits and not known:
                 for hit, start, end, _ in seen:
                     _cover(known, self._patterns[hit].label, text)[start:end] = b"\1" * (end - start)
-            for hit in hits:
+            # All at once: to follow them back is a walk through all that was edited.
+            there = [(hit, span) for hit in hits for span in self._spans(hit, data)]
+            spans = view.trace_all([span for _, span in there])
+            for (hit, _), (start, end) in zip(there, spans, strict=True):
                 covered = _cover(known, self._patterns[hit].label, text)
-                for start, end in view.trace_all(self._spans(hit, data)):
-                    if covered.find(1, start, end) < 0:
-                        covered[start:end] = b"\1" * (end - start)
-                        found.append(_Hit(hit, start, end, view.name))
+                if covered.find(1, start, end) < 0:
+                    covered[start:end] = b"\1" * (end - start)
+                    found.append(_Hit(hit, start, end, view.name))
         return found
 
     def _spans(self, hit: int, data: bytes) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_a_flood_of_matches_is_reported_to_its_end() -> None:
 @pytest.mark.parametrize("word", ["a", "я", "aa"])
 def test_a_flood_of_letters_is_no_word(word: str) -> None:
     assert not Patterns.from_options("p", {"patterns": {"x": {"words": word}}}).classify(messages("aя" * 100_000))
+
+
+def test_many_disguised_words_in_a_text_of_many_edits() -> None:
+    words = [f"codeword{chr(97 + first)}{chr(97 + last)}" for first in range(15) for last in range(15)]
+    text = " ".join(words).replace("word", "w**or**d") + " **a** b_c" * 1500
+
+    def seconds(count: int) -> float:
+        patterns = Patterns.from_options("p", {"patterns": {word: {"words": word} for word in words[:count]}})
+        best = float("inf")
+        for _ in range(3):
+            began = time.process_time()
+            assert len(patterns.classify(messages(text))) == count
+            best = min(best, time.process_time() - began)
+        return best
+
+    # Each of them walked through all the edits of each reading, which was sixty times as much.
+    assert seconds(len(words)) < 20 * seconds(1)
 
 
 def test_truncated_readings_are_not_passed_over() -> None:
