@@ -31,6 +31,7 @@ from .admin import Admin, Desk, Reload
 from .app import DIALECTS, SERVED, DataPlane
 from .audit import Audit, AuditUnavailable, Key
 from .audit_key import audit_key
+from .beside import CannotServe, observe, remember
 from .config import Settings
 from .cors import Pages
 from .dialects.base import Dialect
@@ -41,7 +42,7 @@ from .listener import Accept, Listener
 from .logs import get_logger
 from .metrics import Metrics
 from .outside import Outside
-from .parts import Parts, parts_of
+from .parts import parts_of
 from .readiness import CANARY, Readiness, states
 from .reloading import enforced, keepers_of, reload_soon, reload_told, watching
 from .routing import Routing, routing_of, unserved
@@ -53,13 +54,11 @@ if TYPE_CHECKING:
     from .accounts.keys import Keys
     from .accounts.owned import Owned
 
+__all__ = ["CannotServe", "Running", "Seat", "administer", "bound", "check_packages", "run", "serving", "settle"]
+
 log = get_logger("penstock.server")
 
 MAX_ADMIN_BODY = 64 * 1024
-
-
-class CannotServe(Exception):
-    """Penstock cannot start. The message is for the operator: what is wrong and the mend, a line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +122,12 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         stack.push_async_callback(routing.close)
         owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
-        await _observe(settings, plane, parts, stack)
+        await observe(settings, plane, parts, stack)
         if elsewhere is not None:
             from .encoder_server import watched
 
             stack.callback(watched(elsewhere, parts, panel, settings.encoder_fallback == "embedded").cancel)
-        await _remember(settings, plane, panel, metrics, parts, stack)
+        await remember(settings, plane, panel, metrics, parts, stack)
         running = Running(
             plane,
             audit,
@@ -328,91 +327,6 @@ def _routing(settings: Settings, sets: Iterable[PolicySet]) -> Routing:
     if wrong:
         raise CannotServe("\n".join(wrong))
     return routing
-
-
-async def _observe(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
-    """Have exchanges traced, and content kept, where it is wanted. Raises CannotServe."""
-    _trace(settings, plane, parts, stack)
-    if settings.keep_content != "off":
-        await _keep(settings, plane, parts, stack)
-
-
-def _trace(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
-    """Have exchanges traced, where it is wanted."""
-    if not settings.traces:
-        return
-    try:
-        from .traces import exporting
-    except ImportError:
-        raise CannotServe("traces need OpenTelemetry: pip install 'penstock[otel]', or leave traces out") from None
-
-    def tell(well: bool) -> None:
-        if well:
-            parts.well("traces")
-        else:
-            mend = "does a collector of OTLP over HTTP answer at OTEL_EXPORTER_OTLP_ENDPOINT?"
-            parts.ill("traces", "away", "no batch arrives", mend=mend, meanwhile="traces are lost; exchanges go on")
-
-    told = functools.partial(_later, asyncio.get_running_loop(), tell)
-    plane.traces = exporting(settings.trace_content, settings.trace_genai, told)
-    stack.push_async_callback(asyncio.to_thread, plane.traces.close)
-
-
-def _later(loop: asyncio.AbstractEventLoop, tell: Callable[[bool], None], well: bool) -> None:
-    """Have `loop` tell it, from another thread; nobody where it is closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(tell, well)
-
-
-async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: contextlib.AsyncExitStack) -> None:
-    """Have content kept. Raises CannotServe."""
-    try:
-        from .content.places import keeping
-    except ImportError:
-        mend = "pip install 'penstock[content]', or leave keep_content out"
-        raise CannotServe(f"kept content needs the package cryptography: {mend}") from None
-    from .content.seal import ContentUnavailable
-
-    def state(error: ContentUnavailable | None) -> None:
-        if error is None:
-            parts.well("content")
-        else:
-            meanwhile = "what is to be kept waits, and is lost where it finds no room; exchanges go on"
-            parts.ill("content", error.state, error.problem, mend=error.mend, meanwhile=meanwhile)
-
-    loop = asyncio.get_running_loop()
-    try:
-        kept = await asyncio.to_thread(keeping, settings, lambda error: loop.call_soon_threadsafe(state, error))
-    except ContentUnavailable as error:
-        raise CannotServe(str(error)) from None
-    plane.keeping = kept
-    state(None)
-    stack.push_async_callback(asyncio.to_thread, kept.close)
-
-
-async def _remember(
-    settings: Settings,
-    plane: DataPlane,
-    panel: Panel,
-    metrics: Metrics,
-    parts: Parts,
-    stack: contextlib.AsyncExitStack,
-) -> None:
-    """Keep strikes and flags of accounts, and findings with other machines, where accounts are known. Raises
-    CannotServe."""
-    if settings.credentials != "keys":
-        if settings.state or any(guard.memory.left or guard.memory.read for guard in plane.guards.values()):
-            log.warning("nothing is remembered of accounts: none is known", mend="set `credentials: keys`")
-        return
-    from .state.base import StateUnavailable
-    from .state.opening import opened, share_findings
-
-    try:
-        plane.state = await opened(settings, metrics, parts)
-        share_findings(plane.state, panel, settings, metrics)
-    except (AuditUnavailable, StateUnavailable) as error:
-        raise CannotServe(f"what is known of accounts cannot be used: {error}") from None
-    stack.push_async_callback(plane.state.close)
 
 
 async def _open_audit(settings: Settings) -> tuple[Key, Audit]:
