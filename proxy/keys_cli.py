@@ -166,7 +166,7 @@ def _hashing(settings: Settings) -> Callable[[bytes], str]:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise KeysUnavailable(f"the directory {folder} cannot be made: {error.strerror}") from None
-    return hashing(settings.keys_secret_path)
+    return hashing(settings.keys_secret_path, KeyFile(settings.keys_path))
 
 
 def _record(**values: Any) -> KeyRecord:

@@ -179,13 +179,13 @@ class Store:
     def _events(self, most: int = 0) -> list[dict[str, Any]]:
         """All lines of history, or the newest."""
         try:
-            lines = (self.root / "history.jsonl").read_text("utf-8").splitlines()[-most:]
+            raw = (self.root / "history.jsonl").read_bytes()
         except FileNotFoundError:
             return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"{self.root}: the history cannot be read: {error}") from None
+        except OSError as error:
+            raise StoreError(f"{self.root}: the history cannot be read: {error.strerror}") from None
         found = []
-        for line in lines:
+        for line in raw.decode("utf-8", "replace").splitlines()[-most:]:  # a line that is damaged is none
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return [line for line in found if isinstance(line, dict)]

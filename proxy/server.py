@@ -232,7 +232,8 @@ def _keys(settings: Settings, seat: Seat | None) -> Keys | None:
     try:
         last = KeyFile(settings.data_dir / "keys.last.json") if seat is not None else None
         again = seat is not None and bool(seat.revisions)
-        keys = Keys(KeyFile(settings.keys_path), hashing(settings.keys_secret_path), last, again=again)
+        file = KeyFile(settings.keys_path)
+        keys = Keys(file, hashing(settings.keys_secret_path, file), last, again=again)
     except KeysUnavailable as error:
         raise CannotServe(f"the keys cannot be read: {error}") from None
     if not len(keys):

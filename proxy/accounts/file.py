@@ -37,9 +37,11 @@ class KeysUnavailable(Exception):
         self.ended = frozenset(ended)
 
 
-def hashing(path: Path) -> Callable[[bytes], str]:
-    """The hash that keys are kept by, whose secret stands in the file at `path`, made where it is missing. Raises
-    KeysUnavailable."""
+def hashing(path: Path, keys: KeyFile | None = None) -> Callable[[bytes], str]:
+    """The hash that `keys` are kept by, whose secret stands in the file at `path`, made where it is missing and there
+    is no key yet: another one would know none of them. Raises KeysUnavailable."""
+    if keys is not None and not os.path.exists(path) and keys.read():
+        raise KeysUnavailable(f"{path} is missing, and no key of {keys.path} can be known without it (put it back)")
     try:
         return Key.load(path).caller_hash
     except AuditUnavailable as error:

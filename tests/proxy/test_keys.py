@@ -20,6 +20,7 @@ from proxy.reloading import reload
 from proxy.server import CannotServe, serving
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.proxy.keyring import change, give
+from tests.proxy.served import command
 from tests.upstream import Upstream, messages, replies, shapes
 
 BODY: dict[str, Any] = {
@@ -400,3 +401,19 @@ async def test_each_upstream_gets_its_own_key_and_no_callers(stand: Make) -> Non
             assert (len(first.requests), len(second.requests)) == (1, 1)
             assert first.requests[0].header("authorization") == "Bearer sk-one"
             assert second.requests[0].header("authorization") is None
+
+
+async def test_keys_without_their_secret_are_no_start(tmp_path: Path) -> None:
+    """A new secret in the place of the one that is missing would know no key, and say nothing."""
+    data = tmp_path / "data"
+    give(data)
+    (data / "keys.key").unlink()
+    (tmp_path / "policy.yaml").write_text(RULES.format(**DEFAULTS))
+    settings = {"upstream": "http://127.0.0.1:9", "policy": str(tmp_path / "policy.yaml"), "port": 0, "admin_port": 0}
+    with pytest.raises(CannotServe, match=r"keys\.key is missing.*put it back"):
+        async with serving(load_settings(None, **settings, credentials="keys", data_dir=data)):
+            pass
+    made = command("keys", "create", "another", "--data-dir", str(data))
+    assert made.returncode == 1
+    assert "put it back" in made.stderr
+    assert not (data / "keys.key").exists()

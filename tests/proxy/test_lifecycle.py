@@ -444,3 +444,12 @@ def test_where_nobody_can_listen(host: str, mend: str) -> None:
         pass
     assert mend in str(told.value)
     assert "attempting" not in str(told.value)
+
+
+def test_a_damaged_history_keeps_what_can_be_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.note("loaded", "a" * 12, "p.yaml")
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe cut\n{\n[]\n")
+    store.note("loaded", "b" * 12, "p.yaml")
+    assert [line["revision"] for line in store.history()] == ["a" * 12, "b" * 12]
