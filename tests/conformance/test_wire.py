@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import time
 from typing import Any
@@ -286,6 +287,15 @@ async def test_floods_of_letters(stand: Make, name: str) -> None:  # noqa: F811
 SLOW = 500
 
 
+async def heard(reader: asyncio.StreamReader) -> bytes:
+    """What is read until the other side closes, in whatever way: it does while somebody writes."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(1 << 16):
+            said += piece
+    return said
+
+
 async def test_slow_requests_hold_nobody_up(stand: Make) -> None:  # noqa: F811
     """T42: heads and bodies that come byte by byte are let go in time, and others are served meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -298,6 +308,7 @@ async def test_slow_requests_hold_nobody_up(stand: Make) -> None:  # noqa: F811
             for number, (_, writer) in enumerate(pairs)
         ]
         try:
+            hearing = [asyncio.ensure_future(asyncio.wait_for(heard(reader), 30)) for reader, _ in pairs]
             for writer, whole, cut in slow:
                 writer.write(whole[:cut])
             for dialect in DIALECTS:
@@ -308,7 +319,7 @@ async def test_slow_requests_hold_nobody_up(stand: Make) -> None:  # noqa: F811
                 await asyncio.sleep(0.05)
                 for writer, whole, cut in slow:
                     writer.write(whole[cut + step : cut + step + 1])
-            said = await asyncio.gather(*(asyncio.wait_for(reader.read(), 20) for reader, _ in pairs))
+            said = await asyncio.gather(*hearing)
         finally:
             for writer, _, _ in slow:
                 writer.transport.abort()
