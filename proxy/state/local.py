@@ -52,6 +52,7 @@ class Local:
         self._db: sqlite3.Connection | None = None
         self._lock = threading.Lock()
         self._full = False
+        self._inode = 0
         self._own = 0  # what this process changed: SQLite tells of the others only
 
     # ---- the contract of a store
@@ -120,8 +121,11 @@ class Local:
         return [Flag(account, name, inf if until is None else until, at, by) for account, name, until, at, by in rows]
 
     def changes(self) -> object:
-        """What changes whenever the file does."""
+        """What changes whenever the file does. Raises StateUnavailable also where it was taken away."""
         with self._using() as db:
+            if self._inode != (os.stat(self.path).st_ino if os.path.exists(self.path) else 0):
+                mend = "stop Penstock, put it back, start again: what is known holds until then"
+                raise StateUnavailable(Fault.AWAY, f"{self.path} was taken away while in use", mend)
             return self._own, db.execute("PRAGMA data_version").fetchone()[0]
 
     # ---- what Redis was not told yet
@@ -208,6 +212,7 @@ class Local:
             with self._lock, _told(self.path):
                 if self._db is None:
                     self._db = _opened(self.path)
+                    self._inode = os.stat(self.path).st_ino
                 try:
                     yield self._db
                 except sqlite3.Error as error:

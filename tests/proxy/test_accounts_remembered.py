@@ -346,3 +346,27 @@ def _asked(s: Stand) -> int:
     state = s.running.plane.state
     assert state is not None
     return state.waited
+
+
+async def test_a_file_that_is_taken_away_is_told_and_ends_no_ban(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.state.shared.LOOK", 0.05)
+    async with standing(tmp_path, RULES, keys=KEYS) as s:
+        ann = Asker(s, "ann")
+        for _ in range(3):
+            await ann("MARK")
+        assert await ann("Hi") == "account_banned"
+        for file in (tmp_path / "data").glob("state.db*"):
+            file.rename(tmp_path / file.name)
+
+        async def told(state: str) -> bool:
+            found: str = (await ready(s))["state"]
+            return found.startswith(state)
+
+        await until(lambda: told("away: "))
+        assert await ann("Hi") == "account_banned"
+        for file in tmp_path.glob("state.db*"):
+            file.rename(tmp_path / "data" / file.name)
+        await until(lambda: told("ready"))
+        assert await ann("Hi") == "account_banned"
