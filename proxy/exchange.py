@@ -30,6 +30,7 @@ from .changes import changed, masked
 from .detour import detour
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
 from .dialects.errors import read_error
+from .dialects.names import one_spelling
 from .flight import fate
 from .guard import Guard
 from .headers import kind_of
@@ -199,7 +200,7 @@ class Exchange:
         """What is asked. Raises Malformed and BadRequest."""
         if not body:
             raise Malformed("the body is empty: send a JSON object")
-        return self.dialect.read_request(parse(body))
+        return self.dialect.read_request(one_spelling(parse(body)))
 
     async def judge(self, request: Request) -> Decision:
         """The decision on what is asked. Raises BadRequest where it cannot be read to its end."""

@@ -12,6 +12,7 @@ import orjson
 from classifiers.base import Role
 
 from ..dialects.base import BadRequest, Body, Dialect, Refusal, Request, StreamReader
+from ..dialects.names import one_spelling
 from ..exchange import Exchange, Lead
 from ..routing import Way
 from ..strict import Malformed, parse
@@ -90,7 +91,7 @@ class Recorded(Exchange):
         return replace(way, model=None), head
 
     def read(self, body: bytes | None) -> Request:
-        return self.dialect.read_request(parse(body) if body else None)
+        return self.dialect.read_request(one_spelling(parse(body)) if body else None)
 
     async def whole(self, request: Request, response: Response) -> None:
         raw = await response.read(self.max_answer)

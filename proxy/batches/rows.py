@@ -15,6 +15,7 @@ from policies.engine import Decision
 
 from ..changes import noted, put
 from ..dialects.base import BadRequest, Body, Dialect, Request
+from ..dialects.names import one_spelling
 from ..strict import Malformed, parse
 
 VOCABULARY = frozenset(
@@ -97,7 +98,7 @@ def _asked(number: int, tree: dict[str, Any], key: str, dialect: Dialect, param:
     if not isinstance(tree.get("custom_id"), str):
         raise BadRequest(f"Row {number} was refused: 'custom_id' must be a string.", param)
     try:
-        request = dialect.read_request(tree.get(key))
+        request = dialect.read_request(one_spelling(tree.get(key)))
     except BadRequest as error:
         raise BadRequest(f"Row {number} was refused: {error}", param) from None
     said = Body()

@@ -1,0 +1,43 @@
+"""Names of fields that have one reading.
+
+Servers in Go match the names of JSON's fields whatever their case, and take the last of several: to them `Messages` is
+`messages`, and so is a spelling with the long s or the sign for Kelvin. What they would read is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import BadRequest
+
+_REQUEST = frozenset(
+    """
+    model models fallbacks messages prompt input inputs system instructions template suffix context images documents
+    tools tool_choice functions function_call response_format format text thread conversation previous_response_id
+    stream stream_options n max_tokens max_completion_tokens max_output_tokens user metadata store container
+    mcp_servers thinking reasoning options raw endpoint requests input_file_id
+    """.split()  # noqa: SIM905
+)
+_TURN = frozenset(
+    "role content type text tool_calls tool_call_id".split()  # noqa: SIM905
+)
+_TURNS = ("messages", "input")
+
+
+def one_spelling(tree: Any) -> Any:
+    """`tree`, a request. Raises BadRequest where a field of it, or of a turn in it, is named as another reader of JSON
+    would name a field of the API."""
+    if isinstance(tree, dict):
+        _check(tree, _REQUEST)
+        for turns in _TURNS:
+            listed = tree.get(turns)
+            for turn in listed if isinstance(listed, list) else ():
+                if isinstance(turn, dict):
+                    _check(turn, _TURN)
+    return tree
+
+
+def _check(fields: dict[str, Any], names: frozenset[str]) -> None:
+    for name in fields:
+        if name not in names and (meant := name.casefold()) in names:
+            raise BadRequest(f"A field is spelled so that some servers read it as '{meant}': write it so.", meant)
