@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ OPTIONS: form.Declared = {
     ),
     "views": form.flag("Whether what is left of a text when disguises are undone is read, too.", True),
 }
-_BLANKS = r"(?:[\s\x{0B}\x{1C}-\x{1F}\x{85}\pZ]+|[\-_./+:|\\=#~&@])"
+_JOINS = "-_./+:|\\=#~&@"
+_BLANKS = rf"(?:[\s\x{{0B}}\x{{1C}}-\x{{1F}}\x{{85}}\pZ]+|[{re.escape(_JOINS)}])"
 # Scripts that do not part words by blanks, or hang endings on them: there is no boundary to ask for.
 _WORD_START = (
     r"(?:^|[^\pL\pM\pN]|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}])"
@@ -192,7 +194,7 @@ class Patterns:
         for chain in joints:
             for hit, start, end, view in self._seen(chain.text):
                 parts, pattern = chain.parts(start, end), self._patterns[hit]
-                if len(parts) < 2 or hit in self._anchored:
+                if len(parts) < 2 or hit in self._anchored or self._only_meets(chain, start, end, hit, view):
                     continue
                 spans = [(span, places.get((index, pattern.label), ())) for index, span in parts]
                 if any(a < d and c < b for (a, b), others in spans for c, d in others):
@@ -202,6 +204,21 @@ class Patterns:
                 via = JOINT if view == RAW else f"{JOINT}.{view}"
                 found.append(Finding(self.name, pattern.label, pattern.score, index, span, via))
         return found
+
+    def _only_meets(self, chain: Chain, start: int, end: int, hit: int, view: str) -> bool:
+        """Whether [start, end) is one only where the end of a sentence or a small letter meets what begins the next
+        text: a sign or a turn of case joins words within a text, not over two."""
+        literal = self._patterns[hit].expression.source.replace(_BLANKS, "").replace(_EDGE, "")
+        for place in chain.starts:
+            if start < place < end:
+                before, after = chain.text[place - 1], chain.text[place]
+                if _BLANKS in self._patterns[hit].expression.source and any(
+                    sign in _JOINS and sign not in literal for sign in (before, after)
+                ):
+                    return True
+                if before.islower() and after.isupper() and "words" in view.split("."):
+                    return True
+        return False
 
     def _all_clear(self, texts: Sequence[str], joints: Sequence[str] = ()) -> bool:
         """Whether no text or joint and no reading of one can match: all in one pass, which costs a tenth of many.

@@ -47,6 +47,27 @@ def test_what_is_whole_is_found_where_it_stands(turns: list[tuple[Role, str]]) -
     assert found == sorted(found, key=lambda each: each[0])
 
 
+PHRASES = Patterns.from_options("p", {"patterns": {"cash": {"words": "cash money"}, "ops": r"OPS-\d{4}"}})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("I need ca", "sh money.", True),
+        ("I need cash ", "money.", True),
+        ("I need cash-mo", "ney.", True),
+        ("I need cas", "hMoney.", True),
+        ("It is OPS-", "1234.", True),
+        ("I need cash.", "Money is all.", False),
+        ("I need cash", "Money is all.", False),
+        ("I need cash", "-Money is all.", False),
+        ("I need cash_", "money is all.", False),
+    ],
+)
+def test_what_two_texts_only_meet_in_is_no_phrase(first: str, second: str, found: bool) -> None:
+    assert bool(PHRASES.classify(conversation((Role.USER, first), (Role.ASSISTANT, second)))) is found
+
+
 def test_turns_of_one_role_meet_across_others() -> None:
     turns = conversation((Role.USER, "blue"), (Role.ASSISTANT, "And then?"), (Role.USER, "bird"))
     assert [(f.message, f.span) for f in PATTERNS.classify(turns) if f.label == "name"] == [(2, (0, 4))]
