@@ -65,17 +65,17 @@ def _plain(word: bytes) -> str:
 
 
 def models(query: bytes, body: bytes) -> list[str]:
-    """The models that a request names, where the APIs name one: in its query, its JSON, or its form. Raises BadRequest
-    where that cannot be told."""
-    found: list[str] = [value for name, value in pairs(query) if name == "model"]
+    """The models that a request names, where the APIs name one: in its query, its JSON, or its form. Servers in Go take
+    names in any case. Raises BadRequest where that cannot be told."""
+    found = [value for name, value in pairs(query) if name.lower() == "model"]
     try:
         tree = parse(body) if body else None
     except Malformed:
-        return found + _in_form(body) + [value for name, value in pairs(body) if name == "model"]
-    session = tree.get("session") if isinstance(tree, dict) else None
-    for holder in (tree, session):
-        model = holder.get("model") if isinstance(holder, dict) else None
-        found += [model] if isinstance(model, str) else []
+        return found + _in_form(body) + [value for name, value in pairs(body) if name.lower() == "model"]
+    sessions = [value for key, value in tree.items() if key.lower() == "session"] if isinstance(tree, dict) else []
+    for holder in (tree, *sessions):
+        for key, value in holder.items() if isinstance(holder, dict) else ():
+            found += [value] if key.lower() == "model" and isinstance(value, str) else []
     return found
 
 
@@ -86,7 +86,7 @@ def _in_form(body: bytes) -> list[str]:
         names = [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
         if len(names) > 1 or _CODED.search(part[1]):
             raise BadRequest("A field of the form is called in a way that has two readings.")
-        if b"model" in names:
+        if any(name.lower() == b"model" for name in names):
             held = _BLANK.search(body, part.end() - 1, part.end() + _HEAD)
             if held is None:
                 raise BadRequest("A field of the form has more headers than anybody needs.")

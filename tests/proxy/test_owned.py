@@ -450,6 +450,7 @@ NAMES: dict[str, tuple[bytes, str, str, int]] = {
     "JSON": (b'{"model":"gpt-9"}', JSON, "", 200),
     "JSON of another": (b'{"prompt":"x","model":"dall-e-3"}', JSON, "", 404),
     "JSON of another, in other letters": (b'{"\\u006dodel":"dall-e-3"}', JSON, "", 404),
+    "JSON of another, for a server in Go": (b'{"model":"gpt-9","Model":"other"}', JSON, "", 404),
     "JSON of a session": (b'{"session":{"type":"realtime","model":"other"}}', JSON, "", 404),
     "JSON with two readings": (b'{"model":"gpt-9","model":"other"}', JSON, "", 400),
     "a word that is no model": (b'{"metadata":{"model":"other"}}', JSON, "", 200),

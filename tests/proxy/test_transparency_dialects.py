@@ -182,7 +182,7 @@ async def test_streams_however_they_are_spelled(stand: Make, api: Api, policy: s
 
 ODD_JSON: dict[str, bytes] = {
     "numbers": b'"a":123456789012345678901234567890,"b":1.0000000000000000000001,"c":1E40,"d":-0,"e":0.1e-7',
-    "keys that look alike": b'"K":1,"k":2,"k ":3,"\\u006b2":4,"":5,"Model":"other","\xce\xba":6',
+    "keys that look alike": b'"K":1,"k":2,"k ":3,"\\u006b2":4,"":5,"modell":"other","\xce\xba":6',
     "escapes": b'"x":"\\u0000\\u001f\\/\\ud83d\\ude00\\uffff\xef\xbf\xbe\xe2\x80\xa8"',
     "nothing in it": b'"x":[],"y":{},"z":[[],[{}]],"w":null,"v":""',
     "blanks": b'\r\n\t "x" :\t[ 1 ,\n2 ] , "y" : { }\r\n',
