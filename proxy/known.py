@@ -46,7 +46,7 @@ class Known:
         """Where `request` goes, and what that upstream gets of its head. Raises NotFound."""
         models = self.identity.models
         if query := self.asked[1].partition(b"?")[2]:
-            request.queried = tuple(value for name, value in pairs(query) if name == "model")
+            request.queried = tuple(value for name, value in pairs(query) if name.lower() == "model")
         if models is not None and not request.modelless and request.model not in models:
             raise no_model()
         if self.holder is not None:

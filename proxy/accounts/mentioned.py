@@ -72,7 +72,7 @@ def models(query: bytes, body: bytes) -> list[str]:
         tree = parse(body) if body else None
     except Malformed:
         return found + _in_form(body) + [value for name, value in pairs(body) if name.lower() == "model"]
-    sessions = [value for key, value in tree.items() if key.lower() == "session"] if isinstance(tree, dict) else []
+    sessions = [value for key, value in tree.items() if key.casefold() == "session"] if isinstance(tree, dict) else []
     for holder in (tree, *sessions):
         for key, value in holder.items() if isinstance(holder, dict) else ():
             found += [value] if key.lower() == "model" and isinstance(value, str) else []
