@@ -23,6 +23,7 @@ from .chat_body import (
     trace_of,
 )
 from .chat_stream import ChatReader
+from .names import BESIDE
 from .structured import structured
 
 _DEFINING = frozenset({"tools", "functions", "response_format"})
@@ -54,12 +55,12 @@ class Chat:
             elif key == "prediction" and isinstance(value, dict):
                 read_message(request, value, Role.SETTING, "/prediction")
             elif key in VOCABULARY:
-                role = Role.TOOL_DEFINITION if key in _DEFINING else Role.SETTING
+                role = Role.TOOL_DEFINITION if key in _DEFINING else BESIDE.get(key, Role.SETTING)
                 request.leaf(value, role, "", key, VOCABULARY)
             else:
                 place = "/" + escaped(key)
                 request.add(Role.SETTING, key, place + "#key")
-                request.leaves(value, Role.SETTING, place, VOCABULARY)
+                request.leaves(value, BESIDE.get(key, Role.SETTING), place, VOCABULARY)
         return request
 
     def read_response(self, tree: Any) -> Body:

@@ -14,6 +14,7 @@ from ..strict import Malformed
 from .base import BadRequest, Body, Kind, Piece, Refusal, Request, escaped
 from .chat_body import USAGE, VOCABULARY, error_of, finish_of, read_choice, says_nothing, trace_of
 from .chat_stream import ChatReader
+from .names import BESIDE
 from .prompts import MOST, read_texts
 from .structured import structured
 
@@ -48,8 +49,7 @@ class Completions:
                 request.unscannable.append((place, "embeddings"))
             if key not in VOCABULARY:
                 request.add(Role.SETTING, key, place + "#key")
-            # Model and caller read a suffix as they read the prompt.
-            request.leaves(value, Role.USER if key == "suffix" else Role.SETTING, place, VOCABULARY)
+            request.leaves(value, BESIDE.get(key, Role.SETTING), place, VOCABULARY)
         if request.choices > MOST:
             raise BadRequest(f"This asks for {request.choices} answers: ask for {MOST} at most.", "n")
         return request

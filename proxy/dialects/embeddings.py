@@ -13,6 +13,7 @@ from classifiers.base import Role
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, StreamReader, escaped
 from .chat_body import VOCABULARY, error_of, says_nothing, trace_of
+from .names import BESIDE
 from .prompts import read_texts
 
 _NUMBERS = frozenset({int, float})
@@ -36,8 +37,7 @@ class Embeddings:
             elif not says_nothing(key, value):
                 if key not in VOCABULARY:
                     request.add(Role.SETTING, key, place + "#key")
-                # Some servers embed a conversation instead of an input.
-                request.leaves(value, Role.USER if key == "messages" else Role.SETTING, place, VOCABULARY)
+                request.leaves(value, BESIDE.get(key, Role.SETTING), place, VOCABULARY)
         return request
 
     def read_response(self, tree: Any) -> Body:

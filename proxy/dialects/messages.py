@@ -26,6 +26,7 @@ from .messages_body import (
     trace_of,
 )
 from .messages_stream import MessagesReader
+from .names import BESIDE
 from .structured import structured
 
 _DEFINITIONS = frozenset({"tools", "output_format", "output_config"})
@@ -58,7 +59,8 @@ class Messages:
             elif key == "system":
                 read_content(request, value, Role.SYSTEM, place)
             else:
-                read_field(request, key, value, Role.TOOL_DEFINITION if key in _DEFINITIONS else Role.SETTING, place)
+                role = Role.TOOL_DEFINITION if key in _DEFINITIONS else BESIDE.get(key, Role.SETTING)
+                read_field(request, key, value, role, place)
         return request
 
     def read_response(self, tree: Any) -> Body:

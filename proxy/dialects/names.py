@@ -1,4 +1,4 @@
-"""Names of fields that have one reading.
+"""What names of fields mean to servers beyond the API: who speaks there, and which names are taken alike.
 
 Servers in Go match the names of JSON's fields whatever their case, and take the last of several: to them `Messages` is
 `messages`, and so is a spelling with the long s or the sign for Kelvin. What they would read is refused.
@@ -6,7 +6,10 @@ Servers in Go match the names of JSON's fields whatever their case, and take the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from classifiers.base import Role
 
 from .base import BadRequest
 
@@ -22,6 +25,14 @@ _TURN = frozenset(
     "role content type text tool_calls tool_call_id".split()  # noqa: SIM905
 )
 _TURNS = ("messages", "input")
+BESIDE: Mapping[str, Role] = {
+    **dict.fromkeys(("messages", "prompt", "input", "inputs", "query", "suffix"), Role.USER),
+    **dict.fromkeys(("template", "chat_template", "chat_template_kwargs"), Role.USER),
+    **dict.fromkeys(("documents", "context"), Role.TOOL_RESULT),
+    **dict.fromkeys(("system", "system_prompt", "instructions"), Role.SYSTEM),
+}
+"""Fields that some server puts before its model, whatever the API: vLLM takes documents, and the template itself. Who
+speaks there is the one whose words they stand for."""
 
 
 def one_spelling(tree: Any) -> Any:

@@ -17,6 +17,7 @@ from classifiers.base import Role
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
 from .chat_body import error_of, trace_of
+from .names import BESIDE
 from .responses_body import VOCABULARY, check_shape, read_response, read_value
 from .responses_ending import refused_response, refused_stream
 from .responses_stream import ResponsesReader
@@ -48,7 +49,7 @@ class Responses:
                 if isinstance(value, str):
                     request.add(Role.USER, value, place)
             else:
-                read_value(request, value, _ROLES.get(key, Role.SETTING), place, key)
+                read_value(request, value, _ROLES.get(key) or BESIDE.get(key, Role.SETTING), place, key)
         return request
 
     def read_response(self, tree: Any) -> Body:
