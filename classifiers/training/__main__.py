@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import compose, corpus, encoder, export, fit, mine, shipped
+from . import compose, corpus, encoder, export, fit, middle, mine, shipped
 from .corpus import CorpusError, Example, Tally
 from .labels import NAMES
 
@@ -114,6 +114,10 @@ def run(options: argparse.Namespace) -> None:
 
     from ..encoder import Encoder
 
+    opinions = middle.learnt(Encoder.open(options.out), middle.texts(training, random.Random(0)))
+    for directory in (work, options.out):
+        middle.write(directory / "model.onnx", opinions)
+        card.write(directory, card.blank(options.out.name))
     shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
     version, start = _begun_with(options.start, options.minutes)

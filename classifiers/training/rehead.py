@@ -5,8 +5,9 @@ Documentation for programmers looked like orders to a model: of 200 READMEs of p
 beside what it was trained on, and stays near what it was. Everything else in the file stays what it is, to the bit.
 
 Decision: the head alone, on the shipped int8 encoder. Why: to train the encoder on moved heads that nothing was said
-of; this takes two minutes. Cost: what the encoder cannot tell apart, no head can. OUT gets model.onnx; judge it with
-`python -m classifiers.training.compare`, and write its card as `__main__` does.
+of; this takes two minutes. Cost: what the encoder cannot tell apart, no head can. OUT gets model.onnx without the
+second opinions of `middle`, which are fitted after this; judge it with `python -m classifiers.training.compare`, and
+write its card as `__main__` does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..encoder import DEFAULT_MODEL, MODELS, Encoder
 from ..runtime import Session
-from . import compose, corpus
+from . import compose, corpus, middle
 from .corpus import Example
 from .encoder import FIRST, LAST
 from .judge import LONGEST, held
@@ -64,6 +65,7 @@ class Heads:
 
         self._encoder = Encoder.open(folder)
         self.model: Any = onnx.load(str(folder / "model.onnx"))
+        middle.remove(self.model)
         last = [node for node in self.model.graph.node if node.op_type == "Gemm"][-1]
         self._input, *names = last.input
         tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
