@@ -70,7 +70,8 @@ def examples(options: argparse.Namespace) -> tuple[list[Example], list[Example],
     for name, count in sorted((tally.unlisted + tally.licence).items()):
         say(f"left out: {name}, {count} rows (not in sources.yaml, or licence)")
     ours, ours_kept = corpus.handwritten()
-    training = corpus.balance_languages([e for e in loaded if not held(e)] + ours + compose.composed())
+    made = compose.composed() + compose.news(NEWS, random.Random(0))
+    training = corpus.balance_languages([e for e in loaded if not held(e)] + ours + made)
     kept = [e for e in loaded if held(e)]
     dev, _ = corpus.load(options.data, "dev", cap=options.dev_cap)
     seen = {" ".join(e.text.casefold().split()) for e in training}
@@ -156,6 +157,8 @@ which goes on from others."""
 LEAST = 300
 """The bad texts of a head that a last epoch sees at least, or all where there are fewer: what is not heard again is
 forgotten."""
+NEWS = 1500
+"""Texts of newspapers and chats in languages that public sets know for their attacks."""
 MINED = 8000, 1000
 """Most honest texts among which false alarms are sought; and for a model that goes on, which has learnt from most."""
 

@@ -89,6 +89,22 @@ def personas(count: int, rng: Rng) -> list[Example]:
     return made
 
 
+def news(count: int, rng: Rng) -> list[Example]:
+    """`count` sentences and half sentences in languages that public sets know for their attacks: of ten, six as a
+    newspaper has them, two questions, and two orders to forget what was told."""
+    grammar = parts("news")
+    frames = ("{who} {did} {where}.", "{who} {did}, {where}", "{did} {where}", "{where}: {who} {did}.", "{who} {did}.")
+    made = []
+    for number in range(count):
+        lang = rng.choice(sorted(grammar))
+        kind = "injection" if number % 5 == 4 else "benign"
+        frame = "{forget} {deed}." if kind == "injection" else "{ask}" if number % 5 == 3 else rng.choice(frames)
+        text = grow(frame, grammar[lang], rng)
+        text = _sentence(text) if rng.random() < 0.7 else text
+        made.append(Example(text, targets(kind, "prompt"), "composed", "prompt", lang, WEIGHT, f"news:{kind}"))
+    return made
+
+
 def composed(seed: int = 0) -> list[Example]:
     """What is composed once for a training; `outside` and `personas` are composed afresh for each epoch."""
     return code(360, random.Random(seed))

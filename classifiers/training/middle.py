@@ -37,6 +37,9 @@ NEAR = 3e-3
 """How dear weights are, on features of spread 1, for each text."""
 TEXTS, LEAST = 24_000, 900
 """Texts that are heard, and the bad ones of each head at least, where there are as many."""
+NEWS, LOUD = 4000, 4.0
+"""Sentences in other languages, and what each weighs: a straight line else takes a language for an attack, since German
+was one in the training sets."""
 PIECE, AROUND = 900, 300
 """Letters of a text that are heard, from its start or around what is planted in it."""
 OWN, LINES, SHIFTS = "logits.last", "second.lines", "second.shifts"
@@ -55,7 +58,7 @@ class Opinions:
 
 def texts(training: Sequence[Example], rng: random.Random) -> list[Example]:
     """What the lines hear: texts as an epoch of the training has them, with planted orders and disguises, and pages of
-    documentation, each honest and with an order between two of its paragraphs."""
+    documentation, each honest and with an order between two of its paragraphs; and sentences in other languages."""
     made = augment.epoch(training, rng)
     order = rng.sample(range(len(made)), len(made))
     taken = set(order[:TEXTS])
@@ -74,7 +77,7 @@ def texts(training: Sequence[Example], rng: random.Random) -> list[Example]:
             page,
             replace(page, text=text, targets={"injection_indirect": 1.0}, marked=(start, start + len(planted))),
         ]
-    return rows
+    return rows + [replace(sentence, weight=LOUD) for sentence in compose.news(NEWS, rng)]
 
 
 def piece(example: Example) -> str:

@@ -2,7 +2,9 @@
 
 Documentation for programmers looked like orders to a model: of 200 READMEs of packages 16 % were blocked. Here the head
 `injection_indirect` hears pages of our own documentation (data/documentation.jsonl), honest and with orders planted,
-beside what it was trained on, and stays near what it was. Everything else in the file stays what it is, to the bit.
+beside what it was trained on, and stays near what it was. German looked like an injection, for a third of the German
+texts that it knew were: `--head injection` hears sentences of 17 languages (data/news.yaml), honest ones and orders.
+Everything else in the file stays what it is, to the bit.
 
 Decision: the head alone, on the shipped int8 encoder. Why: to train the encoder on moved heads that nothing was said
 of; this takes two minutes. Cost: what the encoder cannot tell apart, no head can. OUT gets model.onnx without the
@@ -30,11 +32,11 @@ from .judge import LONGEST, held
 from .labels import INDEX
 from .measure import Floats
 
-HEAD = "injection_indirect"
+HEAD, TONGUES = "injection_indirect", "injection"
 NEAR = 0.3
 """How dear it is to leave what the head was. Of .003 to 3, the one that blocked the fewest READMEs of packages (that
 are in no training set) where it found more than half of the orders in dev."""
-HONEST, BAD, COMPOSED = 1300, 700, 800
+HONEST, BAD, COMPOSED, NEWS = 1300, 700, 800, 2000
 Rows = list[tuple[str, bool, float]]
 """Text, whether it gives orders, and its weight."""
 
@@ -54,6 +56,18 @@ def texts(training: Sequence[Example], rng: random.Random) -> Rows:
         paragraphs.insert(rng.randrange(len(paragraphs) + 1), order)
         rows += [(page, False, 1.0), ("\n\n".join(paragraphs), True, 1.0)]
     return rows
+
+
+def prompts(training: Sequence[Example], rng: random.Random) -> Rows:
+    """What the head `injection` hears: prompts of the training sources, and sentences in other languages."""
+    known = [e for e in training if TONGUES in e.targets and e.role == "prompt"]
+    rng.shuffle(known)
+    bad, honest = ([e for e in known if e.targets[TONGUES] == side] for side in (1.0, 0.0))
+    rows = [*bad[:BAD], *honest[:HONEST], *compose.news(NEWS, rng)]
+    return [(e.text, e.targets[TONGUES] == 1.0, e.weight) for e in rows]
+
+
+HEARD = {HEAD: texts, TONGUES: prompts}
 
 
 class Heads:
@@ -140,14 +154,16 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m classifiers.training.rehead", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/*.jsonl.gz")
     parser.add_argument("--start", type=Path, default=MODELS / DEFAULT_MODEL, help="folder of the model to change")
+    parser.add_argument("--head", choices=sorted(HEARD), default=HEAD)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(None if arguments is None else list(arguments))
     heads = Heads(options.start)
-    rows = texts(training(options.data), random.Random(5))
+    rows = HEARD[options.head](training(options.data), random.Random(5))
     print(f"{len(rows)} texts, {sum(bad for _, bad, _ in rows)} with orders", flush=True)
     seen = [heads.see(text) for text, _, _ in rows]
     bad, weights = np.array([side for _, side, _ in rows]), np.array([weight for *_, weight in rows])
-    heads.change(INDEX[HEAD], *fitted(seen, bad, weights, heads.of(INDEX[HEAD])))
+    head = INDEX[options.head]
+    heads.change(head, *fitted(seen, bad, weights, heads.of(head)))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "model.onnx").write_bytes(heads.model.SerializeToString())
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from classifiers.encoder import DEFAULT_MODEL, MODELS, Encoder
-from classifiers.training import corpus, rehead
+from classifiers.training import compose, corpus, rehead
 from classifiers.training.card import digest
 from classifiers.training.labels import INDEX
 
@@ -27,6 +27,16 @@ def test_each_page_of_documentation_comes_honest_and_with_an_order() -> None:
     assert not any(told[page] for page in pages)
     planted = [text for text, bad, _ in rows if bad and any(text != page and page[:80] in text for page in pages)]
     assert len(planted) > 0.9 * len(pages)
+
+
+def test_every_language_of_the_news_comes_honest_and_with_an_order() -> None:
+    ours, _ = corpus.handwritten()
+    rows = rehead.prompts(ours, random.Random(5))
+    assert rows == rehead.prompts(ours, random.Random(5))
+    bad = {text for text, side, _ in rows if side}
+    for lang, parts in compose.parts("news").items():
+        sides = {text in bad for text, *_ in rows if any(deed in text for deed in (*parts["deed"], *parts["did"]))}
+        assert sides == {True, False}, lang
 
 
 def test_the_other_heads_stay_to_the_bit(tmp_path: Path) -> None:
