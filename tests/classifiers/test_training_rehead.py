@@ -39,21 +39,24 @@ def test_every_language_of_the_news_comes_honest_and_with_an_order() -> None:
         assert sides == {True, False}, lang
 
 
+def _encoder(folder: Path, heads: rehead.Heads) -> Encoder:
+    source = MODELS / DEFAULT_MODEL
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
+    (folder / "model.onnx").write_bytes(heads.model.SerializeToString())
+    card = (source / "card.json").read_text()
+    (folder / "card.json").write_text(card.replace(digest(source / "model.onnx"), digest(folder / "model.onnx")))
+    return Encoder.open(folder)
+
+
 def test_the_other_heads_stay_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
-    source = MODELS / DEFAULT_MODEL
-    heads = rehead.Heads(source)
+    heads = rehead.Heads(MODELS / DEFAULT_MODEL)
     weights, bias = heads.of(ASKED)
     seen = heads.see(TEXT)
-    before = Encoder.open(source).read(TEXT).logits
+    before = _encoder(tmp_path / "before", heads).read(TEXT).logits
     assert np.abs(seen @ weights + bias - before[:, ASKED]).max() < 1e-4
     heads.change(ASKED, -weights, 1.0)
-    for name in ("card.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    (tmp_path / "model.onnx").write_bytes(heads.model.SerializeToString())
-    card = (tmp_path / "card.json").read_text()
-    old, new = digest(source / "model.onnx"), digest(tmp_path / "model.onnx")
-    (tmp_path / "card.json").write_text(card.replace(old, new))
-    after = Encoder.open(tmp_path).read(TEXT).logits
+    after = _encoder(tmp_path / "after", heads).read(TEXT).logits
     assert np.array_equal(np.delete(before, ASKED, 1), np.delete(after, ASKED, 1))
     assert np.abs(after[:, ASKED] - (1.0 - seen @ weights)).max() < 1e-4
