@@ -119,7 +119,7 @@ def test_thresholds_are_the_ones_that_the_model_card_suggests(name: str) -> None
                     wanted = {head.block if rule.action.protects or rule.action is Action.ADVISE else head.log}
                     if (name in {"baseline", "strict"}) and rule.id == "injection-in-tool-result":
                         # By `python -m tests.bench.orders`; a head with another threshold is to be measured again.
-                        wanted = {0.975} if head.block == 0.9399 else set()
+                        wanted = {0.975} if head.block == 0.9431 else set()
                     # Strict blocks where baseline only notes.
                     wanted |= {head.log} if name == "strict" else set()
                     assert part.at_least in wanted, f"{name}.yaml, rule {rule.id}: the card says {label} {wanted}"
