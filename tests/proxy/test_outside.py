@@ -9,7 +9,6 @@ import contextlib
 import resource
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,21 +150,17 @@ async def narrow(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 @contextlib.asynccontextmanager
 async def named(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     """An upstream by its name, which a resolver is asked for."""
-    other, real, now, comes = Other(api.answer), socket.getaddrinfo, [""], threading.Event()
+    other, real, now = Other(api.answer), socket.getaddrinfo, [""]
 
     def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
         if host in {"model.example", b"model.example"}:
-            if now[0] == "missing":
+            if now[0]:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            if now[0] == "slow":
-                comes.wait(60)
             host = "127.0.0.1"
         return real(host, *more, **rest)
 
     def change(fault: str) -> None:
         now[0] = fault
-        if not fault:
-            comes.set()
 
     with captured() as lines:
         async with Upstream(other) as there:
@@ -173,9 +168,7 @@ async def named(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
             port = there.url.rpartition(":")[2]
             monkeypatch.setattr(Upstreams, "_rested", lambda upstream: None)  # each exchange asks for the name
             async with stand(settings={"upstream": f"http://model.example:{port}", "connect_timeout": WAIT}) as s:
-                yield Case(
-                    s, other, "upstream upstream", lines, 500, changed=change, faults={"slow": None, "missing": None}
-                )
+                yield Case(s, other, "upstream upstream", lines, 500, changed=change, faults={"missing": None})
 
 
 @contextlib.asynccontextmanager
