@@ -39,7 +39,7 @@ LIMITS = (
     "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
     "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
     "injection_indirect blocks up to 1 % of honest texts that look like orders; ordinary prose lies far below, "
-    "documentation for programmers above: 9 of 150 READMEs of packages were blocked (version 4: 30).",
+    "documentation for programmers above: 4 of 150 READMEs of packages were blocked (version 5: 9).",
     "A text of outside is judged alone: whether an order in it is honest depends on who sent it.",
     "Encoded, spaced or look-alike text must be decoded before it is judged; only some disguises were trained on.",
     "Scores are probabilities where bad and honest texts are equally many; live traffic holds far fewer bad ones.",
