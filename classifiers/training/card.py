@@ -23,8 +23,9 @@ from .judge import Judged
 from .labels import ATTACKS, CATEGORIES, LABELS, Label
 from .measure import Floats
 
-# Of all prompts together, whichever head stops them; of each other head alone.
-BUDGETS = {"block": Budget(0.0075, 0.01, 0.10), "log": Budget(0.10, 0.10, 0.25)}
+# Of all prompts together, whichever head stops them; of each other head alone. What is noted of one plain source stays
+# below the goal of a tenth, since a policy judges other readings of a text, too: three more of wildchat's 241.
+BUDGETS = {"block": Budget(0.0075, 0.01, 0.10), "log": Budget(0.10, 0.087, 0.25)}
 ALONE = {"block": Budget(0.005, 0.008, 0.05), "log": Budget(0.03, 0.06, 0.15)}
 OUTSIDE = {"block": Budget(0.01, 0.01, 0.01), "log": Budget(0.06, 0.06, 0.06)}
 """All honest texts of outside that are measured look like orders."""

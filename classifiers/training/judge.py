@@ -18,7 +18,8 @@ from .measure import Floats
 
 Say = Callable[[str], None]
 LONGEST = 3000
-"""Code points of a text that is measured; the longest jailbreaks would take most of the time."""
+"""Code points of a bad text that is measured; the longest jailbreaks would take most of the time. Honest ones are read
+whole, as in traffic: each window more is a chance to be taken for bad, and thresholds are set on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ def judge(encoder: Encoder, examples: Sequence[Example], say: Say) -> Judged:
     """Runs every window of every example."""
     rows = []
     for number, example in enumerate(examples):
-        logits = encoder.read(example.text[:LONGEST], example.context).logits
+        bad = any(value == 1.0 for value in example.targets.values())
+        logits = encoder.read(example.text[: LONGEST if bad else None], example.context).logits
         rows.append(logits.max(axis=0) if len(logits) else np.full(len(INDEX), -20.0))
         if number % 1000 == 999:
             say(f"judged {number + 1}/{len(examples)}")
