@@ -7,7 +7,9 @@ certificates are always verified.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -16,6 +18,8 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import certifi
+
+from classifiers.lookup import Lookup
 
 from .connection import WAKE, Connection, Fault, Headers, Response, UpstreamError
 from .gathering import Beat
@@ -53,6 +57,7 @@ class Upstream:
         self._host, self._port, self._tls, self._prefix, self._authority = _address(url)
         self._connect, self._first_byte, self._gap, self._keep = connect, first_byte, gap, keep
         self._max = max_connections
+        self._lookup = Lookup()
         self._idle: deque[Connection] = deque()
         self._closes: set[bool] = set()  # it closed soon after its last answer that was chunked, or was not
         self._busy: set[Connection] = set()
@@ -114,19 +119,12 @@ class Upstream:
         return found
 
     async def _open(self) -> Connection:
-        loop = asyncio.get_running_loop()
         if len(self._busy) + self._opening >= self._max:
             raise UpstreamError(Fault.SATURATED, f"all {self._max} connections to the upstream are in use")
         self._opening += 1
         try:
             async with asyncio.timeout(self._connect):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self, loop, self._gap),
-                    self._host,
-                    self._port,
-                    ssl=self._context,
-                    server_hostname=self._host if self._tls else None,
-                )
+                connection = await self._reach()
         except TimeoutError:
             raise UpstreamError(Fault.CONNECT, f"no connection to the upstream within {self._connect:g} s") from None
         except ssl.SSLError as error:
@@ -139,6 +137,33 @@ class Upstream:
             self._opening -= 1
         self._engage(connection)
         return connection
+
+    async def _reach(self) -> Connection:
+        """A connection to the first address that answers. Raises OSError and ssl.SSLError."""
+        loop, faults = asyncio.get_running_loop(), list[OSError]()
+        for address in await self._addresses():
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, loop, self._gap),
+                    address,
+                    self._port,
+                    ssl=self._context,
+                    server_hostname=self._host if self._tls else None,
+                )
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                faults.append(error)
+            else:
+                return connection
+        raise faults[0] if len({fault.errno for fault in faults}) == 1 else OSError("no address answers")
+
+    async def _addresses(self) -> list[str]:
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(self._host)
+            return [self._host]
+        found = await self._lookup.ask(self._host, self._port, 0, socket.SOCK_STREAM)
+        return [_numeric(*entry[4]) for entry in found]
 
     def _engage(self, connection: Connection) -> None:
         self._busy.add(connection)
@@ -192,6 +217,11 @@ def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
         raise ValueError("the upstream's URL holds no valid host name") from None
     prefix = parts.path.rstrip("/").removesuffix("/v1").encode("ascii")
     return name, port, tls, prefix, host if port == default else host + b":%d" % port
+
+
+def _numeric(address: str, port: int, flow: int = 0, scope: int = 0) -> str:
+    """An address as getaddrinfo gives it, as it is written: where it counts for one interface only, with that."""
+    return f"{address}%{scope}" if scope else address
 
 
 def _obstacle(error: OSError) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import resource
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,17 +151,21 @@ async def narrow(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 @contextlib.asynccontextmanager
 async def named(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     """An upstream by its name, which a resolver is asked for."""
-    other, real, now = Other(api.answer), socket.getaddrinfo, [""]
+    other, real, now, comes = Other(api.answer), socket.getaddrinfo, [""], threading.Event()
 
     def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
         if host in {"model.example", b"model.example"}:
-            if now[0]:
+            if now[0] == "missing":
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            if now[0] == "slow":
+                comes.wait(60)
             host = "127.0.0.1"
         return real(host, *more, **rest)
 
     def change(fault: str) -> None:
         now[0] = fault
+        if not fault:
+            comes.set()
 
     with captured() as lines:
         async with Upstream(other) as there:
@@ -168,7 +173,7 @@ async def named(stand: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
             port = there.url.rpartition(":")[2]
             monkeypatch.setattr(Upstreams, "_rested", lambda upstream: None)  # each exchange asks for the name
             async with stand(settings={"upstream": f"http://model.example:{port}", "connect_timeout": WAIT}) as s:
-                yield Case(s, other, "upstream upstream", lines, 500, changed=change, faults={"missing": None})
+                yield Case(s, other, "upstream upstream", lines, changed=change, faults={"slow": None, "missing": None})
 
 
 @contextlib.asynccontextmanager
@@ -276,6 +281,37 @@ async def test_a_part_that_fails(
         await case.until("ready")
         assert await case.up() == 1
         assert [line["event"] for line in case.said()] == ["part is not well", "part is well again"]
+
+
+async def test_a_name_that_hangs_keeps_nobody_waiting_who_does_not_need_it(
+    stand: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, comes = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
+        if host in {"slow.example", b"slow.example"}:
+            comes.wait(60)
+        return real("127.0.0.1" if host in {"fast.example", b"fast.example"} else host, *more, **rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with Upstream() as there:
+        settings = {
+            "upstreams": {
+                "slow": {"url": "http://slow.example:9"},
+                "fast": {"url": "http://fast.example:" + there.url.rpartition(":")[2]},
+            },
+            "routes": [{"models": ["slow"], "upstream": "slow"}],
+            "default_upstream": "fast",
+            "connect_timeout": 1.0,
+        }
+        try:
+            async with stand(settings=settings) as s:
+                late = await asyncio.gather(*[s.chat("Hi", model="slow") for _ in range(50)])
+                assert {answer.status_code for answer in late} == {502}
+                assert (await s.chat("Hi")).status_code == 200
+                assert (await s.client.post(s.admin_url + "/policy/reload")).status_code == 200
+        finally:
+            comes.set()
 
 
 async def test_a_classifier_that_is_no_more_is_none_of_our_parts(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:

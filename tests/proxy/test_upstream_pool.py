@@ -18,7 +18,7 @@ import pytest
 
 from proxy.connection import HIGH_WATER, MAX_HEAD, Connection
 from proxy.starred import Starred
-from proxy.upstream import Fault, Response, Upstream, UpstreamError
+from proxy.upstream import Fault, Response, Upstream, UpstreamError, _numeric
 from tests.servers.certificates import certificate as new_certificate
 from tests.upstream import End, Reply, replies, shapes
 from tests.upstream import Upstream as Simulator
@@ -494,12 +494,30 @@ async def test_no_file_is_left_for_a_connection(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*args: Any, **more: Any) -> None:
+    def unknown(*question: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(UpstreamError, match="its name is not known"):
         await post(Upstream("http://api.example"))
+
+
+async def test_of_several_addresses_the_first_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(host: str, port: int, *more: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (9, 8, 1)]
+
+    async with Simulator(WHOLE) as simulator:
+        monkeypatch.setattr(socket, "getaddrinfo", known)
+        upstream = Upstream(f"http://api.example:{simulator.port}")
+        assert (await post(upstream)).status == 200
+        await upstream.close()
+    with pytest.raises(UpstreamError, match="Connection refused"):
+        await post(upstream)
+
+
+def test_an_address_of_one_interface_is_written_with_it() -> None:
+    assert _numeric("fe80::1", 443, 0, 2) == "fe80::1%2"
+    assert _numeric("2001:db8::1", 443, 0, 0) == "2001:db8::1"
 
 
 async def test_tls_to_a_plain_port() -> None:
