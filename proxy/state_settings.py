@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 """What may stand behind the address: the authority to trust, and a certificate of our own with its key."""
@@ -58,7 +58,8 @@ def problem_with(url: str) -> str:
     if (sentinels is None and not _ADDRESS.fullmatch(url)) or _LIST.match(url):
         return _no_address(url)
     known = {*FILES, "db"} if sentinels is None else {*FILES, *OF_SENTINELS}
-    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    # Not by urlsplit: before Python 3.11.4 it refuses a list of hosts of which one is in brackets.
+    for name, value in parse_qsl(url.partition("?")[2].partition("#")[0], keep_blank_values=True):
         if name not in known:
             return f"has a parameter that is not known: {', '.join(sorted(known))} are"
         if name in FILES and not url.startswith("rediss"):

@@ -65,7 +65,9 @@ def sources(name: str, distribution: str) -> Path:
             _run([*_PIP, "download", *_QUIETLY, *what, "-r", str(wanted)], f"the source of {distribution}")
             (archive,) = Path(folder).glob("*.tar.gz")
             with tarfile.open(archive) as tar:
-                tar.extractall(half, filter="data")
+                if hasattr(tarfile, "data_filter"):  # Debian's 3.11.2 has none
+                    tar.extraction_filter = tarfile.data_filter
+                tar.extractall(half)
 
     (unpacked,) = _once(f"{name}-{distribution}-source", entry[0].encode(), fetch).iterdir()
     return unpacked

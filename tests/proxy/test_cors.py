@@ -150,7 +150,11 @@ async def test_a_page_in_a_browser(stand: Make, tmp_path: Path) -> None:
     pages: dict[bytes, bytes] = {}
 
     async def show(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = await reader.readuntil(b"\r\n\r\n")
+        try:
+            asked = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:  # a browser connects ahead of its need
+            writer.close()
+            return
         page = pages.get(asked.split(b" ")[1], b"")
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
         writer.write(head % len(page) + page)
@@ -169,11 +173,15 @@ async def test_a_page_in_a_browser(stand: Make, tmp_path: Path) -> None:
             else replies.json(shapes.completion("Well said."))
         )
         options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
-        shown = await asyncio.to_thread(
-            subprocess.run, [chromium, *options, "--virtual-time-budget=20000", "--dump-dom", origin],
-            check=True, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        own, _, framed = shown.stdout.partition("</pre>")
+        for _ in range(3):  # on a busy machine its virtual time can be up before an answer is there
+            s.upstream.requests.clear()
+            shown = await asyncio.to_thread(
+                subprocess.run, [chromium, *options, "--virtual-time-budget=20000", "--dump-dom", origin],
+                check=True, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            own, _, framed = shown.stdout.partition("</pre>")
+            if '<pre id="own"></pre>' not in own + "</pre>" and not framed.startswith('<pre id="framed"></pre>'):
+                break
         assert "200 req_" in own
         assert "Well said." in own
         assert "[DONE]" in own
