@@ -32,6 +32,7 @@ import httpx2
 from . import option_forms as form
 from .base import NoAnswer, Silence
 from .catalog import OptionError
+from .lookup import Found, Lookup
 from .options import Options
 
 LARGEST = 4_000_000
@@ -259,9 +260,22 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
         return _start(process)
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Where the name of one service hangs, the others are asked, and the process ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lookup = Lookup()
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Found:
+        return await self._lookup.ask(host, port, family, type, proto, flags)
+
+
 @lru_cache(1)  # a forked process starts its own: threads are not inherited
 def _start(process: int) -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
+    loop = _Loop()
     threading.Thread(target=loop.run_forever, name=f"services-{process}", daemon=True).start()
     return loop
 
