@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
+
+from classifiers.lookup import Lookup
 
 from ..state_settings import FILES, OF_SENTINELS, sentinels_of
 from .base import Fault, StateUnavailable
@@ -50,6 +53,7 @@ class Line:
         self.deadline = deadline
         self._changed: Callable[[StateUnavailable | None], None] = lambda fault: None
         self._client, self._sentinels = _client(url)
+        self._lookup = Lookup()
         self._queue: list[_Question] = []
         self._pump: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -184,10 +188,18 @@ class Line:
         """What is wrong with it, on a new connection where there was none."""
         try:
             async with asyncio.timeout(PROBE):
+                await self._known()
                 await self._client.ping()
                 return await look(self._client, self.deadline)
         except Exception as error:  # whatever the client makes of what is no Redis
             return fault_of(error)
+
+    async def _known(self) -> None:
+        """Its name has been found. The client's own lookups would queue up in the loop's few threads, one more with
+        each look, and the end of the process wait for all of them."""
+        there = self._client.connection_pool.connection_kwargs
+        if "host" in there:
+            await self._lookup.ask(there["host"], there.get("port"), 0, socket.SOCK_STREAM)
 
     async def close(self) -> None:
         for task in (self._looking, self._pump):

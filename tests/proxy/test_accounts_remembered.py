@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from math import inf
@@ -22,7 +24,7 @@ from policies.mends import parse
 from policies.model import Policy
 from proxy.metrics import Metrics
 from proxy.parts import Parts
-from proxy.state.base import Flag, Strike
+from proxy.state.base import Fault, Flag, Strike
 from proxy.state.line import Line
 from proxy.state.local import Local
 from proxy.state.redis_store import RedisStore
@@ -323,6 +325,33 @@ async def test_much_that_waits_is_told_within_the_usual_deadline(tmp_path: Path,
     assert redis.run("ZCARD", "penstock:{a7}:strikes:loud") == 60
     assert faults == []
     await state.close()
+
+
+async def test_a_redis_whose_name_hangs_is_looked_up_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real, comes = list[str](), socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
+        if host not in {"redis.example", b"redis.example"}:
+            return real(host, *more, **rest)
+        asked.append(host)
+        comes.wait(60)
+        return real("127.0.0.1", *more, **rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with monkeypatch.context() as soon:
+        soon.setattr("proxy.state.line.PROBE", 0.05)
+        soon.setattr("proxy.state.line.PAUSE", (0.01, 0.01))
+        line = Line(redis.url().replace("127.0.0.1", "redis.example"), 20)
+        try:
+            for _ in range(5):
+                await line.begin()
+                assert line.fault is not None
+                assert line.fault.fault is Fault.SLOW
+            assert len(asked) == 1
+        finally:
+            comes.set()
+    await until(lambda: line.up)
+    await line.close()
 
 
 async def test_a_redis_that_hangs_costs_one_exchange_one_deadline(tmp_path: Path, own: Redis) -> None:
