@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from classifiers.base import NoAnswer, Silence
 from classifiers.catalog import OptionError
 from classifiers.options import Options
 from classifiers.service import CONNECTIONS, OPTIONS, Question, Service, parse
+from tests.servers.names import hanging
 from tests.upstream import End, Upstream, replies
 
 GOOD = {"answer": "x" * 200}
@@ -58,23 +57,13 @@ async def test_questions_share_some_connections_and_one_deadline() -> None:
 
 
 async def test_a_name_that_hangs_keeps_no_other_service_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, comes = socket.getaddrinfo, threading.Event()
-
-    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
-        if host in {"slow.example", b"slow.example"}:
-            comes.wait(60)
-        return real("127.0.0.1" if host in {"fast.example", b"fast.example"} else host, *more, **rest)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     async with Upstream(replies.json(GOOD)) as up:
         slow = Service("http://slow.example:9", 0.3, connections=50)
         fast = Service("http://fast.example:" + up.url.rpartition(":")[2], 10)
-        try:
+        with hanging(monkeypatch, "slow.example", "fast.example"):
             late = await ask(slow, *[Question("/", n) for n in range(50)])
             assert {answer.reason for answer in late} == {Silence.TIMEOUT}
             assert await ask(fast) == [GOOD]
-        finally:
-            comes.set()
 
 
 async def test_a_kept_connection_that_was_closed_is_opened_again() -> None:

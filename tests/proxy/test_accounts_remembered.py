@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from math import inf
@@ -32,6 +30,7 @@ from proxy.state.shared import State
 from tests.proxy.conftest import Make, Stand, standing
 from tests.proxy.keyring import give
 from tests.proxy.served import served
+from tests.servers.names import hanging
 from tests.servers.redis import Redis, server
 from tests.upstream import Upstream, replies, shapes
 
@@ -328,28 +327,16 @@ async def test_much_that_waits_is_told_within_the_usual_deadline(tmp_path: Path,
 
 
 async def test_a_redis_whose_name_hangs_is_looked_up_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, real, comes = list[str](), socket.getaddrinfo, threading.Event()
-
-    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
-        if host not in {"redis.example", b"redis.example"}:
-            return real(host, *more, **rest)
-        asked.append(host)
-        comes.wait(60)
-        return real("127.0.0.1", *more, **rest)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with monkeypatch.context() as soon:
         soon.setattr("proxy.state.line.PROBE", 0.05)
         soon.setattr("proxy.state.line.PAUSE", (0.01, 0.01))
         line = Line(redis.url().replace("127.0.0.1", "redis.example"), 20)
-        try:
+        with hanging(monkeypatch, "redis.example") as asked:
             for _ in range(5):
                 await line.begin()
                 assert line.fault is not None
                 assert line.fault.fault is Fault.SLOW
             assert len(asked) == 1
-        finally:
-            comes.set()
     await until(lambda: line.up)
     await line.close()
 

@@ -26,6 +26,7 @@ from tests.classifiers.test_remote import shouts
 from tests.conformance.test_outside import parts
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.proxy.test_policy_fetch import FIRST, PRIVATE, PUBLIC, bundle
+from tests.servers.names import hanging
 from tests.upstream import End, Reply, Request, Upstream, api, replies, shapes
 
 JUDGED = """
@@ -286,14 +287,6 @@ async def test_a_part_that_fails(
 async def test_a_name_that_hangs_keeps_nobody_waiting_who_does_not_need_it(
     stand: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, comes = socket.getaddrinfo, threading.Event()
-
-    def getaddrinfo(host: Any, *more: Any, **rest: Any) -> Any:
-        if host in {"slow.example", b"slow.example"}:
-            comes.wait(60)
-        return real("127.0.0.1" if host in {"fast.example", b"fast.example"} else host, *more, **rest)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     async with Upstream() as there:
         settings = {
             "upstreams": {
@@ -304,14 +297,12 @@ async def test_a_name_that_hangs_keeps_nobody_waiting_who_does_not_need_it(
             "default_upstream": "fast",
             "connect_timeout": 1.0,
         }
-        try:
+        with hanging(monkeypatch, "slow.example", "fast.example"):
             async with stand(settings=settings) as s:
                 late = await asyncio.gather(*[s.chat("Hi", model="slow") for _ in range(50)])
                 assert {answer.status_code for answer in late} == {502}
                 assert (await s.chat("Hi")).status_code == 200
                 assert (await s.client.post(s.admin_url + "/policy/reload")).status_code == 200
-        finally:
-            comes.set()
 
 
 async def test_a_classifier_that_is_no_more_is_none_of_our_parts(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
