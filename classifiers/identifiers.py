@@ -6,9 +6,10 @@ import re
 
 from .edits import Edit
 
-_LETTER = r"[A-Za-z\x{80}-\x{10ffff}]"
+LETTER = r"[A-Za-z\x{80}-\x{10ffff}]"
+"""For RE2: of ASCII, or any sign that is none of its."""
 GATE = (
-    rf"_{_LETTER}|[0-9A-Za-z\x{{80}}-\x{{10ffff}}]_(?:[^0-9A-Za-z]|$)|[a-z]{{3}}_[0-9]|"
+    rf"_{LETTER}|[0-9A-Za-z\x{{80}}-\x{{10ffff}}]_(?:[^0-9A-Za-z]|$)|[a-z]{{3}}_[0-9]|"
     "[a-z]{2}[A-Z][a-z]{2}|[a-z]{4}[A-Z]{3}"
 )
 """An RE2 expression for what can be taken apart. That words stand beside it is asked for, since nine of ten random ids

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 
 from .edits import Edit
+from .identifiers import LETTER
 from .matcher import code_points
 
-_LETTER = r"[A-Za-z\x{80}-\x{10ffff}]"
 GATE = (
-    rf"[*`~]{_LETTER}|{_LETTER}(?:[*`~]|[|^\\]{{1,2}}{_LETTER})|<[/!?]?[A-Za-z\-]|\]\(|"
+    rf"[*`~]{LETTER}|{LETTER}(?:[*`~]|[|^\\]{{1,2}}{LETTER})|<[/!?]?[A-Za-z\-]|\]\(|"
     # Not where a digit is beside it, as in ids.
-    rf"{_LETTER}_{_LETTER}|(?:^|[^0-9A-Za-z])_{_LETTER}|{_LETTER}_(?:[^0-9A-Za-z]|$)|"
+    rf"{LETTER}_{LETTER}|(?:^|[^0-9A-Za-z])_{LETTER}|{LETTER}_(?:[^0-9A-Za-z]|$)|"
     # Letters of one case: ids by chance have hyphens, too.
     r"[a-z]{2}-{1,2}[a-z]{2}|[A-Z]{2}-{1,2}[A-Z]{2}|[\x{80}-\x{10ffff}]-{1,2}[\x{80}-\x{10ffff}]"
 )

@@ -67,11 +67,7 @@ async def _keep(settings: Settings, plane: DataPlane, parts: Parts, stack: conte
     from .content.seal import ContentUnavailable
 
     def state(error: ContentUnavailable | None) -> None:
-        if error is None:
-            parts.well("content")
-        else:
-            meanwhile = "what is to be kept waits, and is lost where it finds no room; exchanges go on"
-            parts.ill("content", error.state, error.problem, mend=error.mend, meanwhile=meanwhile)
+        parts.tell("content", error, "what is to be kept waits, and is lost where it finds no room; exchanges go on")
 
     loop = asyncio.get_running_loop()
     try:

@@ -8,17 +8,25 @@ this process unready as well, until it is back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .logs import get_logger
 from .metrics import Metrics
 
 if TYPE_CHECKING:
-    from .audit import Audit, AuditUnavailable
+    from .audit import Audit
 
 log = get_logger("penstock.parts")
 
 WELL = "ready"
+
+
+class Fault(Protocol):
+    """What a part of our own says of itself: its state in a word, what was seen and the mend, a line each."""
+
+    state: str
+    problem: str
+    mend: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,13 @@ class Parts:
             told = {"meanwhile": meanwhile} if meanwhile else {}
             log.error("part is not well", part=part, state=state, detail=detail, mend=mend, **told)
 
+    def tell(self, part: str, fault: Fault | None, meanwhile: str) -> None:
+        """`part` is well where there is no fault; else `meanwhile` is what Penstock does."""
+        if fault is None:
+            self.well(part)
+        else:
+            self.ill(part, fault.state, fault.problem, mend=fault.mend, meanwhile=meanwhile)
+
     def forget(self, part: str) -> None:
         """`part` is none of ours any more."""
         del self._seen[part]
@@ -77,13 +92,7 @@ def parts_of(metrics: Metrics, audit: Audit) -> Parts:
     """What lies outside; the audit's faults are told as its states. Readiness asks the audit itself."""
     parts = Parts(metrics)
 
-    def tell(fault: AuditUnavailable | None) -> None:
-        if fault is None:
-            parts.well("audit")
-        else:
-            meanwhile = "new requests are refused, and what is under way is kept until it can be written"
-            parts.ill("audit", fault.state, fault.problem, mend=fault.mend, meanwhile=meanwhile)
-
-    audit.observer = tell
+    meanwhile = "new requests are refused, and what is under way is kept until it can be written"
+    audit.observer = lambda fault: parts.tell("audit", fault, meanwhile)
     parts.well("audit")
     return parts

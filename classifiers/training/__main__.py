@@ -201,11 +201,7 @@ def refine(
 def again(training: Sequence[Example], share: float, rng: random.Random) -> list[Example]:
     """`share` of the texts, and of each head's bad ones LEAST at least."""
     order = rng.sample(range(len(training)), len(training))
-    taken = set(order[: int(share * len(training))])
-    for name in NAMES:
-        bad = [place for place in order if training[place].targets.get(name) == 1.0]
-        missing = max(0, LEAST - len(taken.intersection(bad)))
-        taken.update([place for place in bad if place not in taken][:missing])
+    taken = corpus.with_bad(training, order, int(share * len(training)), LEAST)
     return [training[place] for place in order if place in taken]
 
 

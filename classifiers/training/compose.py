@@ -48,6 +48,16 @@ def planted(kind: str, count: int, rng: Rng) -> list[str]:
     return [_sentence(grow("{" + kind + "}", parts("outside"), rng)) for _ in range(count)]
 
 
+def between_paragraphs(pages: Sequence[str], rng: Rng) -> list[tuple[str, str]]:
+    """Each of `pages` with an order between two of its paragraphs, and the order."""
+    made = []
+    for page, order in zip(pages, planted("order", len(pages), rng), strict=True):
+        paragraphs = page.split("\n\n")
+        paragraphs.insert(rng.randrange(len(paragraphs) + 1), order)
+        made.append(("\n\n".join(paragraphs), order))
+    return made
+
+
 def outside(count: int, rng: Rng) -> list[Example]:
     """`count` mails, pages, tickets, rows and files: every second one with an order for the model, the others with an
     errand for people or nothing to do, in the same carriers."""

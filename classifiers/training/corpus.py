@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from .labels import Targets, targets
+from .labels import NAMES, Targets, targets
 
 TABLE = Path(__file__).with_name("sources.yaml")
 OURS = 2.0
@@ -223,6 +223,16 @@ def unique(examples: Iterable[Example]) -> list[Example]:
 MOST_BAD: Mapping[str, float] = {"harmful": 0.5, "injection": 0.1, "jailbreak": 0.1}
 """What the texts of a language that are bad for a head may weigh against its honest ones. As much as those would teach
 that a text in it is harmful more often than not; in English they are a fifth, and of injections a fortieth."""
+
+
+def with_bad(examples: Sequence[Example], order: Sequence[int], count: int, least: int) -> set[int]:
+    """The first `count` places of `order`, and more of it until each head has `least` of its bad texts, or all."""
+    taken = set(order[:count])
+    for name in NAMES:
+        bad = [place for place in order if examples[place].targets.get(name) == 1.0]
+        missing = max(0, least - len(taken.intersection(bad)))
+        taken.update([place for place in bad if place not in taken][:missing])
+    return taken
 
 
 def balance_languages(examples: Sequence[Example], least: float = 0.1) -> list[Example]:

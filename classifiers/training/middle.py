@@ -60,23 +60,14 @@ def texts(training: Sequence[Example], rng: random.Random) -> list[Example]:
     """What the lines hear: texts as an epoch of the training has them, with planted orders and disguises, and pages of
     documentation, each honest and with an order between two of its paragraphs; and sentences in other languages."""
     made = augment.epoch(training, rng)
-    order = rng.sample(range(len(made)), len(made))
-    taken = set(order[:TEXTS])
-    for name in NAMES:
-        bad = [place for place in order if made[place].targets.get(name) == 1.0]
-        missing = max(0, LEAST - len(taken.intersection(bad)))
-        taken.update([place for place in bad if place not in taken][:missing])
-    rows = [made[place] for place in sorted(taken)]
+    shuffled = rng.sample(range(len(made)), len(made))
+    rows = [made[place] for place in sorted(corpus.with_bad(made, shuffled, TEXTS, LEAST))]
     pages = [example for example in training if example.family == "documentation"]
-    for page, planted in zip(pages, compose.planted("order", len(pages), rng), strict=True):
-        paragraphs = page.text.split("\n\n")
-        paragraphs.insert(rng.randrange(len(paragraphs) + 1), planted)
-        text = "\n\n".join(paragraphs)
-        start = text.index(planted)
-        rows += [
-            page,
-            replace(page, text=text, targets={"injection_indirect": 1.0}, marked=(start, start + len(planted))),
-        ]
+    ordered = compose.between_paragraphs([page.text for page in pages], rng)
+    for page, (text, order) in zip(pages, ordered, strict=True):
+        start = text.index(order)
+        said = {"injection_indirect": 1.0}
+        rows += [page, replace(page, text=text, targets=said, marked=(start, start + len(order)))]
     return rows + [replace(sentence, weight=LOUD) for sentence in compose.news(NEWS, rng)]
 
 
@@ -102,13 +93,13 @@ def fitted(features: NDArray[np.float32], own: NDArray[np.intp], rows: Sequence[
     """A line for each head on the windows of the texts that speak of it, bad and honest ones weighted as the training
     weights them; all zero where a head has none."""
     lines, shifts = np.zeros((len(NAMES), WIDTH), np.float32), np.zeros(len(NAMES), np.float32)
-    weights = balance(rows)
+    weights, trust = balance(rows), np.array([row.weight for row in rows])[own]
     for name in NAMES:
         known = np.array([name in row.targets for row in rows])[own]
         bad = np.array([row.targets.get(name, 0.0) > 0.5 for row in rows])[own][known]
         if name in UNASKED or not bad.any() or bad.all():
             continue
-        counts = np.array([row.weight for row in rows])[own][known] * weights[bad.astype(int), INDEX[name]]
+        counts = trust[known] * weights[bad.astype(int), INDEX[name]]
         line, shift = _line(features[known].astype(np.float64), bad, counts)
         lines[INDEX[name]], shifts[INDEX[name]] = SHARE * line, SHARE * shift
     return Opinions(lines, shifts)

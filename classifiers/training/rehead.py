@@ -51,10 +51,8 @@ def texts(training: Sequence[Example], rng: random.Random) -> Rows:
     bad, honest = ([e for e in known if e.targets[HEAD] == side] for side in (1.0, 0.0))
     rows: Rows = [(e.text, e.targets[HEAD] == 1.0, 1.0) for e in (*bad[:BAD], *honest[:HONEST])]
     rows += [(e.text, e.targets.get(HEAD) == 1.0, 0.7) for e in compose.outside(COMPOSED, rng)]
-    for page, order in zip(pages, compose.planted("order", len(pages), rng), strict=True):
-        paragraphs = page.split("\n\n")
-        paragraphs.insert(rng.randrange(len(paragraphs) + 1), order)
-        rows += [(page, False, 1.0), ("\n\n".join(paragraphs), True, 1.0)]
+    for page, (ordered, _) in zip(pages, compose.between_paragraphs(pages, rng), strict=True):
+        rows += [(page, False, 1.0), (ordered, True, 1.0)]
     return rows
 
 
