@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
         help="most computing time for all trainings, on all threads (default 120); 0 with --start: their mean as it is",
     )
     parser.add_argument("--epochs", type=int, default=1, help="passes before the mining of false alarms (default 1)")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: a core each")
     parser.add_argument("--cap", type=int, default=None, help="most rows of any source (for a quick try)")
     parser.add_argument("--dev-cap", type=int, default=1500, help="most rows of any dev source")
     parser.add_argument(
