@@ -44,7 +44,7 @@ from .relay import Relay, relays
 from .reviews import Reviews
 from .routing import Routing
 from .routing import family_of as speaks
-from .surface import METHODS, Opened, family_of
+from .surface import METHODS, Opened, family_of, plain
 from .telling import INTENT_AFTER
 from .upstream import Headers
 
@@ -134,14 +134,14 @@ class DataPlane:
             extra = [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
             return self._refusal(incoming, error.status, error.code, str(error), extra, ANONYMOUS)
         if self._batches is not None:
-            found = self._batches.find(incoming, self._voice(incoming))
+            found = self._batches.find(incoming, self._place(incoming.path) or b"", self._voice(incoming))
             if found is not None:
                 return self._found(incoming, found, identity)
         dialect = self._judged.get(incoming.path)
         allowed = (b"POST",) if dialect is not None else (b"GET", b"HEAD") if relays(incoming.path) else ()
         unjudged = incoming.method not in allowed
         if unjudged:
-            dialect, family = None, family_of(incoming.path)
+            dialect, family = None, family_of(self._place(incoming.path) or b"")
             if family is None or family not in self._opened or incoming.method not in METHODS:
                 nowhere = unserved(incoming, family, self._opened, allowed)
                 return self._refusal(incoming, *nowhere, identity.account)
@@ -166,6 +166,15 @@ class DataPlane:
             stores=self._settings.stores,
         )
         return None
+
+    def _place(self, path: bytes) -> bytes | None:
+        """`path` as servers read it; None for one that is spelled in an odd way. What is judged has one spelling. Where
+        ids have owners, a slash has, too: who owns what is behind an escaped one would have two answers."""
+        found = plain(path)
+        if found is None or found == path:
+            return found
+        twice = self._owned is not None and found.count(b"/") != path.count(b"/")
+        return None if twice or found in self._judged else found
 
     def _found(self, incoming: Incoming, found: Found, identity: Identity) -> Answer | None:
         """As `opened`, for a request about batches."""
@@ -213,8 +222,9 @@ class DataPlane:
         """What this account has at the provider, where accounts are known."""
         if self._owned is None:
             return None
-        family = family_of(incoming.path)
-        thing = first_id(incoming.path.decode("ascii"), family.path) if family is not None else None
+        path = plain(incoming.path) or b""
+        family = family_of(path)
+        thing = first_id(path.decode("ascii"), family.path) if family is not None else None
         return Holder(self._owned, identity.account.id, thing)
 
     def refused(self, incoming: Incoming | None, status: int, code: str, message: str) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Protocol
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -27,6 +28,7 @@ from .models import listed, renamed
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
 from .strict import Malformed, parse
+from .surface import plain
 from .upstream import Headers, Response, UpstreamError
 
 log = get_logger("penstock.relay")
@@ -34,19 +36,18 @@ log = get_logger("penstock.relay")
 MODELS = b"/v1/models"
 RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
 SMALL = 64 * 1024
 """Bytes of an answer on an open route up to which it is gathered before it leaves."""
 UNRECORDED = "Decisions cannot be recorded at the moment."
 
 
 def relays(path: bytes) -> bool:
-    """Whether GET on `path` is answered by the upstreams."""
+    """Whether GET on `path` is answered by the upstreams. A slash in a model's name is escaped."""
     for base in RELAYED:
         if path == base:
             return True
         name = path.removeprefix(base + b"/")
-        if name != path and name and _NAME.issuperset(name) and name not in {b".", b".."}:
+        if name != path and b"/" not in name and plain(path) is not None:
             return True
     return False
 
@@ -81,9 +82,9 @@ class Relay:
         assert backend is not None  # the settings say so where a route is open
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
-            query = known.asked[1].partition(b"?")[2]
+            path, _, query = known.asked[1].partition(b"?")
             may = known.identity.models
-            if may is not None and any(name not in may for name in models(query, body)):
+            if may is not None and any(name not in may for name in models(plain(path) or path, query, body)):
                 raise no_model()
             listing = known.holder is not None and check(known.holder, query, body) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
@@ -141,7 +142,8 @@ class Relay:
             if path == MODELS:
                 answer = await self._list(known, may, notes)
             else:
-                answer = await self._one(known, path.removeprefix(MODELS + b"/").decode("ascii"), may, notes)
+                name = unquote(path.removeprefix(MODELS + b"/").decode("ascii"))
+                answer = await self._one(known, name, may, notes)
             notes.ended("relayed")
         except NotFound as error:
             answer = self._not_found(known, error, notes)
@@ -177,7 +179,7 @@ class Relay:
         way = self._routing.way(known.family, name)
         if may is not None and name not in may:
             raise no_model()
-        target = () if way.model is None else (b"GET", MODELS + b"/" + way.model.encode())
+        target = () if way.model is None else (b"GET", MODELS + b"/" + quote(way.model, safe=":@").encode())
         response, body = await self._ask(way.backend, known.head(way.backend, *target), None, notes)
         if way.model is None or response.status != 200:
             return Answer(response.status, relayed(response, keep_length=True), body, response.reason)

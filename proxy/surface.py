@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 """What may be sent to an open route."""
 
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@")
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:@=~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,33 @@ _BY_PATH = {family.path.encode(): family for family in FAMILIES}
 _DEEPEST = max(family.path.count("/") for family in FAMILIES)
 
 
+def plain(path: bytes) -> bytes | None:
+    """`path` as servers read it, its escapes undone once; None for one that is spelled in an odd way.
+
+    Decision: below a family there may be escapes, of what may stand there as it is, or of a slash. Why: clients escape
+    the ids that they put into a path (`/v1/models/org%2Fname`). Cost: what is judged, has an owner or is for some
+    models only must be looked for in what this returns, while the path goes on as it came."""
+    if b"%" not in path:
+        return path if _is_plain(path) else None
+    undone = unquote_to_bytes(path)
+    family = _found(undone) if _is_plain(undone) else None
+    return undone if family is not None and path.startswith(family.path.encode() + b"/") else None
+
+
 def family_of(path: bytes) -> Family | None:
-    """The family of a plain path; None for one that is unknown, or spelled in any odd way."""
+    """The family of a path; None for one that is unknown, or spelled in any odd way."""
+    undone = plain(path)
+    return None if undone is None else _found(undone)
+
+
+def _is_plain(path: bytes) -> bool:
+    if not path.startswith(b"/"):
+        return False
+    return all(name and _NAME.issuperset(name) and name not in {b".", b".."} for name in path[1:].split(b"/"))
+
+
+def _found(path: bytes) -> Family | None:
     segments = path.split(b"/")
-    if segments[0] or len(segments) < 2:
-        return None
-    for segment in segments[1:]:
-        if not segment or not _NAME.issuperset(segment) or segment in {b".", b".."}:
-            return None
     for length in range(min(_DEEPEST, len(segments) - 1), 0, -1):
         family = _BY_PATH.get(b"/".join(segments[: length + 1]))
         if family is not None:

@@ -24,6 +24,8 @@ _HEAD = 4096
 """Bytes within which the headers of a part end."""
 _CALLED = re.compile(rb';[ \t]*name[ \t]*=[ \t]*(?:"([^"\\%]*)"|([^\s";\\%]+))', re.IGNORECASE)
 _CODED = re.compile(rb"(?<![a-z])name[ \t]*\*", re.IGNORECASE)
+_PLACE = re.compile(rb"/v1/models/(.+)|/v1/engines/(.+(?=/[^/]+$)|[^/]+$)", re.DOTALL)
+"""Paths that name a model. Behind that of an engine may stand what is asked of it."""
 _AND, _EITHER = re.compile(rb"[^&]+"), re.compile(rb"[^&;]+")
 _JSON = re.compile(rb"[\s\x00\xef\xbb\xbf\xfe\xff]*[{\[]")
 """How JSON begins, in whatever encoding."""
@@ -64,10 +66,12 @@ def _plain(word: bytes) -> str:
     return unquote_plus(word.decode("latin-1"), "utf-8", "replace")
 
 
-def models(query: bytes, body: bytes) -> list[str]:
-    """The models that a request names, where the APIs name one: in its query, its JSON, or its form. Servers in Go take
-    names in any case. Raises BadRequest where that cannot be told."""
+def models(path: bytes, query: bytes, body: bytes) -> list[str]:
+    """The models that a request names, where the APIs name one: in its plain path, its query, its JSON, or its form.
+    Servers in Go take names in any case. Raises BadRequest where that cannot be told."""
     found = [value for name, value in pairs(query) if name.lower() == "model"]
+    if (at := _PLACE.match(path)) is not None:
+        found += [(at[1] or at[2]).decode("ascii")]
     try:
         tree = parse(body) if body else None
     except Malformed:

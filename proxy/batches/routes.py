@@ -43,9 +43,8 @@ TABLE: tuple[tuple[str, str, Kind], ...] = (
     ("POST", "/v1/messages/batches/{id}/cancel", Kind.RECORD),
     ("GET", "/v1/messages/batches/{id}/results", Kind.RESULTS),
 )
-"""Each request about batches. `{id}` is one name of letters, digits, `_` and `-`."""
+"""Each request about batches. `{id}` is one name."""
 
-_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _KINDS = {(method.encode(), tuple(path.encode().split(b"/"))): kind for method, path, kind in TABLE}
 _OBJECTS = {
     "chat.completion": "/v1/chat/completions",
@@ -78,11 +77,12 @@ class Batches:
         self._askable = {path: self._paths[path] for path in _OBJECTS.values() if path != "/v1/messages"}
         self._objects = {name: self._paths[path] for name, path in _OBJECTS.items()}
 
-    def find(self, incoming: Incoming, speaker: Dialect) -> Found | None:
-        """How this request is served, by the words of `speaker`; None where it is none of the table's."""
-        kind, headers = kind_of(incoming.method, incoming.path), _unranged(incoming.raw)
+    def find(self, incoming: Incoming, path: bytes, speaker: Dialect) -> Found | None:
+        """How this request for a plain `path` is served, by the words of `speaker`; None where it is none of the
+        table's."""
+        kind, headers = kind_of(incoming.method, path), _unranged(incoming.raw)
         given = next((value for name, value in incoming.headers if name == b"content-type"), None)
-        anthropic = incoming.path.startswith(b"/v1/messages/")
+        anthropic = path.startswith(b"/v1/messages/")
         match kind:
             case None:
                 return None
@@ -107,11 +107,9 @@ def _unranged(headers: Headers) -> Headers:
 
 
 def kind_of(method: bytes, path: bytes) -> Kind | None:
-    """What `path` is, asked with `method`."""
+    """What the plain `path` is, asked with `method`."""
     segments = path.split(b"/")
     at = 4 if segments[2:4] == [b"messages", b"batches"] else 3
     if len(segments) > at:
-        if not segments[at] or not _NAME.issuperset(segments[at]):
-            return None
         segments[at] = b"{id}"
     return _KINDS.get((method, tuple(segments)))

@@ -115,6 +115,9 @@ must those that a query, JSON or a form names on open routes.
 
 What is allowed passes byte for byte, both ways, but for this:
 
+- Paths: ids in them may be escaped (`/v1/models/org%2Fname`), a model's or an id's slash too, and go on as they came.
+  What has two readings is not found: `.`, `..`, nothing between slashes, an escape in an escape (`%252F`), `;`, `\\`
+  and other letters than those of ids, escapes in a path that is judged, and with keys a slash in an id.
 - Requests: hop-by-hop headers, `Host`, `Expect` and trailers; a body in chunks goes on with its length;
   `Accept-Encoding` says `identity`. `Forwarded`, `Via`, `X-Forwarded-*`, `X-Penstock-*`, other names for a method or a
   path, and names with an underscore are left out. With the operator's key so is all that says who asks and from where,
@@ -134,6 +137,9 @@ CALL = re.compile(
     r'self\._(get|post|put|patch|delete|get_api_list)\(\s*(?:path_template\(\s*)?f?"(/[^"?]*)[^"]*"(.{0,900})',
     re.DOTALL,
 )
+ESCAPED = ("/id%2D1", "/id%2D1/x", "/a%2Fb")
+MISSPELLED = ("%2Fid-1", "/a%2F%2e%2e", "/%2e", "/%252e", "/a%252Fb", "/a%2F", "/a;b")
+"""What may stand behind the name of a family, and what not."""
 
 
 def page() -> str:
@@ -175,7 +181,12 @@ def census() -> list[tuple[str, str]]:
     paths = [path.decode() for path, _ in (*DIALECTS, *SERVED)]
     paths += [path.decode() + below for path in RELAYED for below in ("", "/id-1", "/id-1/x")]
     paths += [family.path + below for family in FAMILIES for below in ("", "/id-1", "/id-1/items/id-2")]
-    paths += ["/v1", "/v1/", "/v1/unheard", "/v2/files", "/files", "/v1/files/", "/v1/files/%2e", "/v1/filesystem"]
+    paths += [
+        family + below
+        for family in ("/v1/batches", "/v1/files", "/v1/messages", "/v1/models", "/v1/vaults")
+        for below in (*ESCAPED, *MISSPELLED)
+    ]
+    paths += ["/v1", "/v1/", "/v1/unheard", "/v2/files", "/files", "/v1/files/", "/v1/filesystem"]
     return sorted({*((method, path) for path in paths for method in methods), *known_to_clients()})
 
 
@@ -185,12 +196,16 @@ def _shape(path: str) -> str:
 
 def posture(method: str, path: str, opened: Opened, batches: bool = False) -> str:
     """What the table says, told without the router."""
+    if path.endswith(MISSPELLED):
+        return "unknown"
+    one_name = path.replace("%2D", "-").replace("%2F", "-")
+    path = path.replace("%2D", "-").replace("%2F", "/")
     if batches and any(method == row[0] and re.fullmatch(_shape(row[1]), path) for row in TABLE):
         return "batch"
     known = {path.decode(): "judged" for path, _ in DIALECTS} | {path.decode(): "served" for path, _ in SERVED}
     if method == "POST" and path in known:
         return known[path]
-    models = re.fullmatch(r"/v1/models(/[\w.:@-]+)?", path)
+    models = re.fullmatch(r"/v1/models(/[\w.:@-]+)?", one_name)
     if method == "GET" and models:
         return "passed"
     plain = re.fullmatch(r"(/[\w.:@-]+)+", path)
@@ -201,9 +216,7 @@ def posture(method: str, path: str, opened: Opened, batches: bool = False) -> st
     )
     if family and family in opened:
         return "relayed" if method.encode() in METHODS else "method"
-    if models or path in known:
-        return "method"
-    return "closed" if family else "unknown"
+    return "method" if models or path in known else "closed" if family else "unknown"
 
 
 ANSWERS = {"method": (405, "method_not_allowed"), "closed": (404, "route_closed"), "unknown": (404, "unknown_url")}
