@@ -26,6 +26,7 @@ from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
 from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
+from .begun import Begun, Joint, begun
 from .changes import changed, masked
 from .detour import detour
 from .dialects.base import BadRequest, Body, Dialect, Refusal, Request, TooMany
@@ -89,6 +90,7 @@ class Exchange:
         self.reviews = shared.reviews
         self.approved: set[tuple[str, str, str]] | None = None  # stage, policy and rule of what a person let pass
         self.elsewhere: Elsewhere | None = None
+        self.begun: Begun | None = None  # what the answer goes on from
 
     async def run(self, lead: Lead, query: bytes, body: bytes | None) -> None:
         """Judge `body` (None: there is none), forward it where `lead` says, judge the answer."""
@@ -138,6 +140,7 @@ class Exchange:
     def _asks(self, request: Request, query: bytes) -> None:
         """The request is known: what it asks is to be judged, by the policies that are for it."""
         self._asked = request.messages
+        self.begun = begun(request, self.dialect.name) if self.one_request else None
         if self.guard.asks and self.one_request:
             self.guard = self.guard.facing(request, self.dialect.name)
         if self.notes.kept is not None and self.one_request:
@@ -154,10 +157,14 @@ class Exchange:
                 raise BadRequest("A model that may answer instead is judged by other policies: ask it by itself.")
 
     async def decide(
-        self, stage: Stage, messages: list[Message], unscannable: Sequence[tuple[Message, str]] = ()
+        self,
+        stage: Stage,
+        messages: list[Message],
+        unscannable: Sequence[tuple[Message, str]] = (),
+        joints: Sequence[Joint] = (),
     ) -> Decision:
         """Ask the guard, and note the decision."""
-        decision = self.decide_now(stage, messages, unscannable)
+        decision = self.decide_now(stage, messages, unscannable, joints)
         if decision is None:
             if self._said is None and stage is Stage.OUTPUT:
                 self._before, self._said = self._before or said_before(self._asked), Cache(SAID)
@@ -165,7 +172,7 @@ class Exchange:
             # alone, if at all: a stream of Responses says each text up to five times.
             scope, memory = (self.notes.account, None) if stage is Stage.INPUT else (None, self._said)
             decision = await self.guard.check(
-                stage, self.dialect.name, messages, unscannable, self._before, scope, memory
+                stage, self.dialect.name, messages, unscannable, self._before, scope, memory, joints
             )
             if decision.masks:
                 decision = self._named(decision, messages)
@@ -173,10 +180,14 @@ class Exchange:
         return decision
 
     def decide_now(
-        self, stage: Stage, messages: list[Message], unscannable: Sequence[tuple[Message, str]] = ()
+        self,
+        stage: Stage,
+        messages: list[Message],
+        unscannable: Sequence[tuple[Message, str]] = (),
+        joints: Sequence[Joint] = (),
     ) -> Decision | None:
         """As `decide`, where nobody must be waited for; else None."""
-        decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable)
+        decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable, joints)
         if decision is not None:
             if decision.masks:
                 decision = self._named(decision, messages)
@@ -327,7 +338,8 @@ class Exchange:
     async def _check_output(self, body: Body) -> Decision:
         places = [(Message(Role.ASSISTANT, "", origin), kind) for origin, kind in body.unscannable]
         began = time.perf_counter()
-        decision = await self.decide(Stage.OUTPUT, body.messages, places)
+        joints = self.begun.joints(body.messages) if self.begun is not None else ()
+        decision = await self.decide(Stage.OUTPUT, body.messages, places, joints)
         self.notes.judged(time.perf_counter() - began)
         return await self.resolved(decision) if decision.fired else decision
 

@@ -7,6 +7,7 @@ judges is judged by one revision.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,6 +26,7 @@ from policies.model import NUMBER, Action, Stage
 from policies.plan import Hold, plan, stream_mode
 from policies.ready import MOST_FACES
 
+from .begun import Joint, crossing
 from .dialects.base import Request
 from .facts import calls_in, calls_of, facts_of
 from .metrics import Metrics
@@ -50,6 +52,7 @@ class Guard:
         self._asked: dict[Stage, list[Asked]] = {
             stage: asked_of(self.classifiers, plan(policies, stage)) for stage in Stage
         }
+        self._quick = [each for each in self._asked[Stage.OUTPUT] if each.at_once]
         self._added = metrics.added
         self.asks = policies.asks
         self.numbers = any(NUMBER in rule.mask_with for rule in policies.rules)
@@ -141,12 +144,13 @@ class Guard:
         dialect: str,
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
+        joints: Sequence[Joint] = (),
     ) -> Decision | None:
         """As `check`, at once, where every classifier that is asked answers in microseconds; else None."""
         if self._recall is not None and self._facts is not None:
             return None
         report = self._panel.report_now(messages, self._asked[stage])
-        return None if report is None else self._decided(stage, dialect, messages, unscannable, report)
+        return None if report is None else self._decided(stage, dialect, messages, unscannable, report, joints)
 
     async def check(
         self,
@@ -157,11 +161,12 @@ class Guard:
         before: str = "",
         scope: str | None = None,
         memory: Cache | None = None,
+        joints: Sequence[Joint] = (),
     ) -> Decision:
         """The decision on `messages`. `unscannable` are parts that are no text, and their kinds: they join the
-        messages as empty ones, with a finding each. `before` is the context of what the model says. What slow
-        classifiers found for `scope`, an account, or what `memory` holds, is not asked again. Raises nothing for a
-        fault of a classifier."""
+        messages as empty ones, with a finding each. `before` is the context of what the model says, and `joints` are
+        where it goes on from what the request began. What slow classifiers found for `scope`, an account, or what
+        `memory` holds, is not asked again. Raises nothing for a fault of a classifier."""
         if before:
             messages = [replace(m, context=before) if m.role in SAID_BY_MODEL else m for m in messages]
         recalling = self._begin_recall()
@@ -170,7 +175,7 @@ class Guard:
             self._added.observe(report.queued, "queue")
         if recalling is not None:
             await self._end_recall(recalling)
-        return self._decided(stage, dialect, messages, unscannable, report)
+        return self._decided(stage, dialect, messages, unscannable, report, joints)
 
     def _begin_recall(self) -> asyncio.Future[Account] | None:
         """Ask what is remembered of the account, once: together with what the panel asks of other machines."""
@@ -191,8 +196,12 @@ class Guard:
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]],
         report: Report,
+        joints: Sequence[Joint],
     ) -> Decision:
         self._added.observe(report.seconds - report.queued, "classify")
+        if joints:
+            ask = functools.partial(self._panel.report_now, asked=self._quick)
+            report = crossing(messages, joints, report, ask)
         if report.findings:
             report = _located(messages, report)
         if unscannable:

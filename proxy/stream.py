@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from classifiers.base import Message, Role
@@ -20,6 +20,7 @@ from policies.engine import Decision
 from policies.model import Action, Stage
 
 from .answers import Answer, relayed
+from .begun import Joint
 from .dialects.base import Request, StreamReader, decoded
 from .dialects.structured import FRAMES
 from .flight import ending
@@ -215,7 +216,8 @@ class Streamed:
         if gate.due():
             question = gate.question()
             began = time.perf_counter()
-            decision = self._exchange.decide_now(Stage.OUTPUT, [*question.messages, *_unescaped(question)])
+            messages = [*question.messages, *_unescaped(question)]
+            decision = self._exchange.decide_now(Stage.OUTPUT, messages, (), self._joints(question))
             if decision is None:
                 return False
             if decision.action is Action.REVIEW:
@@ -274,10 +276,15 @@ class Streamed:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
         began = time.perf_counter()
-        decision = await self._exchange.decide(Stage.OUTPUT, messages)
+        decision = await self._exchange.decide(Stage.OUTPUT, messages, (), self._joints(question))
         if decision.action is Action.REVIEW:
             decision = await self._exchange.resolved(decision)
         self._judged(question, decision, began)
+
+    def _joints(self, question: Question) -> Sequence[Joint]:
+        """Where the answer goes on from what the request began."""
+        begun = self._exchange.begun
+        return begun.joints(question.messages, question.starts) if begun is not None else ()
 
     async def _review(self, question: Question, decision: Decision, began: float) -> None:
         """As `_judge`, once a person was asked."""
