@@ -28,11 +28,9 @@ def keeping(settings: Settings, told: Callable[[ContentUnavailable | None], obje
 
 def _last(path: Path) -> float:
     """When something was written there last (unix seconds); 0 where nothing is."""
-    found = 0.0
-    for each in (path, path.with_name(path.name + "-wal")):
-        with contextlib.suppress(OSError):
-            found = max(found, each.stat().st_mtime)
-    return found
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def master_of(settings: Settings) -> Master:
