@@ -20,10 +20,10 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import certifi
@@ -38,6 +38,7 @@ from .options import Options
 LARGEST = 4_000_000
 """Bytes of an answer."""
 CONNECTIONS = 8
+_T = TypeVar("_T")
 _GRACE = 0.25  # seconds that the loop may need to hand over what it has
 _STARTING = threading.Lock()
 _PRIVATE = (".svc", ".local", ".internal", ".localhost")
@@ -253,6 +254,11 @@ def is_near(host: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return "." not in host or host.endswith(_PRIVATE)
+
+
+def beside(work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+    """Have this done on the loop of the services, where a name that hangs holds up nothing else."""
+    return asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
 
 
 def _loop(process: int) -> asyncio.AbstractEventLoop:

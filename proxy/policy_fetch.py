@@ -3,10 +3,15 @@
 INVARIANT: nothing that is not signed with the operator's key is written below `home`, and no bundle that was packed
 before the newest one that was in force: who replays an old one gains nothing. A bundle becomes the one to start with
 only after it was in force.
+
+Decision: it is looked for in a thread of its own, and the server has WHOLE seconds for all of it. Why: whoever looks at
+files and pins each second, and the end of the process, must not wait for a name that hangs or a server that drips.
+Cost: what was fetched is seen with the next look.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -18,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from classifiers.service import beside
+
 from .bundle import LARGEST, BundleError, opened, unpack, verify
 from .logs import get_logger
 from .policy_store import FetchError, settle
@@ -25,7 +32,9 @@ from .policy_store import FetchError, settle
 log = get_logger("penstock.policy")
 
 TIMEOUT = 10.0
-"""Seconds for each step of a fetch."""
+"""Seconds for each step of a fetch, the lookup of the server's name among them."""
+WHOLE = 60.0
+"""Seconds for all of it."""
 SUFFIX = ".sig"
 LONGEST_TAG = 200
 
@@ -38,6 +47,7 @@ class Fetched:
         self.home, self.url, self._key, self._every = home, url, public_key, every
         self.problem = ""
         self._asked = 0.0
+        self._looking: threading.Thread | None = None
         self._lock = threading.Lock()
         self._etag = ""
         self._newest: dict[str, Any] | None = None
@@ -66,10 +76,15 @@ class Fetched:
                 raise FetchError(self.problem) from None
 
     def poll(self) -> None:
-        """Ask the server where it is time to; what went wrong is in `problem`."""
-        if time.monotonic() - self._asked >= self._every:
-            with contextlib.suppress(FetchError):
-                self.refresh()
+        """Have the server asked where it is time to; what goes wrong is in `problem`. Waits for nobody."""
+        due = time.monotonic() - self._asked >= self._every
+        if due and (self._looking is None or not self._looking.is_alive()):
+            self._looking = threading.Thread(target=self._poll, name="policy", daemon=True)
+            self._looking.start()
+
+    def _poll(self) -> None:
+        with contextlib.suppress(FetchError):
+            self.refresh()
 
     @property
     def newest(self) -> str | None:
@@ -121,27 +136,34 @@ class Fetched:
         """Bundle, signature and ETag; None where nothing has changed."""
         import httpx2
 
-        headers = {"if-none-match": self._etag} if self._etag else {}
         try:
-            with httpx2.Client(trust_env=False, timeout=TIMEOUT) as client:
-                with client.stream("GET", self.url, headers=headers) as response:
-                    if response.status_code == 304:
-                        return None
-                    raw = _whole(response, self.url, LARGEST)
-                    etag = response.headers.get("etag", "")
-                    etag = etag if etag.isascii() and len(etag) <= LONGEST_TAG else ""  # it is sent back as it came
-                with client.stream("GET", self.url + SUFFIX) as response:
-                    signature = _whole(response, self.url + SUFFIX, 1024).decode("ascii", "replace")
+            return beside(self._fetched()).result()
+        except TimeoutError:
+            raise FetchError(f"{self.url}: it is not there after {WHOLE:.0f} seconds") from None
         except httpx2.HTTPError as error:
             raise FetchError(f"{self.url}: {type(error).__name__}: it cannot be reached") from None
+
+    async def _fetched(self) -> tuple[bytes, str, str] | None:
+        import httpx2
+
+        headers = {"if-none-match": self._etag} if self._etag else {}
+        async with asyncio.timeout(WHOLE), httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT) as client:
+            async with client.stream("GET", self.url, headers=headers) as response:
+                if response.status_code == 304:
+                    return None
+                raw = await _whole(response, self.url, LARGEST)
+                etag = response.headers.get("etag", "")
+                etag = etag if etag.isascii() and len(etag) <= LONGEST_TAG else ""  # it is sent back as it came
+            async with client.stream("GET", self.url + SUFFIX) as response:
+                signature = (await _whole(response, self.url + SUFFIX, 1024)).decode("ascii", "replace")
         return raw, signature, etag
 
 
-def _whole(response: Any, url: str, most: int) -> bytes:
+async def _whole(response: Any, url: str, most: int) -> bytes:
     if response.status_code != 200:
         raise FetchError(f"{url}: the server answered {response.status_code}")
     raw = b""
-    for chunk in response.iter_bytes():
+    async for chunk in response.aiter_bytes():
         raw += chunk
         if len(raw) > most:
             raise FetchError(f"{url}: larger than {most:,} bytes")

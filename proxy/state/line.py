@@ -12,11 +12,11 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
@@ -53,6 +53,7 @@ class Line:
         self.deadline = deadline
         self._changed: Callable[[StateUnavailable | None], None] = lambda fault: None
         self._client, self._sentinels = _client(url)
+        self._all = list(self._sentinels.sentinels) if self._sentinels is not None else []
         self._lookup = Lookup()
         self._queue: list[_Question] = []
         self._pump: asyncio.Task[None] | None = None
@@ -197,9 +198,32 @@ class Line:
     async def _known(self) -> None:
         """Its name has been found. The client's own lookups would queue up in the loop's few threads, one more with
         each look, and the end of the process wait for all of them."""
-        there = self._client.connection_pool.connection_kwargs
+        if self._sentinels is None:
+            await self._found(self._client)
+            return
+        found = await asyncio.gather(*[self._is_found(each) for each in self._all])
+        well = {each for each, known in zip(self._all, found, strict=True) if known}
+        last = [each for each in self._sentinels.sentinels if each in well]  # who answered last is asked first
+        self._sentinels.sentinels = [*last, *(each for each in self._all if each in well and each not in last)]
+        if not well:
+            raise MasterNotFoundError("no Sentinel's name is found")
+        pool = cast("SentinelConnectionPool", self._client.connection_pool)
+        host, port = await pool.get_master_address()  # type: ignore[no-untyped-call]
+        await self._lookup.ask(host, port, 0, socket.SOCK_STREAM)
+
+    async def _found(self, client: Redis) -> None:
+        there = client.connection_pool.connection_kwargs
         if "host" in there:
             await self._lookup.ask(there["host"], there.get("port"), 0, socket.SOCK_STREAM)
+
+    async def _is_found(self, client: Redis) -> bool:
+        """Whether the name of a Sentinel is found in time. One that is not is not asked meanwhile."""
+        try:
+            async with asyncio.timeout(ASKED):
+                await self._found(client)
+        except (TimeoutError, OSError):
+            return False
+        return True
 
     async def close(self) -> None:
         for task in (self._looking, self._pump):
@@ -207,10 +231,9 @@ class Line:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        for each in (self._client, self._sentinels):
+        for each in (self._client, *self._all):
             with contextlib.suppress(RedisError, OSError):
-                if each is not None:
-                    await each.aclose()
+                await each.aclose()
 
 
 def _client(url: str) -> tuple[Redis, Sentinel | None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from proxy import keeper
+from proxy import keeper, policy_fetch
 from proxy.bundle import BundleError, make_key, opened, pack, sign, verify
 from proxy.cli import app
 from proxy.config import ConfigError, load
@@ -25,6 +27,7 @@ from proxy.policy_fetch import Fetched
 from proxy.policy_store import FetchError, Files
 from proxy.server import CannotServe, serving
 from tests.proxy.conftest import DEFAULTS, RULES, Make
+from tests.servers.names import hanging
 
 pytest.importorskip("cryptography")
 
@@ -222,6 +225,59 @@ async def test_a_look_that_fails_does_not_end_the_watch(
         await until(lambda: failed[0] == 2)
         (tmp_path / "policy.yaml").write_text(SECOND)
         await until(lambda: s.running.keepers[""].revision != first)
+
+
+class Drip(threading.Thread):
+    """A server that sends a letter of its bundle now and then, for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/bundle.tar"
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                there, _ = self.socket.accept()
+                with contextlib.suppress(OSError), there:
+                    there.recv(10_000)
+                    there.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+                    while True:
+                        there.sendall(b"x")
+                        time.sleep(0.01)
+
+
+def test_a_server_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_fetch, "WHOLE", 0.3)
+    drip = Drip()
+    fetched = Fetched(tmp_path, drip.url, PUBLIC)
+    with pytest.raises(FetchError, match="it is not there after"):
+        fetched.refresh()
+    drip.socket.close()
+
+
+async def test_nobody_waits_for_the_servers_name(site: Site, stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs: pins hold at once, and the process ends."""
+    monkeypatch.setattr(keeper, "LOOK", 0.02)
+    port = site.url.rpartition(":")[2].partition("/")[0]
+    settings = {"policy": site.url, "policy_public_key": PUBLIC, "policy_poll": 0.02}
+    site.put(bundle(FIRST, 1))
+    async with stand(settings=settings) as s:
+        kept = s.running.keepers[""]
+        first = kept.revision
+        site.put(bundle(SECOND, 2))
+        await until(lambda: kept.revision != first)
+        fetched = kept._fetched
+        assert fetched is not None
+        fetched.url = f"http://slow.example:{port}/bundle.tar"
+        with hanging(monkeypatch, "slow.example") as asked:
+            await until(lambda: asked)
+            kept.store.pin(first)
+            await until(lambda: kept.revision == first)
+            assert [thread.daemon for thread in threading.enumerate() if thread.name == "policy"] == [True]
+            assert len(asked) == 1
+    assert len(asked) == 1
 
 
 async def until(true: Any, seconds: float = 30) -> None:

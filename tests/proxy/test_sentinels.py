@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
 from proxy.doctor.base import State
+from proxy.state.base import Fault
+from proxy.state.line import Line
 from tests.proxy.test_accounts_remembered import Asker, _banned, _kept, _well, replicas, until
 from tests.proxy.test_doctor_state import looked
 from tests.servers.certificates import certificate
+from tests.servers.names import hanging
 from tests.servers.redis import PASSWORD
-from tests.servers.sentinels import OWN_PASSWORD, watched
+from tests.servers.sentinels import NAME, OWN_PASSWORD, watched
 
 OURS = "content_policy_violation"
 
@@ -77,3 +81,50 @@ def test_over_tls(tmp_path: Path) -> None:
         (wrong,) = [each for each in looked(tmp_path, state=untrusted) if each.state is State.WRONG]
         assert "certificate" in wrong.mend
         assert PASSWORD not in wrong.detail + wrong.mend
+
+
+async def test_a_sentinel_whose_name_hangs_keeps_nobody_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.state.line.ASKED", 0.1)
+    with watched(sentinels=2) as redis:
+        address = redis.url().replace("@127.0.0.1:", "@slow.example:")
+        line = Line(address, 5)
+        with hanging(monkeypatch, "slow.example") as asked:
+            for _ in range(3):
+                await line.begin()
+                assert line.up
+                await line._client.connection_pool.disconnect()
+            assert len(asked) == 1
+        await line.close()
+
+
+async def test_sentinels_whose_names_all_hang_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.state.line.ASKED", 0.05)
+    monkeypatch.setattr("proxy.state.line.CHOSEN", (0.01, 0.01))
+    with watched() as redis:
+        address = f"slow.example:{redis.port}/{NAME}/0?sentinel_password={OWN_PASSWORD}"
+        line = Line(f"redis+sentinel://:{PASSWORD}@{address}", 5)
+        with hanging(monkeypatch, "slow.example") as asked:
+            for _ in range(4):
+                await line.begin()
+                assert line.fault is not None
+                assert line.fault.fault is Fault.UNNAMED
+            assert len(asked) == 1
+        await until(lambda: line.up)
+        await line.close()
+
+
+async def test_a_primary_whose_name_hangs_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.state.line.PROBE", 0.3)
+    monkeypatch.setattr("proxy.state.line.CHOSEN", (0.01, 0.01))
+    with watched() as redis:
+        line = Line(redis.url(), 5)
+        found = AsyncMock(return_value=("slow.example", redis.primary.port))
+        monkeypatch.setattr("redis.asyncio.sentinel.Sentinel.discover_master", found)
+        with hanging(monkeypatch, "slow.example") as asked:
+            for _ in range(4):
+                await line.begin()
+                assert line.fault is not None
+                assert line.fault.fault is Fault.SLOW
+            assert len(asked) == 1
+        await until(lambda: line.up)
+        await line.close()
