@@ -19,6 +19,7 @@ from .marks import spoken
 from .model import INPUT_ONLY, KEYS_OF, MASK_FIELDS, MESSAGE_FIELDS, NEEDED, NUMBER, Action, Policy
 from .ready import BUILT_IN
 
+TITLE = "Penstock policy"
 FILE = Path(__file__).with_name("schema.json")
 
 
@@ -46,7 +47,7 @@ def _findings() -> Iterator[tuple[str, str]]:
 def plain() -> dict[str, Any]:
     """The schema of what an author writes (before defaults are filled in)."""
     made: dict[str, Any] = _without_null(Policy.model_json_schema(mode="validation"))
-    made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Penstock policy"})
+    made.update({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": TITLE})
     defs = made["$defs"]
     for model in (made, *defs.values()):
         for value in model.get("properties", {}).values():

@@ -172,7 +172,8 @@ def _save(policy: str, changed: Sequence[Outcome]) -> None:
     from policies.load import packs, sources
 
     if policy.removeprefix("pack:") in packs() and not Path(policy).exists():
-        raise Refused(f"{policy} is a shipped pack: copy it to a file of yours and calibrate that")
+        how = f"penstock policy copy {policy.removeprefix('pack:')} my-policies"
+        raise Refused(f"{policy} is a shipped pack: copy it to a file of yours ({how}) and calibrate that")
     before: dict[Path, bytes] = {}
     after: dict[Path, bytes] = {}
     said: list[str] = []

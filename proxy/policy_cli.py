@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import re
 import time
@@ -71,6 +72,43 @@ def schema() -> None:
     from policies.schema import FILE
 
     typer.echo(FILE.read_text("utf-8"), nl=False)
+
+
+@app.command()
+def copy(
+    pack: Annotated[str, typer.Argument(help="A shipped pack, like baseline.")],
+    to: Annotated[Path, typer.Argument(help="The file to write, or the directory that it goes into.")],
+) -> None:
+    """Copy a shipped pack to a file of yours, and beside it the schema that editors ask for.
+
+    What you leave as it is need not be copied: `extends: baseline`. Example: penstock policy copy baseline my-policies
+    """
+    from policies.load import packs, sources
+
+    with _operator():
+        if pack.removeprefix("pack:") not in packs():
+            raise typer.BadParameter("no shipped pack: " + ", ".join(packs()), param_hint="PACK")
+        ((name, raw),) = sources(f"pack:{pack.removeprefix('pack:')}")
+        file = to / name if to.is_dir() else to
+        if file.exists():
+            raise FileExistsError(errno.EEXIST, "is there already, and stays as it is", str(file))
+        write(file, _LEADING.sub(_leading(file.parent), raw, count=1))
+    typer.echo(f"written: {clean(file)}")
+
+
+_LEADING = re.compile(rb"\A# yaml-language-server: [^\n]*\n(#\n)?")
+"""The line of a shipped pack that leads editors to the schema."""
+
+
+def _leading(folder: Path) -> bytes:
+    """The same for a file in `folder`, whose schema it leads to; nothing where something else is called so there."""
+    from policies.schema import FILE, TITLE
+
+    beside = folder / FILE.name
+    if not beside.exists():
+        write(beside, FILE.read_bytes())
+    ours = TITLE.encode() in beside.read_bytes()
+    return b"# yaml-language-server: $schema=%b\n#\n" % FILE.name.encode() if ours else b""
 
 
 @app.command()

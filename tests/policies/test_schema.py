@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from classifiers import catalog
 from policies import reference, schema
 from policies.document import read
-from policies.load import packs, sources
+from policies.load import load, packs, sources
 from policies.model import Policy
 from proxy.policy_cli import app
 
@@ -105,6 +105,40 @@ def test_editors_find_the_schema_of_a_pack(pack: str) -> None:
     found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", file.read_text("utf-8"))
     assert found is not None
     assert (file.parent / found[1]).resolve() == schema.FILE
+
+
+def _copied(*args: object) -> Result:
+    return CliRunner().invoke(app, ["copy", *map(str, args)])
+
+
+@pytest.mark.parametrize("pack", packs())
+def test_a_copy_of_a_pack_decides_alike_and_editors_find_its_schema(pack: str, tmp_path: Path) -> None:
+    told = _copied(pack, tmp_path)
+    file = tmp_path / f"{pack}.yaml"
+    assert (told.exit_code, told.output) == (0, f"written: {file}\n")
+    first, rest = file.read_bytes().split(b"\n", 1)
+    leads = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first.decode())
+    assert leads is not None
+    assert (file.parent / leads[1]).read_bytes() == schema.FILE.read_bytes()
+    assert rest == sources(f"pack:{pack}")[0][1].split(b"\n", 1)[1]
+    copy, shipped = load(str(file)), load(f"pack:{pack}")
+    assert copy.revision == shipped.revision
+
+
+def test_a_copy_writes_over_nothing(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine.yaml", tmp_path / "schema.json"
+    theirs.write_text("{}")
+    assert _copied("pack:observe", mine).exit_code == 0
+    assert theirs.read_text() == "{}"
+    assert "schema" not in mine.read_text().splitlines()[0]
+    before = mine.read_bytes()
+    assert mine.read_bytes() in sources("pack:observe")[0][1]
+    for told, said in ((_copied("strict", mine), "is there already"), (_copied("lax", tmp_path), "no shipped pack")):
+        assert told.exit_code != 0
+        assert said in " ".join(told.output.split())
+    assert mine.read_bytes() == before
+    assert _copied("observe", tmp_path / "new" / "a.yaml").exit_code == 0
+    assert (tmp_path / "new" / "schema.json").exists()
 
 
 def _invalid(validator: Draft202012Validator, given: Path) -> bool:
