@@ -470,6 +470,12 @@ def is_url(source: str) -> bool:
     return source.startswith(("https://", "http://"))
 
 
+_LIKE = {
+    "UpstreamSettings": ", like {url: https://api.example.com/v1}",
+    "RouteSettings": ", like {models: ['gpt-*'], upstream: NAME}",
+}
+
+
 def load(file: Path | None = None, **given: Any) -> Settings:
     """The settings that result. `given` (the command line) wins; None in it means not given. Raises ConfigError."""
     values = from_file(file) if file else {}
@@ -482,6 +488,8 @@ def load(file: Path | None = None, **given: Any) -> Settings:
         for item in error.errors():
             name = ".".join(str(step) for step in item["loc"])
             problem = item["msg"].removeprefix("Value error, ")
+            if item["type"] in {"model_type", "dict_type"}:
+                problem = "write it as a mapping" + _LIKE.get(item.get("ctx", {}).get("class_name", ""), "")
             mend = "; `penstock config` lists the settings" if item["type"] == "extra_forbidden" else ""
             lines.append(f"setting{' ' * bool(name)}{name}: {problem[:1].lower() + problem[1:]}{mend}")
         raise ConfigError("\n".join(lines)) from None

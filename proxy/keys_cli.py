@@ -33,6 +33,8 @@ from .config import ConfigError, Settings, load
 app = typer.Typer(help="The keys that callers ask with.", no_args_is_help=True)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
+LONGEST = 100 * 31_536_000
+"""Seconds that anything may be given for: dates end in the year 9999."""
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", envvar="PENSTOCK_CONFIG", help="A YAML file of settings.", show_default=False)
@@ -228,6 +230,8 @@ def _shown(record: KeyRecord) -> dict[str, Any]:
 
 
 def _date(at: float) -> str:
+    if abs(at) > 2 * LONGEST:  # what somebody wrote by hand
+        return f"{at:g}"
     return datetime.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
 
 
@@ -238,13 +242,16 @@ def _grant(text: str, now: float) -> tuple[str, float | None]:
 
 def until(text: str, now: float) -> float:
     if found := re.fullmatch(r"(\d{1,6})([smhdwy])", text.strip()):
-        return now + int(found[1]) * _UNITS[found[2]]
-    try:
-        at = datetime.datetime.fromisoformat(text.strip()).timestamp()
-    except (ValueError, OverflowError):
-        raise typer.BadParameter("write 90d, 12h or 2027-01-31", param_hint="a time") from None
+        at = now + int(found[1]) * _UNITS[found[2]]
+    else:
+        try:
+            at = datetime.datetime.fromisoformat(text.strip()).timestamp()
+        except (ValueError, OverflowError):
+            raise typer.BadParameter("write 90d, 12h or 2027-01-31", param_hint="a time") from None
     if at <= now:
         raise typer.BadParameter("this time has passed already", param_hint="a time")
+    if at > now + LONGEST:
+        raise typer.BadParameter("nothing lasts so long: leave it out for no end", param_hint="a time")
     return at
 
 

@@ -26,6 +26,7 @@ from .upstream import Headers
 log = get_logger("penstock.listener")
 
 MAX_HEAD = 64 * 1024
+TOO_LARGE = 431, "headers_too_large", f"The request's head is larger than {MAX_HEAD} bytes."
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept."""
 LINGER = 2.0
@@ -283,7 +284,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http", "This is not valid HTTP/1.1.")
         if self._incoming is None and self._head_size > MAX_HEAD and not self.deaf:
-            self._refuse(431, "headers_too_large", f"The request's head is larger than {MAX_HEAD} bytes.")
+            self._refuse(*TOO_LARGE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -349,14 +350,11 @@ class Connection(asyncio.Protocol):
         self._incoming, self._headers, self._target = incoming, [], b""
         if self.deaf:
             return
-        if incoming is not seen and not plain(incoming.headers, parser.get_http_version()):
-            self._refuse(400, "invalid_http", "This is not HTTP/1.1, or in another transfer coding than chunked.")
-            return
-        if lost is not None:
-            self._refuse(lost.status, lost.code, str(lost))
-            return
-        if parser.should_upgrade():
-            self._refuse(426, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade.")
+        wrong = None if incoming is seen else self._wrong(incoming, lost)
+        if wrong is None and parser.should_upgrade():
+            wrong = 426, "upgrade_refused", "Penstock does not change protocols: send it without Upgrade."
+        if wrong is not None:
+            self._refuse(*wrong)
             return
         answer = self._listener.application.opened(incoming)
         if answer is not None:
@@ -366,6 +364,14 @@ class Connection(asyncio.Protocol):
             self._too_large()
         elif incoming.waits and self._caller is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _wrong(self, incoming: Incoming, lost: Misdirected | None) -> tuple[int, str, str] | None:
+        """What is wrong with a head that was not seen before."""
+        if not plain(incoming.headers, self._parser.get_http_version()):
+            return 400, "invalid_http", "This is not HTTP/1.1, or in another transfer coding than chunked."
+        if len(incoming.target) + sum([len(name) + len(value) + 4 for name, value in incoming.raw]) > MAX_HEAD:
+            return TOO_LARGE  # it came all at once
+        return (lost.status, lost.code, str(lost)) if lost is not None else None
 
     def on_body(self, body: bytes) -> None:
         if self.deaf:

@@ -7,6 +7,7 @@ change it: they stand in the head's card.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -160,6 +161,8 @@ def _snippet(label: str, path: str, roles: tuple[str, ...], lesson: Lesson) -> s
 
 def write(path: Path, raw: bytes) -> None:
     """The file whole or not at all. Raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory: name a file in it", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -198,6 +198,9 @@ class Upstream:
             self._idle.remove(connection)
 
 
+_ENDPOINTS = ("/completions", "/responses", "/messages", "/embeddings", "/moderations", "/models")
+
+
 def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
     """Host, port, whether with TLS, the path before /v1, and what the Host header says. Raises ValueError, whose
     message never quotes the URL: it may hold a credential."""
@@ -208,6 +211,8 @@ def _address(url: str) -> tuple[str, int, bool, bytes, bytes]:
         raise ValueError("the upstream's URL may not hold credentials, a query or a fragment")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("this is no upstream: write it like https://api.example.com/v1")
+    if parts.path.rstrip("/").endswith(_ENDPOINTS):
+        raise ValueError("the upstream's URL names one endpoint: leave that out, like https://api.example.com/v1")
     name, tls = parts.hostname, parts.scheme == "https"
     default = 443 if tls else 80
     port = parts.port or default

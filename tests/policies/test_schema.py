@@ -137,6 +137,8 @@ def test_a_copy_writes_over_nothing(tmp_path: Path) -> None:
         assert told.exit_code != 0
         assert said in " ".join(told.output.split())
     assert mine.read_bytes() == before
+    told = CliRunner().invoke(app, ["pack", "observe", "--out", str(tmp_path)])
+    assert (told.exit_code, told.output) == (1, f"penstock: {tmp_path}: is a directory: name a file in it\n")
     assert _copied("observe", tmp_path / "new" / "a.yaml").exit_code == 0
     assert (tmp_path / "new" / "schema.json").exists()
 

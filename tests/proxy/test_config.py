@@ -70,6 +70,13 @@ def test_read(
 # (the file, words of the one line that an operator reads)
 WRONG: dict[str, tuple[str | bytes, list[str]]] = {
     "unknown key": ("upstram: https://x", ["upstram", "penstock config"]),
+    "an endpoint for an upstream": (
+        "upstream: http://127.0.0.1:9/v1/chat/completions/",
+        ["upstream", "names one endpoint", "https://api.example.com/v1"],
+    ),
+    "an address alone": ("upstreams: {a: http://x}", ["upstreams.a", "{url: https://"]),
+    "a list of upstreams": ("upstreams: [a]", ["upstreams", "write it as a mapping"]),
+    "a name for a route": ("routes: [gpt]", ["routes.0", "models: ['gpt-*']"]),
     "twice": ("port: 1\nport: 2\n", ["penstock.yaml:2:1", "port"]),
     "no mapping": ("- port", ["mapping"]),
     "a word": ("port", ["mapping"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ WRONG: dict[str, tuple[list[str], int, list[str]]] = {
     "no such policy": (["create", "x", "--policy", "none"], 1, ["'none'", "strict"]),
     "no such scope": (["create", "x", "--scope", "all"], 2, ["scope"]),
     "no time": (["create", "x", "--expires", "soon"], 2, ["90d"]),
+    "no time at all": (["create", "x", "--expires", "0d"], 2, ["passed"]),
+    "a time without end": (["create", "x", "--expires", "999999y"], 2, ["leave it out"]),
     "a time that has passed": (["create", "x", "--expires", "2001-01-01"], 2, ["passed"]),
     "a grant that is none": (["create", "x", "--grant", "No Such"], 2, ["grant"]),
     "a name that steers a terminal": (["create", "x\x1b[0m"], 2, ["name"]),
@@ -148,6 +151,15 @@ def test_wrong(desk: Desk, arguments: list[str], code: int, words: list[str]) ->
         assert word in done.output
     assert "Traceback" not in done.output
     assert (desk.data / "keys.json").read_bytes() == before
+
+
+def test_an_end_that_no_calendar_has_is_listed(desk: Desk) -> None:
+    """Somebody wrote it by hand."""
+    desk("create", "ci", "--expires", "1d")
+    path = desk.data / "keys.json"
+    path.write_text(re.sub(r'"expires": ?[0-9.]+', '"expires": 1e15', path.read_text()))
+    listed = desk("list")
+    assert (listed.exit_code, "1e+15" in listed.output) == (0, True)
 
 
 def test_what_cannot_be_recorded_is_not_made_but_revoked(desk: Desk) -> None:

@@ -53,6 +53,28 @@ async def test_a_refused_upload_is_answered_while_it_is_still_sent(stand: Make) 
         writer.close()
 
 
+@pytest.mark.parametrize("long", [b"x-a: %b\r\n" % (b"a" * 70_000), b"x: 1\r\n" * 12_000])
+async def test_a_head_that_is_too_large_is_refused_however_it_comes(stand: Make, long: bytes) -> None:
+    async with stand() as s:
+        for pieces in ((post(CLEAN, head=JSON + long),), (post(CLEAN), post(CLEAN, head=JSON + long))):
+            reader, writer = await asyncio.open_connection(*s.running.address)
+            writer.write(b"".join(pieces))
+            said = [statuses((await answer(reader))[0]) for _ in pieces[1:]]
+            assert said == [[200]] * len(said)
+            if not said:  # behind an answer in flight it is not said, and the connection ends
+                assert statuses((await answer(reader))[0]) == [431]
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            writer.close()
+        reader, writer = await asyncio.open_connection(*s.running.address)
+        head = post(CLEAN, head=JSON + long)
+        writer.write(head[:40_000])
+        await asyncio.sleep(0.05)
+        writer.write(head[40_000:])
+        assert statuses((await answer(reader))[0]) == [431]
+        writer.close()
+        assert len(s.upstream.requests) == 1
+
+
 async def test_who_reads_nothing_is_let_go(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HIGH_WATER", 1024)
     piece = shapes.event({"choices": [{"index": 0, "delta": {"content": "x " * 4000}, "finish_reason": None}]})
