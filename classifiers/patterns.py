@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -40,7 +39,8 @@ from .matcher import (
 )
 from .options import Options
 from .readings import JOINT, RAW, READINGS
-from .views import APART, Readings, gates_of, rotated, views
+from .sieve import Sieve
+from .views import Readings, views
 
 RULES = "patterns-3"
 MOST_SPANS = 256
@@ -85,12 +85,6 @@ _EDGE = r"(?:\b|_)"
 _UNPARTED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO", "YI ")
 
 
-_APART = APART.encode()
-_SHORT = 200
-_KEY = os.urandom(16).hex()
-_MOST_KNOWN = 4096
-
-
 class ViewsTruncated(RuntimeError):
     """The readings of a text were longer than the bound: part of what it may hide was not judged."""
 
@@ -127,10 +121,9 @@ class Patterns:
         self._patterns = tuple(patterns)
         self._use_views = use_views
         self.readings = frozenset(READINGS if use_views else {JOINT})
-        # Short texts return with every request (models, names, keys). What is kept of them is a keyed hash: no text
-        # that could be a secret. Such a text is still judged itself each time; its other readings are not.
-        self._known: set[int] = set()
-        self._matcher = Matcher([pattern.expression for pattern in patterns])
+        expressions = [pattern.expression for pattern in patterns]
+        self._matcher = Matcher(expressions)
+        self._sieve = Sieve(expressions, self._matcher, use_views)
         self._anchored = {i for i, pattern in enumerate(patterns) if is_anchored(pattern.expression.source)}
         facts = [[p.label, p.expression.source, p.expression.ignore_case, p.score, p.whole] for p in patterns]
         self.digest = hashlib.sha256(json.dumps([RULES, use_views, facts]).encode()).hexdigest()
@@ -161,7 +154,7 @@ class Patterns:
         """Findings in message order; spans in code points of the raw text."""
         joints = chains(messages) if len(messages) > 1 else []
         texts, ends = [message.text for message in messages], [chain.text for chain in joints]
-        if not self._anchored and self._all_clear(texts, ends):
+        if not self._anchored and self._sieve.is_clear(texts, ends):
             return []
         findings: list[Finding] = []
         seen: dict[str, list[_Hit]] = {}  # a text may come again and again
@@ -220,45 +213,6 @@ class Patterns:
                     return True
         return False
 
-    def _all_clear(self, texts: Sequence[str], joints: Sequence[str] = ()) -> bool:
-        """Whether no text or joint and no reading of one can match: all in one pass, which costs a tenth of many.
-
-        A match without anchors depends on nothing beyond its own letters, and a newline is as good a word boundary
-        as the end of a text: what matches in one text matches in the joined one. And what a text in plain ASCII reads
-        as in joined texts, it reads as alone.
-        """
-        short, groups = _grouped(texts, joints)
-        data = encode(APART.join([*short, *groups]))
-        if not self._use_views:
-            return not self._matcher.hits(data)
-        if self._matcher.hits(b"%b%b%b" % (data, _APART, rotated(data))):
-            return False
-        fresh: dict[int, str] = {}
-        asked = [(text, gates_of(encode(text))) for text in groups]
-        if short and (gates := gates_of(APART.join(short).encode())):
-            marks = {hash(_KEY + text): text for text in short}
-            fresh = {mark: text for mark, text in marks.items() if mark not in self._known}
-            if fresh:
-                asked.append((APART.join(fresh.values()), gates))
-        parts: list[str] = []
-        for text, gates in asked:
-            if gates or not text.isascii():
-                readings = views(text, gates, turned=False)
-                if readings.truncated:
-                    return False
-                parts += [view.text for view in readings if view.name != "rot13"]
-        if parts and self._matcher.hits(APART.join(parts).encode()):
-            return False
-        if fresh:
-            self._remember(fresh)
-        return True
-
-    def _remember(self, marks: Iterable[int]) -> None:
-        """Nothing is to be read between the lines of these short texts."""
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known.update(marks)
-
     def _disguised(self, text: str, readings: Readings, seen: Sequence[_Hit]) -> list[_Hit]:
         """What only the readings show: the same label may not already be known at an overlapping place."""
         found: list[_Hit] = []
@@ -307,22 +261,6 @@ class Patterns:
                 yield span
             # A word may begin inside one that did not end; any other expression could then cost quadratic time.
             start = _next_point(data, span[0]) if pattern.word and not whole else max(span[1], start + 1)
-
-
-def _grouped(texts: Sequence[str], joints: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The short texts in ASCII, which are mostly ids and names, and what else is to be looked at together: all long
-    texts in ASCII as one, and joints, which do not return. Any other text stands alone: what it reads as depends on
-    the share of its letters."""
-    short: list[str] = []
-    long: list[str] = []
-    groups: list[str] = []
-    for text in texts:
-        (groups if not text.isascii() else short if len(text) <= _SHORT else long).append(text)
-    for text in joints:
-        (long if text.isascii() else groups).append(text)
-    if long:
-        groups.append(APART.join(long))
-    return short, groups
 
 
 def _whole(text: str) -> Readings:

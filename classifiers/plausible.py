@@ -37,7 +37,8 @@ def signs(data: bytes) -> list[int]:
     if len(data) > len(_LINE) and b"\n" in data:
         places += _wrapped(data)
     for alphabet in _BASE32:
-        places += _places(data.translate(alphabet), _LONG)
+        if _LONG in (kinds := data.translate(alphabet)):
+            places += _places(kinds, _LONG)
     places.sort()
     return places
 

@@ -24,7 +24,7 @@ from .edits import Edit, applied, traced
 from .folding import fold, fold_edits, plain
 from .matcher import Expression, Matcher, replace_surrogates
 
-__all__ = ["APART", "GROWTH", "GROWTH_BASE", "Readings", "View", "gates_of", "plain", "rotated", "views"]
+__all__ = ["APART", "GROWTH", "GROWTH_BASE", "SIGNED", "Readings", "View", "gates_of", "plain", "rotated", "views"]
 
 GROWTH, GROWTH_BASE = 32, 4096
 _TAME = 1 << 16  # instructions: none of our own gates has a counted gap, whatever its size
@@ -53,21 +53,22 @@ class View(NamedTuple):
 
 class Readings(tuple[View, ...]):
     """The views of one text. `truncated`: some reading was longer than the bound and is missing or incomplete.
-    `deeper`: something coded was left after MAX_DEPTH layers."""
+    `deeper`: something coded was left after MAX_DEPTH layers. `bare`: in UTF-8, see `markup.bare`."""
 
     truncated: bool = False
     deeper: bool = False
+    bare: Sequence[bytes] = ()
 
 
-def views(text: str, gates: Sequence[int] | None = None, *, turned: bool = True) -> Readings:
+def views(text: str, gates: Sequence[int] | None = None, *, turned: bool = True, bare: bool = False) -> Readings:
     """The readings of `text` that differ from it and from each other. Linear time, no exceptions for any str.
     `gates`: what `gates_of` says of it, where that is known. Without `turned` the text's own rot13 reading may be left
-    out, where nothing is hidden in it."""
+    out, where nothing is hidden in it. `bare`: instead of `words` and `unmarked`, what they come to without signs."""
     clean = text if text.isascii() else replace_surrogates(text)
     if len(clean) < 3 and clean.isascii():
         return _NONE
     known = gates_of(clean.encode()) if gates is None or clean is not text else gates
-    return _Growth(clean).readings(known, turned)
+    return _Growth(clean, bare).readings(known, turned)
 
 
 def gates_of(data: bytes) -> Sequence[int]:
@@ -95,8 +96,9 @@ class _Node(NamedTuple):
 class _Growth:
     """The views of one text while they are found."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, bare: bool) -> None:
         self._views: list[View] = []
+        self._bare: list[bytes] | None = [] if bare else None
         self._seen = {text}
         self._room = GROWTH * len(text) + GROWTH_BASE
         self._truncated = self._deeper = False
@@ -126,7 +128,7 @@ class _Growth:
                 if self._add(turn) and hidden:
                     queue.append(_Node(turn, node.depth + 1, gates, True, runs))
         readings = Readings(self._views)
-        readings.truncated, readings.deeper = self._truncated, self._deeper
+        readings.truncated, readings.deeper, readings.bare = self._truncated, self._deeper, self._bare or ()
         return readings
 
     def _surface(self, node: View, gates: Sequence[int], deep: bool) -> tuple[View, Sequence[int]]:
@@ -165,6 +167,11 @@ class _Growth:
     def _written(self, view: View, looks: Sequence[int], once: bool = False) -> None:
         """Adds the words of `view`'s identifiers, and what both are without their marks; `once`: only the last of
         these."""
+        if SIGNED.isdisjoint(looks):
+            return
+        if self._bare is not None:
+            self._bare += markup.bare(view.text.encode())
+            return
         bare = [view] if MARKED in looks else []
         if JOINED in looks:
             words = identifiers.snakes_apart(view.text)
@@ -246,7 +253,10 @@ _GATES = Matcher(
     [
         *(Expression(source) for source in GATE),
         # Any sign that is no ASCII punctuation stands for a letter here: a class of letters would be a large automaton.
-        Expression(r"(?:[0-9A-Za-z@$!\x{80}-\x{10ffff}][ \t\r\n.,\-_*~|/+·•]{1,3}){3}[0-9A-Za-z\x{80}-\x{10ffff}]"),
+        Expression(
+            r"(?:^|[^0-9A-Za-z])(?:[0-9A-Za-z@$!\x{80}-\x{10ffff}][ \t\r\n.,\-_*~|/+·•]{1,3}){3}"
+            r"[0-9A-Za-z\x{80}-\x{10ffff}](?:[^0-9A-Za-z]|$)"
+        ),
         Expression(rf"[A-Za-z]{_DIGITS}+[A-Za-z]|(?:^|[^A-Za-z0-9]){_DIGITS}+[A-Za-z]{{2}}"),
         Expression(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
         Expression(identifiers.GATE),
@@ -256,6 +266,8 @@ _GATES = Matcher(
 )
 _CODES = frozenset(range(len(GATE)))
 SPACED, LEET, CONTROL, JOINED, MARKED = range(len(GATE), len(GATE) + 5)
+SIGNED = frozenset({JOINED, MARKED})
+"""The gates of texts that are also read as identifiers or without marks."""
 APART = "\n\n\n\n"
 """Between texts that are looked at together: no code, no spaced word and no gate reaches across."""
 _NONE = Readings()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from classifiers import catalog
 from classifiers.base import Classifier, Finding, Message, Role
-from classifiers.patterns import _MOST_KNOWN, MOST_SPANS, Patterns, ViewsTruncated
+from classifiers.patterns import MOST_SPANS, Patterns, ViewsTruncated
 from classifiers.readings import DISGUISED, READINGS, seen_in
+from classifiers.sieve import MOST_KNOWN
 from classifiers.workers import take
 from tests.classifiers.tables import messages, seen, table
 
@@ -187,15 +188,15 @@ def test_what_is_remembered_of_short_texts_changes_nothing() -> None:
         assert patterns.classify(messages(*ids)) == []
         assert [found.message for found in patterns.classify(messages(*ids, coded, "1gn0r3 pr3v10us"))] == [40, 41]
         assert [found.message for found in patterns.classify(messages(coded, ids[0]))] == [0]
-    assert len(patterns._known) == len(ids)
+    assert len(patterns._sieve.known) == len(ids)
     # A number that says nothing of the text, nor to whoever knows how Python hashes texts.
-    assert patterns._known.isdisjoint({*ids, *map(hash, ids)})
+    assert patterns._sieve.known.isdisjoint({*ids, *map(hash, ids)})
 
 
 def test_what_is_remembered_is_bounded() -> None:
     patterns = Patterns.from_options("p", {"patterns": {"x": "ignore previous"}})
-    for number in range(0, 3 * _MOST_KNOWN, 500):
+    for number in range(0, 3 * MOST_KNOWN, 500):
         assert (
             patterns.classify(messages(*[f"req_8f14e45fce{each:06d}a2" for each in range(number, number + 500)])) == []
         )
-        assert len(patterns._known) <= _MOST_KNOWN + 500
+        assert len(patterns._sieve.known) <= MOST_KNOWN + 500
