@@ -52,7 +52,6 @@ class Guard:
         self._asked: dict[Stage, list[Asked]] = {
             stage: asked_of(self.classifiers, plan(policies, stage)) for stage in Stage
         }
-        self._quick = [each for each in self._asked[Stage.OUTPUT] if each.at_once]
         self._added = metrics.added
         self.asks = policies.asks
         self.numbers = any(NUMBER in rule.mask_with for rule in policies.rules)
@@ -200,8 +199,8 @@ class Guard:
     ) -> Decision:
         self._added.observe(report.seconds - report.queued, "classify")
         if joints:
-            ask = functools.partial(self._panel.report_now, asked=self._quick)
-            report = crossing(messages, joints, report, ask)
+            quick = [each for each in self._asked[stage] if each.at_once]
+            report = crossing(messages, joints, report, functools.partial(self._panel.report_now, asked=quick))
         if report.findings:
             report = _located(messages, report)
         if unscannable:

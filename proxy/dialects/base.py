@@ -306,8 +306,8 @@ def escaped(key: str) -> str:
 def replaced(tree: Any, origin: str, value: str) -> None:
     """Set the string leaf at JSON pointer `origin` of `tree`.
 
-    Log probabilities spell an answer's text again, token by token: beside a leaf that is set they are taken out, and so
-    they are where `origin` means one of them."""
+    Log probabilities and the numbers of tokens (`token_ids`) spell an answer's text again, token by token: beside a
+    leaf that is set they are taken out, and so they are where `origin` means one of them."""
     *path, last = (token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
     for step in path:
         _unspell(tree)
@@ -322,8 +322,12 @@ def replaced(tree: Any, origin: str, value: str) -> None:
 
 
 def _unspell(tree: Any) -> None:
-    if isinstance(tree, dict) and isinstance(spelled := tree.get("logprobs"), dict | list):
+    if not isinstance(tree, dict):
+        return
+    if isinstance(spelled := tree.get("logprobs"), dict | list):
         tree["logprobs"] = [] if isinstance(spelled, list) else None
+    if tree.get("token_ids"):
+        tree["token_ids"] = None
 
 
 def exact(raw: bytes) -> Any:

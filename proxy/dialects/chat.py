@@ -23,7 +23,7 @@ from .chat_body import (
     trace_of,
 )
 from .chat_stream import ChatReader
-from .names import BESIDE
+from .names import BESIDE, unreadable
 from .structured import structured
 
 _DEFINING = frozenset({"tools", "functions", "response_format"})
@@ -47,6 +47,7 @@ class Chat:
             usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
             choices=tree.get("n") or 1,
         )
+        request.unscannable += unreadable(tree)
         for key, value in tree.items():
             if key == "messages":
                 for index, message in enumerate(value):

@@ -121,8 +121,9 @@ class ChatReader:
             # Log probabilities spell the text again, token by token: where it is masked they cannot stay.
             target[piece.path[-1]] = None if piece.path[-1] == "logprobs" else text
             choice = tree["choices"][piece.path[1]]
-            if choice.get("logprobs") is not None:
-                choice["logprobs"] = None
+            for again in ("logprobs", "token_ids"):
+                if choice.get(again) is not None:
+                    choice[again] = None
         return framed(written(tree))
 
     def ending(self, refusal: Refusal) -> bytes:

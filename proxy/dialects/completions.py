@@ -14,7 +14,7 @@ from ..strict import Malformed
 from .base import BadRequest, Body, Kind, Piece, Refusal, Request, escaped
 from .chat_body import USAGE, VOCABULARY, error_of, finish_of, read_choice, says_nothing, trace_of
 from .chat_stream import ChatReader
-from .names import BESIDE
+from .names import BESIDE, unreadable
 from .prompts import MOST, read_texts
 from .structured import structured
 
@@ -38,6 +38,7 @@ class Completions:
             structured=structured(tree),
             usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
         )
+        request.unscannable += unreadable(tree)
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key == "prompt":
@@ -45,8 +46,6 @@ class Completions:
                 continue
             if says_nothing(key, value):
                 continue
-            if key == "prompt_embeds" and value:
-                request.unscannable.append((place, "embeddings"))
             if key not in VOCABULARY:
                 request.add(Role.SETTING, key, place + "#key")
             request.leaves(value, BESIDE.get(key, Role.SETTING), place, VOCABULARY)

@@ -13,7 +13,7 @@ from classifiers.base import Role
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, StreamReader, escaped
 from .chat_body import VOCABULARY, error_of, says_nothing, trace_of
-from .names import BESIDE
+from .names import BESIDE, unreadable
 from .prompts import read_texts
 
 _NUMBERS = frozenset({int, float})
@@ -30,6 +30,7 @@ class Embeddings:
         if not isinstance(tree.get("model"), str) or not tree["model"]:
             raise BadRequest("You must provide a model parameter: a string.", "model")
         request = Request(tree=tree, model=tree["model"])
+        request.unscannable += unreadable(tree)
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key == "input":

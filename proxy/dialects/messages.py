@@ -26,7 +26,7 @@ from .messages_body import (
     trace_of,
 )
 from .messages_stream import MessagesReader
-from .names import BESIDE
+from .names import BESIDE, unreadable
 from .structured import structured
 
 _DEFINITIONS = frozenset({"tools", "output_format", "output_config"})
@@ -51,6 +51,7 @@ class Messages:
             if "thread" not in self._opened:
                 raise Unthreaded(f"thread: {STORED}", "thread")
             request.unscannable.append(("/thread", "stored"))
+        request.unscannable += unreadable(tree)
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key == "messages":

@@ -34,6 +34,19 @@ BESIDE: Mapping[str, Role] = {
 """Fields that some server puts before its model, whatever the API: vLLM takes documents, and the template itself. Who
 speaks there is the one whose words they stand for."""
 
+UNREADABLE: Mapping[str, str] = {
+    **dict.fromkeys(("prompt_token_ids", "input_ids", "token_ids"), "tokens"),
+    **dict.fromkeys(("prompt_embeds", "input_embeds", "inputs_embeds"), "embeddings"),
+}
+"""Fields in which some server takes its input as numbers, and how a policy calls such a part."""
+
+
+def unreadable(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(origin, kind) of each part of a request that stands beside the API in numbers."""
+    if UNREADABLE.keys().isdisjoint(tree):
+        return []
+    return [(f"/{name}", kind) for name, kind in UNREADABLE.items() if tree.get(name)]
+
 
 def one_spelling(tree: Any) -> Any:
     """`tree`, a request. Raises BadRequest where a field of it, or of a turn in it, is named as another reader of JSON

@@ -17,7 +17,7 @@ from classifiers.base import Role
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, escaped
 from .chat_body import error_of, trace_of
-from .names import BESIDE
+from .names import BESIDE, unreadable
 from .responses_body import VOCABULARY, check_shape, read_response, read_value
 from .responses_ending import refused_response, refused_stream
 from .responses_stream import ResponsesReader
@@ -39,6 +39,7 @@ class Responses:
         request = Request(tree=tree, stream=tree.get("stream") is True, structured=structured(tree))
         check_shape(request, tree, self._opened)
         request.model = tree.get("model") or ""
+        request.unscannable += unreadable(tree)
         for key, value in tree.items():
             place = "/" + escaped(key)
             if key not in VOCABULARY:
