@@ -25,7 +25,7 @@ LABELS = (
     Label("injection", PROMPT, "tries to override, replace or extract the instructions of the application"),
     Label("injection_indirect", OUTSIDE, "text from outside that gives orders to the model that reads it"),
     Label("jailbreak", PROMPT, "a persona, frame or trick meant to make a model drop its rules"),
-    Label("harmful", PROMPT, "asks for something harmful, of any category"),
+    Label("harmful", PROMPT, "asks for something harmful or is itself hateful, threatening or obscene, of any category"),
     Label("harmful_answer", ANSWER, "an answer that gives harmful help or is itself harmful, judged by its question"),
     Label("violence_weapons", TALK, "violence against people, weapons, explosives"),
     Label("self_harm", TALK, "suicide, self-injury, eating disorders"),
@@ -144,7 +144,9 @@ def targets(kind: str, role: str, named: Iterable[str] = ()) -> Targets:
         # Whether the high tier is harmful depends on who asks; the low one is not.
         "dual_use": {"injection": 0.0, "jailbreak": 0.0} | ({"harmful": 0.0} if mild else {}) | categories(named),
         "harmful": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
-        # Posts that are hateful without asking for anything: they teach the category, not the request.
+        # A text that asks for nothing and is hateful, threatening or obscene beyond doubt.
+        "post": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
+        # Posts of public sets, hateful by labels that are often in doubt: they teach the category, not the request.
         "statement": {"injection": 0.0, "jailbreak": 0.0} | categories(named),
         "injection": {"injection": 1.0},
         "injection_indirect": {"injection_indirect": 1.0},

@@ -215,7 +215,7 @@ def test_an_answer_brings_what_was_said_before_it(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_judged_by_what_it_answers() -> None:
-    train, _ = corpus.handwritten()
+    train = [example for example in corpus.handwritten()[0] if not example.context]
     train.append(
         Example("A long and honest answer about the history of bread.", {"harmful_answer": 0.0}, "x", "response")
     )
