@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol
 
@@ -28,6 +29,8 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
 )
 """Method, path, and what is there. GET is HEAD as well."""
 
+_NEAR = re.compile(rb"(localhost|[0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.IGNORECASE)
+"""An address of this machine, as a Host header names it: no name that anybody could have."""
 _WORDS = {b"/reviews/approve": True, b"/reviews/deny": False}
 _CHANGING = frozenset({b"/policy/reload", *_WORDS})
 
@@ -107,8 +110,9 @@ class Admin:
         """Why this caller is no operator."""
         headers = dict(incoming.headers)
         if self._token is None:
-            # A page in a browser on this machine can reach a local port, but not without saying where it comes from.
-            if self._local and b"origin" not in headers:
+            # A page in a browser on this machine can reach a local port, but not without saying where it comes from, or
+            # by which name it found us, which it can have lead here.
+            if self._local and b"origin" not in headers and _NEAR.fullmatch(headers.get(b"host", b"localhost")):
                 return None
             text = "Set admin_token, or let the admin listener be on a loopback address."
             return self.refused(incoming, 403, "forbidden", text)

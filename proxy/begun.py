@@ -20,6 +20,7 @@ from classifiers.joints import REACH
 from classifiers.readings import JOINT, RAW
 
 from .dialects.base import Request
+from .dialects.prompts import MOST
 
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
 """Where a dialect's turns stand. Some servers go on with a last one of the assistant's always, others where a field of
@@ -74,7 +75,10 @@ def begun(request: Request, dialect: str) -> Begun | None:
         return None
     if dialect == "completions":
         prompt = tree.get("prompt")
-        ends = [_end(text) for text in (prompt if type(prompt) is list else [prompt])]
+        texts = prompt if type(prompt) is list else [prompt]
+        if len(texts) > MOST:  # they are no texts, but the numbers of one text's tokens
+            return None
+        ends = [_end(text) for text in texts]
         return Begun(tuple(ends), tree.get("n") or 1) if any(ends) else None
     turns = tree.get(_TURNS.get(dialect, ""))
     last = turns[-1] if type(turns) is list and turns else None

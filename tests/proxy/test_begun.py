@@ -141,6 +141,7 @@ ENDS: dict[str, tuple[str, dict[str, Any], Begun | None]] = {
     "a prompt": ("completions", {"prompt": "abc"}, Begun(("abc",))),
     "prompts": ("completions", {"prompt": ["abc", "", "d"], "n": 2}, Begun(("abc", "", "d"), 2)),
     "tokens": ("completions", {"prompt": [1, 2]}, None),
+    "more tokens than texts may be": ("completions", {"prompt": ["abc", *[1] * 2048]}, None),
     "prompts and tokens": ("completions", {"prompt": [[1], "b"]}, Begun(("", "b"))),
     "embeddings": ("embeddings", {"input": [{"role": "assistant", "content": "abc"}]}, None),
 }

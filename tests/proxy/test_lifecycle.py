@@ -136,6 +136,11 @@ TOKEN = "0123456789abcdef"
     [
         ({}, {}, 200),
         ({}, {"origin": "https://evil.example"}, 403),
+        ({}, {"host": "evil.example:8701"}, 403),
+        ({}, {"host": "localhost.evil.example"}, 403),
+        ({}, {"host": "[::1]:8701"}, 200),
+        ({}, {"host": "LOCALHOST"}, 200),
+        ({"admin_token": TOKEN}, {"authorization": f"Bearer {TOKEN}", "host": "penstock.internal"}, 200),
         ({"admin_host": "0.0.0.0"}, {}, 403),
         ({"admin_token": TOKEN}, {}, 401),
         ({"admin_token": TOKEN}, {"authorization": f"Bearer {TOKEN}x"}, 401),
@@ -148,6 +153,8 @@ async def test_who_may_load_a_policy(
     async with stand(settings=settings) as s:
         url = f"http://127.0.0.1:{s.running.admin_address[1]}/policy/reload"
         assert (await s.client.post(url, headers=headers)).status_code == status
+        reviews = url.replace("/policy/reload", "/reviews")
+        assert (await s.client.get(reviews, headers=headers)).status_code == status
         assert (await s.client.get(url, headers=headers)).status_code == 405
 
 
