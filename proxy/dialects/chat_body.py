@@ -6,7 +6,7 @@ API's own vocabulary, standing alone, are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from classifiers.base import Role
@@ -43,14 +43,16 @@ VOCABULARY = frozenset(
     """.split()  # noqa: SIM905
 )
 
-# Parts of a message that hold something other than text: (part's type, the field that holds it).
-OPAQUE = {
-    "image_url": "image",
-    "input_audio": "audio",
-    "file": "file",
-    "audio": "audio",
-    "video_url": "video",
+OPAQUE: Mapping[str, str] = {
+    **dict.fromkeys(("image_url", "input_image", "image", "image_pil"), "image"),
+    **dict.fromkeys(("input_audio", "audio", "audio_url"), "audio"),
+    **dict.fromkeys(("file", "input_file"), "file"),
+    **dict.fromkeys(("video_url", "input_video", "video"), "video"),
+    **dict.fromkeys(("image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"), "embeddings"),
 }
+"""Parts of a message that hold something other than text, by their types and by the fields that hold it. OpenAI's API
+knows four of them; vLLM and its like take all, and go by the field where there is no type, or a `uuid`."""
+_BYTES = frozenset({"data", "file_data", "b64_json"})
 _PLAIN = frozenset({int, float, bool, type(None)})
 _SPELLING = frozenset({"token", "logprob", "bytes", "top_logprobs", "content", "refusal"})
 REASONING = frozenset({"reasoning_content", "reasoning"})
@@ -104,6 +106,10 @@ def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -
             read_joined(body, value, Role.REASONING, place)
         elif key == "audio":
             _audio(body, value, role, place)
+        elif key == "images" and value:
+            read_key(body, key, role, place)
+            body.unscannable.append((place, "image"))
+            around(body, value, role, place)
         else:
             read_key(body, key, role, place)
             body.leaves(value, role, place, VOCABULARY)
@@ -138,10 +144,21 @@ def _content(body: Body, value: Any, role: Role, origin: str) -> None:
         body.add(role, "".join(texts), origin + "#joined")
 
 
+def opaque_kind(part: dict[str, Any], known: Mapping[str, str] = OPAQUE) -> str | None:
+    """What a part holds that is no text, if anything."""
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in known:
+        return known[kind]
+    if known.keys().isdisjoint(part):
+        return None
+    # An empty field says nothing, but where it stands for what was sent under its `uuid` before.
+    empty_too = kind is None or part.get("uuid") is not None
+    return next((known[key] for key in part if key in known and (empty_too or part[key] is not None)), None)
+
+
 def _part(body: Body, part: dict[str, Any], role: Role, origin: str) -> Iterator[str]:
     """One part of a content array; yields its text."""
-    kind = part.get("type")
-    opaque = OPAQUE.get(kind) if isinstance(kind, str) else None
+    opaque = opaque_kind(part)
     if opaque is not None:
         body.unscannable.append((origin, opaque))
     for key, value in part.items():
@@ -154,7 +171,10 @@ def _part(body: Body, part: dict[str, Any], role: Role, origin: str) -> Iterator
         elif key == "type":
             body.leaves(value, Role.SETTING, place, VOCABULARY)
         elif opaque is not None:
-            _around(body, value, role, place)
+            if is_bytes(key, value):
+                body.encoded(role, value, place)
+            else:
+                around(body, value, role, place)
         else:
             thinks = role is Role.ASSISTANT and (key == "thinking" or key in REASONING)
             said = Role.REASONING if thinks else role
@@ -171,17 +191,25 @@ def read_joined(body: Body, parts: Any, role: Role, origin: str) -> None:
             body.add(role, "".join(said), origin + "#joined")
 
 
-def _around(body: Body, value: Any, role: Role, origin: str) -> None:
+def is_bytes(key: str, value: Any) -> bool:
+    """Whether a member of an opaque part is its encoded bytes."""
+    return isinstance(value, str) and (key in _BYTES or OPAQUE.get(key) == "embeddings" or value.startswith("data:"))
+
+
+def around(body: Body, value: Any, role: Role, origin: str) -> None:
     """The text around an opaque part (names, links), without its encoded bytes."""
     if isinstance(value, dict):
         for key, inner in value.items():
             place = f"{origin}/{escaped(key)}"
             if key not in VOCABULARY:
                 body.add(role, key, place + "#key")
-            if isinstance(inner, str) and key in {"data", "file_data"}:
+            if is_bytes(key, inner):
                 body.encoded(role, inner, place)
-                continue
-            _around(body, inner, role, place)
+            else:
+                around(body, inner, role, place)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            around(body, item, role, f"{origin}/{index}")
     elif isinstance(value, str) and value.startswith("data:"):
         body.encoded(role, value, origin)
     else:
@@ -190,7 +218,7 @@ def _around(body: Body, value: Any, role: Role, origin: str) -> None:
 
 def _audio(body: Body, value: Any, role: Role, origin: str) -> None:
     body.unscannable.append((origin, "audio"))
-    _around(body, value, role, origin)
+    around(body, value, role, origin)
 
 
 def _call(body: Body, call: Any, origin: str) -> None:

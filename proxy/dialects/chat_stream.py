@@ -13,7 +13,18 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..strict import Malformed, parse
 from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, written
-from .chat_body import REASONING, USAGE, VOCABULARY, error_of, finish_of, read_message, spelled, trace_of
+from .chat_body import (
+    REASONING,
+    USAGE,
+    VOCABULARY,
+    around,
+    error_of,
+    finish_of,
+    opaque_kind,
+    read_message,
+    spelled,
+    trace_of,
+)
 from .repeats import Repeats
 
 # Inside a delta these are complete where they stand; all other text there grows.
@@ -228,8 +239,8 @@ class ChatReader:
                     inner = (*path, key, position) if isinstance(value, list) else (*path, key)
                     number = _number(call, position)
                     self._grow(pieces, call, f"{base}/{key}/{number}", Role.TOOL_CALL, Kind.CALL, index, inner)
-            elif key == "content" and isinstance(value, list):
-                self._parts(pieces, value, base + "/content", index, (*path, key))
+            elif key in {"content", "images"} and isinstance(value, list):
+                self._parts(pieces, opaque, value, f"{base}/{key}", index, (*path, key))
             else:
                 role = Role.REFUSAL if key == "refusal" else Role.REASONING if key in REASONING else Role.ASSISTANT
                 if key not in VOCABULARY:
@@ -264,8 +275,22 @@ class ChatReader:
                 place = channel if number is None else f"{channel}/{number}"
                 self._grow(pieces, inner, place, role, kind, group, (*path, position))
 
+    def _image(self, pieces: list[Piece], opaque: list[tuple[str, str]], kind: str, value: Any, place: str) -> None:
+        """What is no text, and the text around it."""
+        opaque.append((place, kind))
+        body = Body()
+        around(body, value, Role.ASSISTANT, place)
+        for said in body.messages:
+            self._atom(pieces, said.origin, said.text, said.role)
+
     def _parts(
-        self, pieces: list[Piece], parts: list[Any], channel: str, index: int, path: tuple[str | int, ...]
+        self,
+        pieces: list[Piece],
+        opaque: list[tuple[str, str]],
+        parts: list[Any],
+        channel: str,
+        index: int,
+        path: tuple[str | int, ...],
     ) -> None:
         """Content in parts: their texts are one with content that is no list."""
         for position, part in enumerate(parts):
@@ -274,6 +299,10 @@ class ChatReader:
                 rest = {name: value for name, value in part.items() if name != "text"}
                 if text:
                     pieces.append(Piece(channel, Role.ASSISTANT, text, Kind.FLOW, index, (*inner, "text")))
+            kind = opaque_kind(rest) if isinstance(rest, dict) else None
+            if kind is not None or path[-1] == "images":
+                self._image(pieces, opaque, kind or "image", rest, f"{channel}/{position}")
+                continue
             thinks = isinstance(rest, dict) and "thinking" in rest
             role, group = (Role.REASONING, _thoughts(index)) if thinks else (Role.ASSISTANT, index)
             self._grow(pieces, rest, channel + "/parts", role, Kind.FLOW, group, inner)

@@ -12,7 +12,7 @@ from classifiers.base import Role
 
 from ..strict import Malformed
 from .base import BadRequest, Body, Refusal, Request, StreamReader, escaped
-from .chat_body import VOCABULARY, error_of, says_nothing, trace_of
+from .chat_body import ROLES, VOCABULARY, error_of, read_message, says_nothing, trace_of
 from .names import BESIDE, unreadable
 from .prompts import read_texts
 
@@ -35,6 +35,8 @@ class Embeddings:
             place = "/" + escaped(key)
             if key == "input":
                 read_texts(request, value, place)
+            elif key == "messages" and isinstance(value, list):
+                _read_turns(request, value, place)
             elif not says_nothing(key, value):
                 if key not in VOCABULARY:
                     request.add(Role.SETTING, key, place + "#key")
@@ -71,6 +73,17 @@ class Embeddings:
 
     def streamed(self, refusal: Refusal, request: Request) -> bytes:
         return self.refused(refusal)
+
+
+def _read_turns(request: Request, turns: list[Any], origin: str) -> None:
+    """A conversation in place of texts, as vLLM takes it."""
+    for index, turn in enumerate(turns):
+        place = f"{origin}/{index}"
+        if isinstance(turn, dict):
+            role = turn.get("role")
+            read_message(request, turn, ROLES.get(role, Role.USER) if isinstance(role, str) else Role.USER, place)
+        else:
+            request.leaves(turn, Role.USER, place, VOCABULARY)
 
 
 def _read_vector(body: Body, item: Any, origin: str) -> None:

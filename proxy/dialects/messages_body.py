@@ -51,6 +51,7 @@ VOCABULARY = frozenset(
 ENCRYPTED = frozenset({"encrypted_content", "encrypted_stdout"})
 """Fields that only the provider can read: a part that no classifier sees."""
 _PLAIN = frozenset({int, float, bool, type(None)})
+_SOURCES = frozenset({"base64", "url", "file"})
 _READABLE = frozenset({"text", "content"})
 _FOREIGN = frozenset({"document", "search_result"})
 """What a user's turn may hold of somebody else's words."""
@@ -198,7 +199,8 @@ def opaque_kind(block: dict[str, Any]) -> str | None:
         return None if of in _READABLE or isinstance(source, str) else "file"
     if kind == "redacted_thinking" or not ENCRYPTED.isdisjoint(block):
         return "encrypted"
-    return None
+    # Sound and films, as servers take them that speak this API without being Anthropic's.
+    return "file" if isinstance(source, dict) and kind_of(source) in _SOURCES else None
 
 
 def _members(body: Body, block: dict[str, Any], kind: Any, role: Role, origin: str) -> list[str]:

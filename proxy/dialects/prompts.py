@@ -20,7 +20,7 @@ def read_texts(body: Body, value: Any, origin: str) -> int:
         body.add(Role.USER, value, origin)
         return 1
     if type(value) is not list:
-        body.leaves(value, Role.USER, origin, frozenset())
+        _read_mixed(body, value, origin)
         return 1
     if any(type(item) in {int, float} for item in value):
         body.unscannable.append((origin, "tokens"))
@@ -36,5 +36,12 @@ def read_texts(body: Body, value: Any, origin: str) -> int:
             continue
         if type(item) is list and any(type(inner) is not str for inner in item):
             body.unscannable.append((place, "tokens"))
-        body.leaves(item, Role.USER, place, frozenset())
+        _read_mixed(body, item, place)
     return len(value) or 1
+
+
+def _read_mixed(body: Body, value: Any, origin: str) -> None:
+    """What is neither a text nor a list of them. llama.cpp takes a prompt with images in an object."""
+    if type(value) is dict and value.get("multimodal_data"):
+        body.unscannable.append((origin, "image"))
+    body.leaves(value, Role.USER, origin, frozenset())

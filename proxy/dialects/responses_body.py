@@ -13,8 +13,8 @@ from classifiers.base import Role
 
 from ..accounts.stored import refers
 from .base import BadRequest, Body, escaped, looks_sealed
+from .chat_body import OPAQUE, is_bytes, opaque_kind, spelled
 from .chat_body import VOCABULARY as CHAT
-from .chat_body import spelled
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -73,6 +73,8 @@ _OPAQUE = {
     "output_audio": "audio",
     "input_video": "video",
 }
+_LINKED = {name: kind for name, kind in OPAQUE.items() if name.endswith(("_url", "_embeds", "_pil"))}
+"""Parts of Chat's that vLLM takes here as well."""
 _ENCODED = {
     "encrypted_content": "encrypted",
     "file_data": "file",
@@ -142,8 +144,9 @@ def _object(body: Body, value: dict[str, Any], role: Role, place: str) -> None:
     what = what if type(what) is str and role not in _FIXED else ""
     if role not in _FIXED:
         role = _role(what, value.get("role"), role)
-    if what in _OPAQUE:
-        body.unscannable.append((place, _OPAQUE[what]))
+    opaque = _OPAQUE.get(what) or (opaque_kind(value, _LINKED) if role not in _FIXED else None)
+    if opaque is not None:
+        body.unscannable.append((place, opaque))
     for key, inner in value.items():
         known = key in VOCABULARY
         if known and type(inner) not in _HOLDS:
@@ -161,7 +164,7 @@ def _object(body: Body, value: dict[str, Any], role: Role, place: str) -> None:
                 body.encoded(role, inner, at)
             else:
                 read_value(body, inner, role, at, key)
-        elif what in _OPAQUE and type(inner) is str and (key == "data" or inner.startswith("data:")):
+        elif opaque is not None and is_bytes(key, inner):
             body.encoded(role, inner, at)
         else:
             read_value(body, inner, role if role in _FIXED else _KEYS.get(key, role), at, key)

@@ -141,6 +141,15 @@ def test_token_numbers_are_told(value: Any, texts: list[str], opaque: list[str])
         assert {message.role for message in request.messages if message.text == "Hi"} <= {Role.USER}
 
 
+def test_images_in_a_prompt_are_told() -> None:
+    """As llama.cpp takes them."""
+    prompt = {"prompt_string": "What is <__media__>?", "multimodal_data": ["AAAA"]}
+    for value, place in ((prompt, "/prompt"), (["Hi", prompt], "/prompt/1")):
+        request = Completions().read_request({"model": "m", "prompt": value})
+        assert request.unscannable == [(place, "image")]
+        assert "What is <__media__>?" in [message.text for message in request.messages]
+
+
 async def test_token_numbers_are_decided_on(stand: Make) -> None:
     """T22: what nobody can read is a rule's to decide, and never reaches the model unseen."""
     async with stand(UNSCANNABLE) as s:
