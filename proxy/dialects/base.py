@@ -50,6 +50,8 @@ class NotFound(BadRequest):
 MOST = 64
 """Models that may answer in another's place."""
 _FALLBACKS = ("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "default_fallbacks")
+STORED = ("preset", "prompt_id")
+"""Fields that name instructions which are kept elsewhere, and a model with them perhaps: OpenRouter's and LiteLLM's."""
 _HOLDS_TEXT = frozenset({str, dict, list})
 LARGE = 10_000
 """From where on a number can be more than a count."""
@@ -135,9 +137,10 @@ class Request(Body):
     own: Callable[[Any], bool] | None = None
 
     def others(self) -> list[str]:
-        """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes.
-        (`fallbacks` of Anthropic's and LiteLLM's, `models` of OpenRouter's; for LiteLLM names with a comma between, and
-        what the URL says.) Raises BadRequest for more than MOST."""
+        """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes,
+        as it may where instructions are named that it keeps. (`fallbacks` of Anthropic's and LiteLLM's, `models` of
+        OpenRouter's; for LiteLLM names with a comma between, and what the URL says.) Raises BadRequest for more than
+        MOST."""
         found = [*self.queried, *([name.strip() for name in self.model.split(",", MOST)] if "," in self.model else ())]
         for field_name in _FALLBACKS if isinstance(self.tree, dict) else ():
             named = self.tree.get(field_name)
@@ -149,6 +152,8 @@ class Request(Body):
                 raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
         if len(found) > MOST:
             raise BadRequest(f"'model' names more than {MOST} models.", "model")
+        if isinstance(self.tree, dict) and (named_in(self.model) or any(self.tree.get(name) for name in STORED)):
+            found.append("")
         return found
 
     def helpers(self) -> list[str]:
@@ -158,6 +163,11 @@ class Request(Body):
             found.append(tool.get("model"))
             found += [inner.get("model") for key, inner in tool.items() if type(inner) is dict and key not in _SCHEMAS]
         return [name for name in found if isinstance(name, str)]
+
+
+def named_in(model: Any) -> bool:
+    """Whether a model's name is, or holds, that of instructions that OpenRouter keeps (`@preset/...`)."""
+    return type(model) is str and "@preset/" in model
 
 
 def _models(named: list[Any]) -> Iterator[str]:

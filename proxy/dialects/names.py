@@ -11,7 +11,7 @@ from typing import Any
 
 from classifiers.base import Role
 
-from .base import BadRequest
+from .base import STORED, BadRequest, named_in
 
 _REQUEST = frozenset(
     """
@@ -37,15 +37,18 @@ speaks there is the one whose words they stand for."""
 UNREADABLE: Mapping[str, str] = {
     **dict.fromkeys(("prompt_token_ids", "input_ids", "token_ids"), "tokens"),
     **dict.fromkeys(("prompt_embeds", "input_embeds", "inputs_embeds"), "embeddings"),
+    **dict.fromkeys(STORED, "stored"),
 }
-"""Fields in which some server takes its input as numbers, and how a policy calls such a part."""
+"""Fields in which some server takes its input as numbers, or the name of a text that is kept there, and how a policy
+calls such a part."""
 
 
 def unreadable(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(origin, kind) of each part of a request that stands beside the API in numbers."""
+    """(origin, kind) of each part of a request that stands beside the API, and is no text."""
+    found = [("/model", "stored")] if named_in(tree.get("model")) else []
     if UNREADABLE.keys().isdisjoint(tree):
-        return []
-    return [(f"/{name}", kind) for name, kind in UNREADABLE.items() if tree.get(name)]
+        return found
+    return found + [(f"/{name}", kind) for name, kind in UNREADABLE.items() if tree.get(name)]
 
 
 def one_spelling(tree: Any) -> Any:

@@ -97,6 +97,8 @@ Messages that goes on, lead to texts that were not judged here, or to an answer 
 until `open_fields` names it. Then it is a part that nobody can read (`surface.unscannable`; kind `stored` or
 `background`), and the policy decides: `baseline` refuses. The tool runners of Anthropic's SDKs go on with a `thread` by
 themselves; the refusal (`thread_unsupported_request`, the API's own word) has them send the whole conversation instead.
+`prompt_id`, `preset` and `@preset/` in a model's name lead to instructions that a gateway keeps: always such a part
+(kind `stored`), and where a key has its models, refused (404), for they may name another.
 
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
 apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever

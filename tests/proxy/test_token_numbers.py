@@ -32,6 +32,8 @@ async def test_what_is_asked_in_numbers_is_decided_on(stand: Make, path: str) ->
             page = (await s.client.get(s.admin_url + "/metrics")).text
             assert f'kind="{kind}",stage="input"' in page
         assert len(s.upstream.requests) == 2 * len(UNREADABLE)
+        preset = await s.client.post(path, json={**ASKS[path], "model": "m@preset/copywriter"})
+        assert preset.status_code == 400
 
 
 def choice(path: str, text: str, *, stream: bool) -> dict[str, Any]:
