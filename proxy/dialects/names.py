@@ -37,7 +37,7 @@ speaks there is the one whose words they stand for."""
 UNREADABLE: Mapping[str, str] = {
     **dict.fromkeys(("prompt_token_ids", "input_ids", "token_ids"), "tokens"),
     **dict.fromkeys(("prompt_embeds", "input_embeds", "inputs_embeds"), "embeddings"),
-    **dict.fromkeys(STORED, "stored"),
+    **dict.fromkeys((*STORED, "cached_content"), "stored"),
 }
 """Fields in which some server takes its input as numbers, or the name of a text that is kept there, and how a policy
 calls such a part."""
@@ -46,9 +46,19 @@ calls such a part."""
 def unreadable(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(origin, kind) of each part of a request that stands beside the API, and is no text."""
     found = [("/model", "stored")] if named_in(tree.get("model")) else []
-    if UNREADABLE.keys().isdisjoint(tree):
-        return found
-    return found + [(f"/{name}", kind) for name, kind in UNREADABLE.items() if tree.get(name)]
+    holders = [("", tree)]
+    if "extra_body" in tree:  # as Gemini's own documentation has it sent
+        outer = _held(tree, "extra_body")
+        holders += [("/extra_body", outer), ("/extra_body/google", _held(outer, "google"))]
+    for place, holder in holders:
+        if not UNREADABLE.keys().isdisjoint(holder):
+            found += [(f"{place}/{name}", kind) for name, kind in UNREADABLE.items() if holder.get(name)]
+    return found
+
+
+def _held(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = tree.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def one_spelling(tree: Any) -> Any:

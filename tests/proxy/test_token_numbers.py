@@ -32,6 +32,11 @@ async def test_what_is_asked_in_numbers_is_decided_on(stand: Make, path: str) ->
             page = (await s.client.get(s.admin_url + "/metrics")).text
             assert f'kind="{kind}",stage="input"' in page
         assert len(s.upstream.requests) == 2 * len(UNREADABLE)
+        s.upstream.reply = lambda request: replies.json({})
+        cached = {"extra_body": {"google": {"cached_content": "cachedContents/1"}}}
+        assert (await s.client.post(path, json={**ASKS[path], "model": "m", **cached})).status_code == 400
+        for other in ({"extra_body": {"google": {"thinking_config": {}}}}, {"extra_body": []}):
+            assert (await s.client.post(path, json={**ASKS[path], "model": "m", **other})).status_code == 200
         preset = await s.client.post(path, json={**ASKS[path], "model": "m@preset/copywriter"})
         assert preset.status_code == 400
 
