@@ -25,7 +25,9 @@ LABELS = (
     Label("injection", PROMPT, "tries to override, replace or extract the instructions of the application"),
     Label("injection_indirect", OUTSIDE, "text from outside that gives orders to the model that reads it"),
     Label("jailbreak", PROMPT, "a persona, frame or trick meant to make a model drop its rules"),
-    Label("harmful", PROMPT, "asks for something harmful or is itself hateful, threatening or obscene, of any category"),
+    Label(
+        "harmful", PROMPT, "asks for something harmful or is itself hateful, threatening or obscene, of any category"
+    ),
     Label("harmful_answer", ANSWER, "an answer that gives harmful help or is itself harmful, judged by its question"),
     Label("violence_weapons", TALK, "violence against people, weapons, explosives"),
     Label("self_harm", TALK, "suicide, self-injury, eating disorders"),

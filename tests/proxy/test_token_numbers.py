@@ -35,7 +35,8 @@ async def test_what_is_asked_in_numbers_is_decided_on(stand: Make, path: str) ->
         s.upstream.reply = lambda request: replies.json({})
         cached = {"extra_body": {"google": {"cached_content": "cachedContents/1"}}}
         assert (await s.client.post(path, json={**ASKS[path], "model": "m", **cached})).status_code == 400
-        for other in ({"extra_body": {"google": {"thinking_config": {}}}}, {"extra_body": []}):
+        others: list[dict[str, Any]] = [{"extra_body": {"google": {"thinking_config": {}}}}, {"extra_body": []}]
+        for other in others:
             assert (await s.client.post(path, json={**ASKS[path], "model": "m", **other})).status_code == 200
         preset = await s.client.post(path, json={**ASKS[path], "model": "m@preset/copywriter"})
         assert preset.status_code == 400
