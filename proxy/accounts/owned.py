@@ -58,9 +58,15 @@ class Owned:
         self._kept, self._most = kept, most
         self._fresh, self._clock = 0, Steady()
         self._db: sqlite3.Connection | None = None
+        self._inode = 0
 
     def _open(self) -> sqlite3.Connection:
-        """Raises sqlite3.Error."""
+        """The file that lies there now: SQLite would go on in one that was taken away, each process in its own. Raises
+        sqlite3.Error."""
+        if self._db is not None and _inode(self._path) != self._inode:
+            mend = "put it back: what it held is nobody's until then"
+            log.error("the table of who owns which id was taken away or replaced", path=str(self._path), mend=mend)
+            self.close()
         if self._db is None:
             made = not os.path.exists(self._path)
             db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
@@ -68,7 +74,7 @@ class Owned:
                 self._path.chmod(0o600)
             for line in _SCHEMA:
                 db.execute(line)
-            self._db = db
+            self._db, self._inode = db, _inode(self._path)
         return self._db
 
     def mint(self, account: str, ids: Iterable[str]) -> None:
@@ -110,6 +116,7 @@ class Owned:
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
+            self._db = None
 
     def _owner(self, name: str) -> bytes | None:
         try:
@@ -133,3 +140,10 @@ class Owned:
 
     def _hash(self, kind: str, value: str) -> bytes:
         return bytes.fromhex(self._hashed(f"owned {kind}\0{value}"))
+
+
+def _inode(path: Path) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0

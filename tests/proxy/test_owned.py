@@ -18,6 +18,7 @@ from proxy.accounts.owned import Owned
 from proxy.accounts.stored import first_id, minted, referred
 from proxy.audit import Key
 from proxy.dialects.base import NotFound
+from proxy.logs import captured
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 from tests.upstream import Reply, Request, messages, replies, responses, shapes
 
@@ -67,6 +68,28 @@ def test_the_table_is_bounded(tmp_path: Path) -> None:
     owned.mint("a", [f"resp_x{number}" for number in range(1000)])
     (count,) = owned._open().execute("SELECT count(*) FROM owned").fetchone()
     assert count <= 50
+
+
+def test_a_table_that_is_taken_away_is_begun_anew_by_all(tmp_path: Path) -> None:
+    path, aside = tmp_path / "owned.db", tmp_path / "aside.db"
+    one, two = table(tmp_path), table(tmp_path)
+    one.mint("a", ["resp_1"])
+    assert two.owns("a", "resp_1")
+    with captured() as lines:
+        for name in ("owned.db", "owned.db-wal", "owned.db-shm"):
+            if (tmp_path / name).exists():
+                (tmp_path / name).rename(tmp_path / name.replace("owned", "aside"))
+        assert not one.owns("a", "resp_1")
+        one.mint("a", ["resp_2"])
+        assert two.owns("a", "resp_2")
+        assert not two.owns("a", "resp_1")
+    assert [line["event"] for line in lines] == ["the table of who owns which id was taken away or replaced"] * 2
+    one.close()
+    two.close()
+    aside.replace(path)
+    (tmp_path / "aside.db-wal").replace(tmp_path / "owned.db-wal")
+    assert one.owns("a", "resp_1")
+    one.close()
 
 
 def test_nothing_is_written_for_nothing(tmp_path: Path) -> None:
