@@ -11,12 +11,10 @@ from __future__ import annotations
 import functools
 import re
 
-from .matcher import ExpressionError, compile_once
+from .matcher import LETTER, ExpressionError, compile_once
 
 _PART = re.compile(
-    r"(?P<around>\^|\$|\\[bBAz])|"
-    r"(?P<frame>\((?:\?(?:P?<\w+>|[imsU-]*[:)]))?|[)|*+?]|\{\d+(?:,\d*)?\})|"
-    r"\\(?:[pP](?:\{[^}]*\}|.)|x(?:\{[^}]*\}|..)|[0-7]{1,3}|.)|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.",
+    r"(?P<around>\^|\$|\\[bBAz])|(?P<frame>\((?:\?(?:P?<\w+>|[imsU-]*[:)]))?|[)|*+?]|\{\d+(?:,\d*)?\})|" + LETTER,
     re.DOTALL,
 )
 

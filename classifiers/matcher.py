@@ -116,10 +116,9 @@ def compile_once(source: str, ignore_case: bool = False) -> Any:
         raise ExpressionError(problem, mend) from None
 
 
-_TOKEN = re.compile(
-    r"\\(?:[pP]\{[^}]*\}|x\{[^}]*\}|.)|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\{(?P<low>\d+)(?:,(?P<high>\d*))?\}|.",
-    re.DOTALL,
-)
+LETTER = r"\\(?:[pP](?:\{[^}]*\}|.)|x(?:\{[^}]*\}|..)|[0-7]{1,3}|.)|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|."
+"""What stands for one letter in RE2's expressions, or is any other single sign of theirs; over newlines, too."""
+_TOKEN = re.compile(rf"\{{(?P<low>\d+)(?:,(?P<high>\d*))?\}}|{LETTER}", re.DOTALL)
 _SHORT_RUN = 8
 _LITERAL = re.compile(r"[\w ]{3}")
 

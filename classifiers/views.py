@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from . import identifiers, markup
 from .confusables import latin, look_alikes
-from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs
+from .decoding import GATE, LIST, RUN, SIGN, TURNED, coded_runs, decode, decode_runs, left_turned
 from .edits import Edit, applied, traced
 from .folding import fold, fold_edits, plain
 from .matcher import Expression, Matcher, replace_surrogates
@@ -212,7 +212,10 @@ def _decoded(text: str, codes: frozenset[int], node: _Node) -> tuple[Sequence[Ed
     if SIGN in codes or LIST in codes:
         return decode(text), None
     runs = coded_runs(text) if RUN in codes else []
-    return decode_runs(text, runs), None if TURNED in codes else runs
+    edits = decode_runs(text, runs)
+    if TURNED in codes:
+        return edits, None
+    return edits, runs if edits else left_turned(text, runs)
 
 
 def _nothing() -> Sequence[Edit]:

@@ -52,6 +52,7 @@ MOST = 64
 _FALLBACKS = ("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "default_fallbacks")
 STORED = ("preset", "prompt_id")
 """Fields that name instructions which are kept elsewhere, and a model with them perhaps: OpenRouter's and LiteLLM's."""
+_ELSEWHERE = frozenset({*_FALLBACKS, *STORED})
 _HOLDS_TEXT = frozenset({str, dict, list})
 LARGE = 10_000
 """From where on a number can be more than a count."""
@@ -142,8 +143,10 @@ class Request(Body):
         OpenRouter's; for LiteLLM names with a comma between, and what the URL says.) Raises BadRequest for more than
         MOST."""
         found = [*self.queried, *([name.strip() for name in self.model.split(",", MOST)] if "," in self.model else ())]
-        for field_name in _FALLBACKS if isinstance(self.tree, dict) else ():
-            named = self.tree.get(field_name)
+        tree = self.tree if isinstance(self.tree, dict) else {}
+        elsewhere = not _ELSEWHERE.isdisjoint(tree)  # hardly any request leads there
+        for field_name in _FALLBACKS if elsewhere else ():
+            named = tree.get(field_name)
             if named is not None:
                 found.extend(
                     islice(_models(named), MOST + 1 - min(len(found), MOST)) if isinstance(named, list) else [""]
@@ -152,7 +155,7 @@ class Request(Body):
                 raise BadRequest(f"'{field_name}' names more than {MOST} models.", field_name)
         if len(found) > MOST:
             raise BadRequest(f"'model' names more than {MOST} models.", "model")
-        if isinstance(self.tree, dict) and (named_in(self.model) or any(self.tree.get(name) for name in STORED)):
+        if isinstance(self.tree, dict) and (named_in(self.model) or (elsewhere and any(map(tree.get, STORED)))):
             found.append("")
         return found
 

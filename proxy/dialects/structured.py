@@ -19,10 +19,15 @@ _GUIDES = (
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar", "json_schema",
 )  # fmt: skip
 """What vLLM and llama.cpp hold an answer to."""
+_ASKS = frozenset(
+    {"text", "output_config", "response_format", "output_format", "tool_choice", "function_call", *_GUIDES}
+)
 
 
 def structured(tree: dict[str, Any]) -> bool:
     """Whether an answer to the request `tree`, in any API, must be JSON or a call."""
+    if _ASKS.isdisjoint(tree):  # nearly every request
+        return False
     text, config = tree.get("text"), tree.get("output_config")
     forms = [
         tree.get("response_format"),

@@ -114,7 +114,7 @@ def test_find_all_in_code_points(text: str) -> None:
 
 COUNTED = st.lists(
     st.sampled_from(["ab", "a", "[ab]", "(?:a|b)", "(a|bc)", "(?:ab{9})", r"\d", ".", "a{9}", "[ab]{3,20}", "b{0,12}",
-                     "a|b", "x", r"\Qa{9}\E", "é"]),
+                     "a|b", "x", r"\Qa{9}\E", "é", r"\141{0,9}", r"\x62{0,9}"]),
     min_size=1,
     max_size=5,
 ).map("".join)  # fmt: skip
@@ -139,6 +139,9 @@ def test_a_beginning_matches_wherever_the_whole_does(source: str, text: str) -> 
         ("a{3}", None),
         (r"a\{20}", None),
         ("[a{20}]b", None),
+        (r"c\101{0,300}b", "c"),
+        (r"c\x41{0,300}b", "c"),
+        (r"c\pN{0,300}b", "c"),
     ],
 )
 def test_beginnings(source: str, short: str | None) -> None:
