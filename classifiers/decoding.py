@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from .edits import Edit
 from .matcher import compile_expression, find_all
-from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_sign, has_zeros, signs
+from .plausible import PIECE, STANDARD, TEXT_PIECE, begins_text, has_zeros, signs
 
 _RUN = r"[A-Za-z0-9+/_-]"
 _TURNS = r"(?:[a-z0-9][A-Z]|[A-Za-z][0-9]|[0-9][A-Za-z])"
@@ -38,8 +38,6 @@ _BY_LIST = (
 # Ordinary words are left out here, for they are many: eight random letters have a turn of case or a digit.
 _BY_RUN = rf"(?:{_RUN}{{40,}}\r?\n)+{_RUN}+={{0,2}}|{_RUN}*{_TURNS}{_RUN}*={{0,2}}|[0-9]{{8,}}"
 _CODED = compile_expression("|".join((*_BY_SIGN, *_BY_LIST, _BY_RUN)))
-_RUNS = compile_expression(_BY_RUN)
-_SHORT_TEXT = 400
 _WRAPPED = re.compile(rf"(?:{_RUN}{{40,}}+\r?\n)+{_RUN}+={{0,2}}".encode())
 _IN_RUN = bytes(ord("a") if re.match(_RUN, chr(point)) else ord(" ") for point in range(128)) + bytes(128)
 _DIGITS = re.compile(b"[0-9]{8,}")
@@ -83,9 +81,6 @@ def coded_runs(text: str) -> list[tuple[int, int]]:
     """Where letters and digits stand that could be base64 or numbers, as they are or in the rot13 reading: those
     matches of _BY_RUN that `decode` could read."""
     data = text.encode("ascii", "replace")
-    if len(data) > _SHORT_TEXT:
-        spans = [run.span() for run in _RUNS.finditer(data)]
-        return [(start, end) for start, end in spans if end - start >= _SHORTEST and has_sign(data[start:end])]
     runs: list[tuple[int, int]] = []
     kinds = b""
     end = 0

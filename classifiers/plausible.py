@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from .matcher import compile_expression
+
 # Letter by value, both alphabets at once; without the last two, those of a part between signs.
 _LETTERS = ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", "+-", "/_")
 _TURNED = ("NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm0123456789", "+-", "/_")
@@ -25,25 +27,22 @@ def signs(data: bytes) -> list[int]:
     """Places inside every run of letters, digits and +/-_ that could be base64, base32 or hexadecimal of a text, or
     whose rot13 reading could; as a whole, or a part of it between signs. In order; some runs have several, some for
     nothing."""
-    places = [sign.start() for sign in _FIRST.finditer(data)]
-    for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0", _HEX_ZEROS)):
-        if letter in data:
-            places += [sign.start() for sign in rare.finditer(data)]
+    if len(data) > _SHORT_TEXT:
+        places = [sign.start() + 1 for sign in _SIGN.finditer(data)]
+    else:
+        places = [sign.start() for sign in _FIRST.finditer(data)]
+        for letter, rare in ((b"A", _ZEROS), (b"N", _ZEROS_TURNED), (b"0", _HEX_ZEROS)):
+            if letter in data:
+                places += [sign.start() for sign in rare.finditer(data)]
     kinds = data.translate(_KINDS)
     if _LINE in kinds:
         places += _places(kinds, _LINE)
     if _LONG in kinds:
         for alphabet in _BASE32:
-            places += _places(data.translate(alphabet), _LONG)
+            if _LONG in (kinds := data.translate(alphabet)):
+                places += _places(kinds, _LONG)
     places.sort()
     return places
-
-
-def has_sign(run: bytes) -> bool:
-    """Whether `signs` are in a run: most runs have none, and end here."""
-    if _FIRST.search(run) or has_zeros(run) or (b"N" in run and _ZEROS_TURNED.search(run)):
-        return True
-    return (b"0" in run and _HEX_ZEROS.search(run) is not None) or (len(run) >= len(_LONG) and bool(signs(run)))
 
 
 def _places(kinds: bytes, kind: bytes) -> Iterator[int]:
@@ -137,6 +136,10 @@ _FIRST = re.compile(
 )
 _ZEROS, _ZEROS_TURNED = (re.compile(_base64_zeros(alphabet).encode()) for alphabet in (_LETTERS, _TURNED))
 _HEX_ZEROS = re.compile(f"0[xk][0-9A-Za-z]{{2}}|{_hex_zeros(_HEX)}|{_hex_zeros(_HEX_TURNED)}".encode())
+_SIGN = compile_expression(
+    rf"(?:^|[^A-Za-z0-9+/_-])(?:{_WHOLE})|[+/_-](?:{_PART})|"
+    + b"|".join((_ZEROS.pattern, _ZEROS_TURNED.pattern, _HEX_ZEROS.pattern)).decode()
+)
 _KINDS = bytes(
     ord("a") if letter.isalnum() or letter in "+/-_" else ord("\n") if letter in "\r\n" else ord(" ")
     for letter in map(chr, range(128))
@@ -147,6 +150,7 @@ _BASE32 = tuple(
     for letters in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 )
 _LONG = b"a" * 16
+_SHORT_TEXT = 400
 PIECE = re.compile(b"[A-Za-z0-9]{8,}={0,2}")
 """A part of a run between its signs that could be base64 of its own."""
 TEXT_PIECE = re.compile(rb"(?<![A-Za-z0-9])(?=%b)[A-Za-z0-9]{8,}={0,2}" % _BEGINNING.pattern)

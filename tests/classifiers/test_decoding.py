@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from classifiers import decoding
+from classifiers import decoding, plausible
 from classifiers.decoding import GATE, LIST, RUN, SIGN, coded_runs, decode, decode_runs, left_turned
 from classifiers.matcher import Expression, Matcher, compile_expression
 
@@ -82,7 +82,7 @@ def test_what_can_be_read_behind_rot13_has_a_gate(text: str) -> None:
 
 @given(st.text(st.sampled_from("aB1+/-_= \n."), max_size=500) | st.text(st.sampled_from("aB1\n"), min_size=80))
 def test_both_engines_find_runs_that_can_be_read(text: str) -> None:
-    for room in ("", " " * decoding._SHORT_TEXT):
+    for room in ("", " " * plausible._SHORT_TEXT):
         runs = coded_runs(text + room)
         assert set(runs) <= {match.span() for match in CODED_RUN.finditer(text.encode())}
         for reading in (text, codecs.encode(text, "rot13")):
