@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import compose, corpus, encoder, export, fit, middle, mine, shipped
+from . import compose, corpus, encoder, export, fit, middle, mine, pull, shipped
 from .corpus import CorpusError, Example, Tally
 from .labels import NAMES
 
@@ -104,6 +104,8 @@ def run(options: argparse.Namespace) -> None:
             for path, each in seeds.items():
                 train(training, spare, each, path)
     module = fit.averaged(paths)
+    if not options.start:
+        module = pull.pulled(module, middle.texts(training, random.Random(1), pull.TEXTS), recipe, say)
     seconds = time.monotonic() - begun
     options.out.mkdir(parents=True, exist_ok=True)
     export.to_onnx(module, work / "model.onnx")
