@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from . import compose, corpus, encoder, export, fit, middle, mine, pull, shipped
+from ..card import DEFAULT_MODEL, MODELS
+from . import compose, corpus, encoder, export, fit, middle, mine, shipped
 from .corpus import CorpusError, Example, Tally
 from .labels import NAMES
 
@@ -104,8 +105,6 @@ def run(options: argparse.Namespace) -> None:
             for path, each in seeds.items():
                 train(training, spare, each, path)
     module = fit.averaged(paths)
-    if not options.start:
-        module = pull.pulled(module, middle.texts(training, random.Random(1), pull.TEXTS), recipe, say)
     seconds = time.monotonic() - begun
     options.out.mkdir(parents=True, exist_ok=True)
     export.to_onnx(module, work / "model.onnx")
@@ -208,10 +207,12 @@ def again(training: Sequence[Example], share: float, rng: random.Random) -> list
 
 
 def _begun_with(start: Sequence[Path], minutes: float) -> tuple[int, dict[str, Any]]:
-    """The version of the new model, and what the card says of those that it goes on from."""
+    """The version of the new model, one more than those that it goes on from or follows, and what its card says of the
+    former."""
     before = [json.loads((each / "card.json").read_text("utf-8")) for each in start]
     if not before:
-        return 1, {}
+        followed = json.loads((MODELS / DEFAULT_MODEL / "card.json").read_text("utf-8"))
+        return 1 + int(followed["version"]), {}
     versions = [int(card["version"]) for card in before]
     told = {
         "versions": versions,

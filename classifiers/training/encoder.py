@@ -156,7 +156,7 @@ def _module(dropout: float) -> Any:
             mean = (x * kept).sum(1) / kept.sum(1)
             strongest = (x - (1.0 - kept) * 1e4).amax(1)
             embedding = functional.normalize(mean, dim=-1)
-            both = torch.cat((mean, strongest), -1).float()
+            both = torch.cat((mean, strongest), -1).to(self.heads.weight.dtype)
             return self.heads(self.drop(both)), embedding
 
     return Encoder()

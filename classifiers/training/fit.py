@@ -237,40 +237,19 @@ def _loss(module: Any, batch: Batch, smooth: float) -> Any:
 def logits(module: Any, examples: Sequence[Example], recipe: Recipe) -> NDArray[np.float32]:
     """Logits (n, heads) of `examples`, a piece of `longest` tokens of each: quick, for mining; what ships is
     measured by `judge`."""
-    found = np.zeros((len(examples), len(NAMES)), np.float32)
-    for places, said in _seen(module, examples, recipe):
-        found[places] = said.numpy()
-    return found
-
-
-def pooled(module: Any, examples: Sequence[Example], recipe: Recipe) -> Any:
-    """What the heads of `module` stand on: mean and maximum of the last layer, a tensor (n, 768), of a piece of
-    `longest` tokens of each of `examples`."""
-    import torch
-
-    looked = encoder.build(0.0)
-    looked.load_state_dict(module.state_dict())
-    looked.eval().to(fastest()).heads = torch.nn.Identity()
-    found = torch.zeros(len(examples), module.heads.in_features)
-    for places, both in _seen(looked, examples, recipe):
-        found[places] = both
-    return found
-
-
-def _seen(module: Any, examples: Sequence[Example], recipe: Recipe) -> Iterator[tuple[list[int], Any]]:
-    """The places of some of `examples` and what `module` says of them, until it has spoken of all."""
     import torch
 
     torch.set_num_threads(recipe.threads)
     tokenizer = Tokenizer.from_str(encoder.tokenizer_json(encoder.base_directory()))
     rows = list(_rows(examples, tokenizer, recipe.longest, recipe.context, random.Random(recipe.seed)))
     order = sorted(range(len(rows)), key=lambda i: _size(rows[i]))
-    for first in range(0, len(order), 32):
-        part = order[first : first + 32]
-        batch = _batch([rows[i] for i in part], np.ones((2, len(NAMES))))
-        with torch.no_grad():
-            said = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))[0]
-        yield part, said.float()
+    found = np.zeros((len(rows), len(NAMES)), np.float32)
+    with torch.inference_mode():
+        for first in range(0, len(order), 32):
+            part = order[first : first + 32]
+            batch = _batch([rows[i] for i in part], np.ones((2, len(NAMES))))
+            found[part] = module(torch.from_numpy(batch.ids), torch.from_numpy(batch.mask))[0].float().numpy()
+    return found
 
 
 def averaged(paths: Sequence[Path]) -> Any:

@@ -56,13 +56,12 @@ class Opinions:
     shifts: NDArray[np.float32]
 
 
-def texts(training: Sequence[Example], rng: random.Random, count: int = TEXTS) -> list[Example]:
-    """What the lines hear: `count` texts as an epoch of the training has them, with planted orders and disguises, and
-    pages of documentation, each honest and with an order between two of its paragraphs; and sentences in other
-    languages."""
+def texts(training: Sequence[Example], rng: random.Random) -> list[Example]:
+    """What the lines hear: texts as an epoch of the training has them, with planted orders and disguises, and pages of
+    documentation, each honest and with an order between two of its paragraphs; and sentences in other languages."""
     made = augment.epoch(training, rng)
     shuffled = rng.sample(range(len(made)), len(made))
-    rows = [made[place] for place in sorted(corpus.with_bad(made, shuffled, count, LEAST))]
+    rows = [made[place] for place in sorted(corpus.with_bad(made, shuffled, TEXTS, LEAST))]
     pages = [example for example in training if example.family == "documentation"]
     ordered = compose.between_paragraphs([page.text for page in pages], rng)
     for page, (text, order) in zip(pages, ordered, strict=True):
