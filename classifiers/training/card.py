@@ -36,11 +36,11 @@ LIMITS = (
     "The base knows English. Other languages are read in pieces of words: look at the figures by language.",
     "Heads marked `and held rows`: most rows are of the training sources and were kept out, not of unseen sources.",
     "A dash under ECE: fewer than 20 bad rows are known, and what an error of calibration would be there is chance.",
-    "harmful_answer knows harmful answers of one source beside composed ones; give it the conversation.",
+    "harmful_answer knows harmful answers of one source beside ours; give it the conversation.",
     "The tiers of cyber and bio/chem were learnt from few rows; dual-use tiers are for routing and logs only.",
     "Thresholds were set on the honest dev rows that over-refusal is reported on: `crossed` shows other rows.",
     "injection_indirect blocks up to 1 % of honest texts that look like orders; ordinary prose lies far below, "
-    "documentation for programmers above: 4 of 150 READMEs of packages were blocked (version 5: 9).",
+    "documentation for programmers above: `python -m tests.bench.orders` counts READMEs of packages.",
     "A text of outside is judged alone: whether an order in it is honest depends on who sent it.",
     "Encoded, spaced or look-alike text must be decoded before it is judged; only some disguises were trained on.",
     "Scores are probabilities where bad and honest texts are equally many; live traffic holds far fewer bad ones.",
