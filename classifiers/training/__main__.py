@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..card import DEFAULT_MODEL, MODELS
-from . import compose, corpus, encoder, export, fit, middle, mine, shipped
+from . import compose, corpus, encoder, export, fit, middle, mine, rehead, shipped
 from .corpus import CorpusError, Example, Tally
 from .labels import NAMES
 
@@ -116,6 +116,9 @@ def run(options: argparse.Namespace) -> None:
 
     from ..encoder import Encoder
 
+    rehead.refit(options.out, [options.out, work], rehead.HEAD, training)
+    for directory in (work, options.out):
+        card.write(directory, card.blank(options.out.name))
     opinions = middle.learnt(Encoder.open(options.out), middle.texts(training, random.Random(0)))
     for directory in (work, options.out):
         middle.write(directory / "model.onnx", opinions)

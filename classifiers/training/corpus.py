@@ -204,6 +204,16 @@ def handwritten(directory: Path = HANDWRITTEN) -> tuple[list[Example], list[Exam
     return train, kept
 
 
+def unlearnt(path: Path = HANDWRITTEN / "unlearnt" / "documentation.jsonl") -> list[Example]:
+    """Pages of documentation, honest, from which no encoder learns: heads are fitted to what it makes of them, and of
+    pages that it knows by heart it makes nothing that would tell."""
+    said = targets("benign", "tool_result")
+    return [
+        Example(row["text"], said, "handwritten", "tool_result", "en", OURS, "documentation")
+        for row in rows(path, ("text",))
+    ]
+
+
 def unique(examples: Iterable[Example]) -> list[Example]:
     """Examples without repeated texts; case and runs of spaces do not make a text another one. Where two sources
     disagree on a head, neither is heard on it."""

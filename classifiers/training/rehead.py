@@ -1,9 +1,10 @@
 """`python -m classifiers.training.rehead --data DIR --out DIR`: the shipped weights with one head fitted again.
 
 Documentation for programmers looked like orders to a model: of 200 READMEs of packages 16 % were blocked. Here the head
-`injection_indirect` hears pages of our own documentation (data/documentation.jsonl), honest and with orders planted,
-beside what it was trained on, and stays near what it was. German looked like an injection, for a third of the German
-texts that it knew were: `--head injection` hears sentences of 17 languages (data/news.yaml), honest ones and orders.
+`injection_indirect` hears pages of our own documentation (data/documentation.jsonl) and of invented packages, which the
+encoder did not learn (data/unlearnt), honest and with orders planted, and stays near what it was. German looked like an
+injection, for a third of the German texts that it knew were: `--head injection` hears sentences of 17 languages
+(data/news.yaml), honest ones and orders.
 Everything else in the file stays what it is, to the bit.
 
 Decision: the head alone, on the shipped int8 encoder. Why: to train the encoder on moved heads that nothing was said
@@ -45,7 +46,7 @@ def texts(training: Sequence[Example], rng: random.Random) -> Rows:
     """What the head hears: texts of outside from the training sources, composed ones, and documentation of ours, of
     which every page comes honest and with an order planted between two of its paragraphs."""
     outside = [e for e in training if HEAD in e.targets and e.role in {"tool_result", "document"}]
-    pages = [e.text for e in outside if e.family == "documentation"]
+    pages = [e.text for e in (*outside, *corpus.unlearnt()) if e.family == "documentation"]
     known = [e for e in outside if e.family != "documentation"]
     rng.shuffle(known)
     bad, honest = ([e for e in known if e.targets[HEAD] == side] for side in (1.0, 0.0))
@@ -141,6 +142,21 @@ def fitted(
     return (start + step.detach() / spread).numpy(), shift + float(lift.detach())
 
 
+def refit(folder: Path, folders: Sequence[Path], head: str, known: Sequence[Example]) -> None:
+    """Fits `head` of the model in `folder` again to what it sees of texts of `known`, and writes that model with it to
+    the first of `folders`, and the head into the models of all others."""
+    heads = Heads(folder)
+    rows = HEARD[head](known, random.Random(5))
+    print(f"{head}: {len(rows)} texts, {sum(bad for _, bad, _ in rows)} with orders", flush=True)
+    seen = [heads.see(text) for text, _, _ in rows]
+    bad, weights = np.array([side for _, side, _ in rows]), np.array([weight for *_, weight in rows])
+    found = fitted(seen, bad, weights, heads.of(INDEX[head]))
+    for place, target in enumerate(folders):
+        changed = Heads(target) if place else heads
+        changed.change(INDEX[head], *found)
+        (target / "model.onnx").write_bytes(changed.model.SerializeToString())
+
+
 def training(data: Path) -> list[Example]:
     """All rows that training may use, as `__main__` reads them."""
     loaded, _ = corpus.load(data, "train")
@@ -155,15 +171,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--head", choices=sorted(HEARD), default=HEAD)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(None if arguments is None else list(arguments))
-    heads = Heads(options.start)
-    rows = HEARD[options.head](training(options.data), random.Random(5))
-    print(f"{len(rows)} texts, {sum(bad for _, bad, _ in rows)} with orders", flush=True)
-    seen = [heads.see(text) for text, _, _ in rows]
-    bad, weights = np.array([side for _, side, _ in rows]), np.array([weight for *_, weight in rows])
-    head = INDEX[options.head]
-    heads.change(head, *fitted(seen, bad, weights, heads.of(head)))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "model.onnx").write_bytes(heads.model.SerializeToString())
+    refit(options.start, [options.out], options.head, training(options.data))
     return 0
 
 
