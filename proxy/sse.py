@@ -60,7 +60,7 @@ class Decoder:
 
     def frames(self, piece: bytes) -> list[bytes]:
         """The bytes of each event that `piece` completes; `read` says what they mean."""
-        if self._started and not self._buffer and piece.endswith(b"\n\n") and b"\r" not in piece:
+        if self._started and not self._buffer and piece.endswith(b"\n\n") and piece[0] != 10 and b"\r" not in piece:
             # Nearly all pieces: whole events, with nothing kept from before.
             if piece.find(b"\n\n") == len(piece) - 2 and len(piece) > 2 and len(piece) <= self._max:
                 return [piece]

@@ -87,6 +87,7 @@ def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
 @given(streams, st.lists(st.integers(0, 1000), max_size=8))
 @example(b"data: a\r\n\r\ndata: b\r\r\n\n", [8, 9, 10])
 @example(MARK + b"data: a\n\n", [1, 2])
+@example(b"\n\n\ndata: \n\n", [2])
 def test_cuts_change_nothing(stream: bytes, cuts: list[int]) -> None:
     assert decode(*cut(stream, cuts)) == decode(stream)
 
