@@ -62,7 +62,7 @@ def texts(training: Sequence[Example], rng: random.Random) -> list[Example]:
     made = augment.epoch(training, rng)
     shuffled = rng.sample(range(len(made)), len(made))
     rows = [made[place] for place in sorted(corpus.with_bad(made, shuffled, TEXTS, LEAST))]
-    pages = [example for example in (*training, *corpus.unlearnt()) if example.family == "documentation"]
+    pages = corpus.unlearnt()
     ordered = compose.between_paragraphs([page.text for page in pages], rng)
     for page, (text, order) in zip(pages, ordered, strict=True):
         start = text.index(order)

@@ -1,8 +1,8 @@
 """`python -m classifiers.training.rehead --data DIR --out DIR`: the shipped weights with one head fitted again.
 
 Documentation for programmers looked like orders to a model: of 200 READMEs of packages 16 % were blocked. Here the head
-`injection_indirect` hears pages of our own documentation (data/documentation.jsonl) and of invented packages, which the
-encoder did not learn (data/unlearnt), honest and with orders planted, and stays near what it was. German looked like an
+`injection_indirect` hears pages of documentation, from which no encoder learns (data/unlearnt), honest and with orders
+planted, beside what it was trained on, and stays near what it was. German looked like an
 injection, for a third of the German texts that it knew were: `--head injection` hears sentences of 17 languages
 (data/news.yaml), honest ones and orders.
 Everything else in the file stays what it is, to the bit.
@@ -45,9 +45,8 @@ Rows = list[tuple[str, bool, float]]
 def texts(training: Sequence[Example], rng: random.Random) -> Rows:
     """What the head hears: texts of outside from the training sources, composed ones, and documentation of ours, of
     which every page comes honest and with an order planted between two of its paragraphs."""
-    outside = [e for e in training if HEAD in e.targets and e.role in {"tool_result", "document"}]
-    pages = [e.text for e in (*outside, *corpus.unlearnt()) if e.family == "documentation"]
-    known = [e for e in outside if e.family != "documentation"]
+    known = [e for e in training if HEAD in e.targets and e.role in {"tool_result", "document"}]
+    pages = [page.text for page in corpus.unlearnt()]
     rng.shuffle(known)
     bad, honest = ([e for e in known if e.targets[HEAD] == side] for side in (1.0, 0.0))
     rows: Rows = [(e.text, e.targets[HEAD] == 1.0, 1.0) for e in (*bad[:BAD], *honest[:HONEST])]
