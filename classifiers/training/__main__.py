@@ -111,18 +111,16 @@ def run(options: argparse.Namespace) -> None:
     (work / "tokenizer.json").write_text(encoder.tokenizer_json(encoder.base_directory()), "utf-8")
     shutil.copy(work / "tokenizer.json", options.out / "tokenizer.json")
     export.quantise(work / "model.onnx", options.out / "model.onnx", fit.shown(training, 400))
-    for directory in (work, options.out):
-        card.write(directory, card.blank(options.out.name))
+    _blank_cards(work, options.out)
 
     from ..encoder import Encoder
 
     rehead.refit(options.out, [options.out, work], rehead.HEAD, training)
-    for directory in (work, options.out):
-        card.write(directory, card.blank(options.out.name))
+    _blank_cards(work, options.out)
     opinions = middle.learnt(Encoder.open(options.out), middle.texts(training, random.Random(0)))
     for directory in (work, options.out):
         middle.write(directory / "model.onnx", opinions)
-        card.write(directory, card.blank(options.out.name))
+    _blank_cards(work, options.out)
     shipped = Encoder.open(options.out)
     judged, rest = judge(shipped, dev, say), judge(shipped, kept, say)
     version, start = _begun_with(options.start, options.minutes)
@@ -144,6 +142,14 @@ def run(options: argparse.Namespace) -> None:
     card.write(options.out, card.finish(options.out.name, judged, rest, facts))
     np.savez_compressed(work / "judged.npz", dev=judged.logits, kept=rest.logits)
     say(f"written: {options.out}")
+
+
+def _blank_cards(work: Path, out: Path) -> None:
+    """Cards for the files as they are now in both directories, so that they can be opened."""
+    from . import card
+
+    for directory in (work, out):
+        card.write(directory, card.blank(out.name))
 
 
 def train(training: list[Example], spare: list[Example], recipe: fit.Recipe, kept: Path) -> None:

@@ -139,15 +139,16 @@ def targets(kind: str, role: str, named: Iterable[str] = ()) -> Targets:
         # Alone, "write a poem" is an honest prompt and would be an injection in a document.
         del quiet["injection_indirect"]
     mild = bool(named) and all(name.endswith("_dual_use_low") for name in named)
+    harm = {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named)
     kinds: dict[str, Targets] = {
         "benign": quiet if role != "response" else quiet | {"harmful_answer": 0.0},
         # Honest text on a subject that a category head may or may not count: only what is certain.
         "allowed": {name: quiet[name] for name in ("injection", "jailbreak", "harmful")},
         # Whether the high tier is harmful depends on who asks; the low one is not.
         "dual_use": {"injection": 0.0, "jailbreak": 0.0} | ({"harmful": 0.0} if mild else {}) | categories(named),
-        "harmful": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
+        "harmful": harm,
         # A text that asks for nothing and is hateful, threatening or obscene beyond doubt.
-        "post": {"harmful": 1.0, "injection": 0.0, "jailbreak": 0.0} | categories(named),
+        "post": harm,
         # Posts of public sets, hateful by labels that are often in doubt: they teach the category, not the request.
         "statement": {"injection": 0.0, "jailbreak": 0.0} | categories(named),
         "injection": {"injection": 1.0},

@@ -30,7 +30,7 @@ from proxy.state.shared import State
 from tests.proxy.conftest import Make, Stand, standing
 from tests.proxy.keyring import give
 from tests.proxy.served import served
-from tests.servers.names import hanging
+from tests.servers.names import begin_and_ask_once, hanging
 from tests.servers.redis import Redis, server
 from tests.upstream import Upstream, replies, shapes
 
@@ -334,11 +334,7 @@ async def test_a_redis_whose_name_hangs_is_looked_up_once(redis: Redis, monkeypa
         soon.setattr("proxy.state.line.PAUSE", (0.01, 0.01))
         line = Line(redis.url().replace("127.0.0.1", "redis.example"), 20)
         with hanging(monkeypatch, "redis.example") as asked:
-            for _ in range(5):
-                await line.begin()
-                assert line.fault is not None
-                assert line.fault.fault is Fault.SLOW
-            assert len(asked) == 1
+            await begin_and_ask_once(line, Fault.SLOW, asked, 5)
     await until(lambda: line.up)
     await line.close()
 

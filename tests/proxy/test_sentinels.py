@@ -13,7 +13,7 @@ from proxy.state.line import Line
 from tests.proxy.test_accounts_remembered import Asker, _banned, _kept, _well, replicas, until
 from tests.proxy.test_doctor_state import looked
 from tests.servers.certificates import certificate
-from tests.servers.names import hanging
+from tests.servers.names import begin_and_ask_once, hanging
 from tests.servers.redis import PASSWORD
 from tests.servers.sentinels import NAME, OWN_PASSWORD, watched
 
@@ -106,11 +106,7 @@ async def test_sentinels_whose_names_all_hang_are_looked_up_once(monkeypatch: py
         address = f"slow.example:{redis.port}/{NAME}/0?sentinel_password={OWN_PASSWORD}"
         line = Line(f"redis+sentinel://:{PASSWORD}@{address}", 5)
         with hanging(monkeypatch, "slow.example") as asked:
-            for _ in range(4):
-                await line.begin()
-                assert line.fault is not None
-                assert line.fault.fault is Fault.UNNAMED
-            assert len(asked) == 1
+            await begin_and_ask_once(line, Fault.UNNAMED, asked, 4)
         await until(lambda: line.up)
         await line.close()
 
@@ -123,10 +119,6 @@ async def test_a_primary_whose_name_hangs_is_looked_up_once(monkeypatch: pytest.
         found = AsyncMock(return_value=("slow.example", redis.primary.port))
         monkeypatch.setattr("redis.asyncio.sentinel.Sentinel.discover_master", found)
         with hanging(monkeypatch, "slow.example") as asked:
-            for _ in range(4):
-                await line.begin()
-                assert line.fault is not None
-                assert line.fault.fault is Fault.SLOW
-            assert len(asked) == 1
+            await begin_and_ask_once(line, Fault.SLOW, asked, 4)
         await until(lambda: line.up)
         await line.close()

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from proxy.state.base import Fault
+from proxy.state.line import Line
+
 
 @contextlib.contextmanager
 def hanging(monkeypatch: pytest.MonkeyPatch, slow: str, *others: str) -> Iterator[list[str]]:
@@ -29,3 +32,12 @@ def hanging(monkeypatch: pytest.MonkeyPatch, slow: str, *others: str) -> Iterato
         yield asked
     finally:
         comes.set()
+
+
+async def begin_and_ask_once(line: Line, fault: Fault, asked: list[str], times: int) -> None:
+    """Each of so many beginnings of `line` ends in `fault`, and all of them look the name up once."""
+    for _ in range(times):
+        await line.begin()
+        assert line.fault is not None
+        assert line.fault.fault is fault
+    assert len(asked) == 1
