@@ -117,4 +117,4 @@ def news(count: int, rng: Rng) -> list[Example]:
 
 def composed(seed: int = 0) -> list[Example]:
     """What is composed once for a training; `outside` and `personas` are composed afresh for each epoch."""
-    return code(360, random.Random(seed))
+    return code(720, random.Random(seed))
