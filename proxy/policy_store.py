@@ -28,6 +28,8 @@ from classifiers.catalog import PATHS
 from policies.heard import Description, describe
 from policies.ready import PolicySet
 
+from . import whole
+
 MOST_HISTORY = 1000
 """Lines of history that are read back."""
 LARGEST_COPY = 1 << 20
@@ -166,9 +168,11 @@ class Store:
         with _disk(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             # One write of one short line, appended: several processes do not cut each other's.
-            fd = os.open(self.root / "history.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            fd = os.open(self.root / "history.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                os.write(fd, json.dumps(line).encode() + b"\n")
+                size = os.fstat(fd).st_size
+                torn = size and os.pread(fd, 1, size - 1) != b"\n"  # by a disk that was full
+                whole.write(fd, b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
             finally:
                 os.close(fd)
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .. import whole
 from ..audit import AuditUnavailable, Key
 from . import revoked
 from .record import KeyRecord
@@ -136,7 +137,7 @@ class KeyFile:
         try:
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, data)
+                whole.write(fd, data)
                 os.fsync(fd)
                 if os.geteuid() == 0:
                     # Made by root for a server that is not: it belongs to whom the data directory belongs.
@@ -145,11 +146,11 @@ class KeyFile:
             finally:
                 os.close(fd)
             os.replace(aside, self.path)
-            whole = os.open(folder, os.O_RDONLY)
+            named = os.open(folder, os.O_RDONLY)
             try:
-                os.fsync(whole)
+                os.fsync(named)
             finally:
-                os.close(whole)
+                os.close(named)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(aside)

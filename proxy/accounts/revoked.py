@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from .. import whole
+
 _ENDED = re.compile(rb"\b(key_[0-9a-f]{12})\b(?:[ \t]+([0-9]{1,12}))?")
 
 
@@ -32,7 +34,7 @@ def add(path: Path, id: str, at: float) -> None:
             # Made by root for a server that is not: it belongs to whom the data directory belongs.
             owner = os.stat(path.parent)
             os.fchown(fd, owner.st_uid, owner.st_gid)
-        os.write(fd, f"\n{id} {at:.0f}\n".encode())  # a line of its own also behind one that was cut short
+        whole.write(fd, f"\n{id} {at:.0f}\n".encode())  # a line of its own also behind one that was cut short
         os.fsync(fd)
     finally:
         os.close(fd)

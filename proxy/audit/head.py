@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from ..whole import overwrite
 from .entry import AuditUnavailable
 from .seal import Head, Sealer
 
@@ -59,7 +60,7 @@ class HeadFile:
         return unpack(raw, self._seal) if raw else None
 
     def write(self, head: Head) -> None:
-        os.pwrite(self._fd, pack(head, self._seal), 0)
+        overwrite(self._fd, pack(head, self._seal))
 
     def sync(self) -> None:
         """Once, when new: from then on each write replaces one sector that is already there."""

@@ -11,6 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from .. import whole
 from .entry import AuditUnavailable
 from .seal import Sealer
 
@@ -74,7 +75,7 @@ def _make_key(path: Path) -> None:
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(fd, secrets.token_hex(32).encode() + b"\n")
+            whole.write(fd, secrets.token_hex(32).encode() + b"\n")
             os.fsync(fd)
             with contextlib.suppress(FileExistsError):
                 os.link(aside, path)

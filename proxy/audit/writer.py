@@ -19,6 +19,7 @@ import sys
 import time
 from contextlib import suppress
 
+from .. import whole
 from .entry import AuditUnavailable, Entry
 from .seal import Sealer
 from .store import SqliteStore, Store
@@ -89,7 +90,7 @@ class _Proxy:
 
     def tell(self, *message: object) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to tell
-            os.write(self._fd, pack(message))
+            whole.write(self._fd, pack(message))
 
     def gone(self, within: float) -> bool:
         """Wait for so many seconds, or until the proxy is gone."""
