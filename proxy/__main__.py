@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -22,7 +23,8 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End now. The interpreter would wait for a thread whose classifier hangs, for ever perhaps."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # whoever reads it has gone, perhaps
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -197,7 +197,8 @@ class Guard:
         report: Report,
         joints: Sequence[Joint],
     ) -> Decision:
-        self._added.observe(report.seconds - report.queued, "classify")
+        if self._asked[stage]:  # else nobody judged, and an alert looks for just that
+            self._added.observe(report.seconds - report.queued, "classify")
         if joints:
             quick = [each for each in self._asked[stage] if each.at_once]
             report = crossing(messages, joints, report, functools.partial(self._panel.report_now, asked=quick))

@@ -2,17 +2,23 @@
 
 Decision: our own lines, not structlog's. Why: it brings rich and pygments into every process, a tenth of its memory.
 Cost: no processors to choose from; JSON lines are what collectors read anyway.
+
+Decision: a line that cannot be written (its reader has gone, its disk is full) is lost and counted, and the next one
+that can be says how many were. Why: who logs is in the middle of something else, like replacing a worker, and that
+matters more. Cost: lines are written past Python's buffers, which would hold what failed and say it later, in pieces.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -61,8 +67,38 @@ def configure_logs(level: str, *, human: bool) -> None:
 
 
 def tell_in_each(**facts: Any) -> None:
-    """Facts that stand in each line of this process from now on."""
+    """Facts that stand in each line of this process, which was just forked, from now on."""
     _output.facts = facts
+    _output.lost = _output.untold = 0  # its parent's, who tells of them
+
+
+def lost_lines() -> int:
+    """How many lines of this process could not be written."""
+    return _output.lost
+
+
+def write_line(text: str) -> bool:
+    """Write it and a line end to standard error; False where that cannot be. In one piece: several processes may write
+    to one file."""
+    stream = sys.stderr
+    try:
+        fd = stream.fileno()
+    except io.UnsupportedOperation:  # it is no file
+        return _spoken(stream, text)
+    except (ValueError, AttributeError):  # it is closed, or was when this process began
+        return False
+    data = f"{text}\n".encode(stream.encoding or "utf-8", "backslashreplace")
+    if _output.cut:
+        data = b"\n" + data
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(fd, data[done:])
+    except OSError:
+        pass
+    if done:
+        _output.cut = done < len(data)
+    return done == len(data)
 
 
 @contextlib.contextmanager
@@ -78,22 +114,46 @@ def captured() -> Iterator[list[Entry]]:
 
 
 def _print_json(entry: Entry) -> None:
-    entry["timestamp"] = datetime.now(UTC).isoformat()
-    _write(json.dumps(entry, default=str))
+    _print(_json, entry)
 
 
 def _print_line(entry: Entry) -> None:
+    _print(_line, entry)
+
+
+def _print(form: Callable[[Entry], str], entry: Entry) -> None:
+    text, untold = form(entry), _output.untold
+    if untold:
+        lost = {"event": "lines of this log were lost", **_output.facts, "lost": untold}
+        lost["mend"] = "see to the disk, or to who reads standard error"
+        text = form({**lost, "level": "warning", "logger": __name__}) + "\n" + text
+    if write_line(text):
+        _output.untold -= untold
+    else:
+        _output.untold += 1
+        _output.lost += 1
+
+
+def _json(entry: Entry) -> str:
+    entry["timestamp"] = datetime.now(UTC).isoformat()
+    return json.dumps(entry, default=str)
+
+
+def _line(entry: Entry) -> str:
     event, level, stack = entry.pop("event"), entry.pop("level"), entry.pop("exception", "")
     del entry["logger"]
     facts = "".join(f" {name}={_shown(value)}" for name, value in entry.items())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    _write(f"{now} [{level:7}] {event:24}{facts}" + (f"\n{stack}" if stack else ""))
+    return f"{now} [{level:7}] {event:24}{facts}" + (f"\n{stack}" if stack else "")
 
 
-def _write(line: str) -> None:
-    # In one piece: several processes may write to one file.
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def _spoken(stream: TextIO, text: str) -> bool:
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _shown(value: object) -> str:
@@ -108,6 +168,8 @@ class _Output:
         self.least = LEVELS["info"]
         self.write: Callable[[Entry], None] = _print_line
         self.facts: dict[str, Any] = {}
+        self.lost = self.untold = 0  # lines: all, and those that no line has told of yet
+        self.cut = False  # a line was written in part
 
 
 _output = _Output()

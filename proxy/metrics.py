@@ -140,6 +140,7 @@ class Metrics:
         self.audit_lag = Gauge("penstock_audit_queue_records", "Records that wait to be written.")
         self.audit_lost = Counter("penstock_audit_lost_records", "Records that could not be kept.")
         self.audit_healthy = Gauge("penstock_audit_healthy", "1 where the audit takes records.", across=min)
+        self.log_lost = Counter("penstock_log_lost_lines", "Lines of the log that could not be written.")
         self.content_kept = Counter("penstock_content_kept", "Exchanges whose content was kept, encrypted.")
         self.content_lost = Counter(
             "penstock_content_lost",

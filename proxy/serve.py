@@ -13,7 +13,7 @@ from pathlib import Path
 from .audit.target import shown
 from .config import ConfigError, Settings, load
 from .files import fitted
-from .logs import configure_logs, get_logger
+from .logs import configure_logs, get_logger, write_line
 from .server import CannotServe, Running, run
 
 OPTIONS: tuple[tuple[str, type, str], ...] = (
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = load(given.pop("config"), **given)
     except ConfigError as error:
         return told(error)
-    human = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    human = settings.log_format == "console" or (settings.log_format == "auto" and _is_terminal())
     configure_logs(settings.log_level, human=human)
     settings = fitted(settings)
     try:
@@ -57,8 +57,13 @@ def main(arguments: Sequence[str]) -> int:
 def told(error: Exception) -> int:
     """Say what is wrong, a line each. Returns 1."""
     for line in str(error).splitlines():
-        print(f"penstock: {line}", file=sys.stderr)
+        write_line(f"penstock: {line}")
     return 1
+
+
+def _is_terminal() -> bool:
+    """Whether a person reads the lines."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ from .dialects.moderations import Moderations
 from .guard import Guard
 from .keeper import Keeper, Refused
 from .listener import Accept, Listener
-from .logs import get_logger
+from .logs import get_logger, lost_lines
 from .metrics import Metrics
 from .outside import Outside
 from .parts import parts_of
@@ -402,6 +402,7 @@ def _refresh(metrics: Metrics, audit: Audit, plane: DataPlane, panel: Panel, els
     metrics.audit_lag.set(audit.waiting)
     metrics.audit_lost.reach(audit.lost)
     metrics.audit_healthy.set(1 if audit.healthy else 0)
+    metrics.log_lost.reach(lost_lines())
     if plane.keeping is not None:
         metrics.content_queue.set(plane.keeping.used)
         metrics.content_kept.reach(plane.keeping.kept)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..logs import get_logger
+from ..logs import get_logger, lost_lines
 from .figures import Figures, Page, Past
 from .line import Line
 
@@ -243,7 +243,9 @@ class Crew:
                 self._aim(worker, before)
         now = [worker.figures for worker in self.workers if worker.figures]
         pids = [os.getpid(), *(worker.pid for worker in self.workers if worker.serves and worker.pid)]
-        return Page(self.past, now, pids, len(self.workers)).page(accept)
+        page = Page(self.past, now, pids, len(self.workers))
+        page.log_lost.inc(by=lost_lines())
+        return page.page(accept)
 
     async def ask(self, word: str, workers: list[Worker], within: float = PATIENCE, value: Any = None) -> list[Any]:
         """Each one's answer, None where it gave none."""

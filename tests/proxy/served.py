@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+from tests.bench.candidates import free_port
 from tests.proxy.conftest import DEFAULTS, RULES
 
 QUICK = {
@@ -57,6 +58,11 @@ class Served:
         """Its lines about one event."""
         return [line for line in self.lines if line["event"] == event]
 
+    def deafen(self) -> None:
+        """Close our end of its standard error."""
+        pipe = self.process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
+        pipe.close()
+
     def children(self, pid: int | None = None) -> list[int]:
         """The workers' process ids, or the children of another process."""
         parent = self.process.pid if pid is None else pid
@@ -93,30 +99,34 @@ async def served(
     policy: str | None = None,
     settings: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
+    onto: str = "",
     **rule: str,
 ) -> AsyncIterator[Served]:
-    """`penstock serve`, once it serves. `patched` are constants of ours, by module and name."""
+    """`penstock serve`, once it serves. `patched` are constants of ours, by module and name; `onto` is a file that has
+    its lines, which we then do not see."""
+    ports = (free_port(), free_port()) if onto else (0, 0)
     (folder / "policy.yaml").write_text(policy or RULES.format(**{**DEFAULTS, **rule}))
     (folder / "penstock.yaml").write_text(
         json.dumps(
             {
                 "upstream": upstream, "policy": str(folder / "policy.yaml"), "data_dir": str(folder / "data"),
-                "port": 0, "admin_port": 0, "workers": workers, "heartbeat_interval": 0, "drain_timeout": 5,
-                "decision_headers": True, "log_format": "json", **(settings or {}),
+                "port": ports[0], "admin_port": ports[1], "workers": workers, "heartbeat_interval": 0,
+                "drain_timeout": 5, "decision_headers": True, "log_format": "json", **(settings or {}),
             }
         )
     )  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _MAIN, json.dumps({**QUICK, **(patched or {})})),
-        *("serve", "--config", str(folder / "penstock.yaml")),
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
-            **(environment or {}),
-        },
-    )
+    with open(onto, "w") if onto else contextlib.nullcontext() as lines:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _MAIN, json.dumps({**QUICK, **(patched or {})})),
+            *("serve", "--config", str(folder / "penstock.yaml")),
+            stderr=lines or asyncio.subprocess.PIPE,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")},
+                **(environment or {}),
+            },
+        )
     made = Served(process, folder)
-    reading = asyncio.create_task(_read(made))
+    reading = asyncio.create_task(_mute(made, *ports) if onto else _read(made))
     try:
         await made.until(lambda: made.said("serving") or reading.done())
         (line,) = made.said("serving") or [{}]
@@ -137,6 +147,18 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Another command of Penstock's, to its end."""
     line = [sys.executable, "-c", _MAIN, "{}", *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def _mute(made: Served, port: int, admin: int) -> None:
+    """What its first line would have said."""
+    line = {"event": "serving", "base_url": f"http://127.0.0.1:{port}/v1", "admin": f"http://127.0.0.1:{admin}"}
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        while made.process.returncode is None:
+            with contextlib.suppress(httpx2.TransportError):
+                if (await client.get(f"{line['admin']}/readyz")).status_code == 200:
+                    made.lines.append(line)
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def _read(made: Served) -> None:

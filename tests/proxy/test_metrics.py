@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 from proxy.audit import Reader
 from proxy.metrics import Metrics
 from proxy.tally import Histogram
-from tests.proxy.conftest import Make, Stand
+from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
 
 OPEN = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
 
@@ -57,6 +57,33 @@ async def test_a_late_first_token_leads_to_its_decision(stand: Make) -> None:
             assert sample.exemplar.labels["decision_id"] == row.id
 
 
+@pytest.mark.parametrize(
+    ("rule", "judged"),
+    [
+        ({}, 2),
+        ({"mode": "shadow"}, 2),
+        ({"stages": "[input]"}, 1),
+        ({"stages": "[output]"}, 1),
+        ({"mode": '"off"'}, 0),
+    ],
+)
+async def test_what_no_classifier_was_asked_about_counts_as_judged_by_none(
+    stand: Make, rule: dict[str, str], judged: int
+) -> None:
+    given = RULES.format(**{**DEFAULTS, **rule}).replace("    stream: {hold_back: 8}\n", "")
+    alone = given[: given.index("  - id: veil-secret")].replace("  veil: ", "  # veil: ")
+    async with stand(alone) as s:
+        assert (await s.chat("Hello.")).status_code == 200
+        _, families = await scraped(s, {})
+        found = {
+            (sample.name, sample.labels.get("part", sample.labels.get("outcome"))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+        assert found["penstock_exchanges_total", "released"] == 1
+        assert found["penstock_added_latency_seconds_count", "classify"] == judged
+
+
 async def test_who_does_not_ask_for_openmetrics_gets_what_was_always_there(stand: Make) -> None:
     async with stand() as s:
         await s.chat("See the MARK.")
@@ -88,6 +115,8 @@ def test_what_alerts_is_there_before_it_happens(stage: str) -> None:
     assert f'penstock_reviews_total{{stage="{stage}",verdict="expired"}} 0.0' in page
     assert 'penstock_policy_reloads_total{result="refused"} 0.0' in page
     assert "penstock_audit_lost_records_total 0.0" in page
+    assert "penstock_log_lost_lines_total 0.0" in page
+    assert 'penstock_added_latency_seconds_count{part="classify"} 0.0' in page
 
 
 def test_no_name_is_there_twice() -> None:
