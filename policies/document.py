@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.docinfo import DocInfo
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
@@ -150,7 +151,7 @@ def read(raw: bytes, file: str) -> Document:
         return document
     document.text = text
     try:
-        _Builder(document).run(YAML(typ="safe", pure=True).parse(text))
+        _Builder(document).run(_events(text, document))
     except _Stop:
         pass
     except ReaderError as error:
@@ -162,6 +163,24 @@ def read(raw: bytes, file: str) -> Document:
     except YAMLError as error:
         document.problems.append(Problem(file, 0, 0, f"not YAML: {error}"))
     return document
+
+
+def _events(text: str, document: Document) -> Iterator[Event]:
+    """What the parser reads. It believes numbers as they are written: no place is told by what Python says of one that
+    is too large to be a character or a version."""
+    yaml = YAML(typ="safe", pure=True)
+    # What its `parse` does, which forgets where it was.
+    yaml.doc_infos.append(DocInfo())
+    _, parser = yaml.get_constructor_parser(text)
+    try:
+        while parser.check_event():
+            yield parser.get_event()
+    except (ValueError, OverflowError):
+        mark = yaml.reader.get_mark()
+        what, mend = "not YAML: a number that is too large", "remove it"
+        if text[: mark.index].endswith("\\U"):
+            what, mend = "an escape of no character", "write the character itself; the last one is \\U0010FFFF"
+        document.problems.append(Problem(document.file, mark.line + 1, mark.column + 1, what, mend))
 
 
 class _Stop(Exception):

@@ -36,6 +36,7 @@ SCRAPS = [
     "é",
     "0x1",
     ".",
+    '"\\UFFFFFFFF"',
 ]
 
 
@@ -83,6 +84,8 @@ def test_a_damaged_file(text: str) -> None:
 @example(b"\xff\xfe\x00a")
 @example(b"? ? ? a")
 @example(b"- - - - a: &a [*a]")
+@example(b'a: "\\UD8000000"')
+@example(b"%YAML 1." + b"9" * 5000 + b"\n---\na: 1")
 def test_any_bytes(raw: bytes) -> None:
     assert judged(raw).problems
 
