@@ -32,7 +32,7 @@ from .parts import (
     Truth,
     shown,
 )
-from .plain import SIGNS, TURNED, counted, key, plain
+from .plain import SIGNS, TURNED, counted, key, plain, searched, sought
 from .variables import CLOSED, FUNCTIONS, VARIABLES, environment, names
 from .wire import Kind, Node, Tree
 
@@ -128,7 +128,8 @@ def compiled(text: str, stage: Stage, roles: frozenset[Role]) -> Condition:
         raise NoCondition(reader.flaws)
     none_met = root.truth(_Open(frozenset(range(len(reader.atoms)))))
     reads = Reads(
-        frozenset(each.name for each in reader.tree.root.walk() if each.kind is Kind.NAME), _counts(reader.tree.root)
+        frozenset(each.name for each in reader.tree.root.walk() if each.kind is Kind.NAME),
+        _counts(reader.tree.root) | _sought(reader.tree.root),
     )
     return Condition(root, tuple(reader.atoms), tuple(reader.spoken), shown(root), none_met is False, reads)
 
@@ -255,13 +256,18 @@ class _Reader:
                 self._expression(each.of[-1])
             if each.kind is Kind.CALL and each.name in {"@in", "_==_", "_!=_"}:
                 self._closed(each)
+        counts = _counts(node)
+        if counts and searched(node):
+            # A count that nobody has is stated as 0 (`known`): then its name is there.
+            what = "in one comparison, account.history is asked for a count and for the names in it"
+            return self.flaw(node.at, what, f'for whether it is there, write account.history["{min(counts)}"] > 0')
         program = environment(self.stage).deserialize(self.tree.part(node))
         if not any(each.kind is Kind.NAME and not each.name.startswith("@") for each in node.walk()):
             found = program.eval(data={})
             if found.type().name() == "BOOL":
                 return Constant(node.at, bool(found.value()))
         thing, sign, value = plain(node) or ("", "", None)
-        return Fact(node.at, program, thing, sign, value, _counts(node), key(node))
+        return Fact(node.at, program, thing, sign, value, counts, key(node))
 
     def _fields(self, loop: Node) -> None:
         """What a call of a tool is asked for is one of its two parts."""
@@ -296,8 +302,13 @@ class _Reader:
 
 
 def _counts(node: Node) -> frozenset[str]:
-    """The names that are looked up in `account.history`."""
+    """The names whose counts are looked up in `account.history`."""
     return frozenset(name for each in node.walk() if (name := counted(each)))
+
+
+def _sought(node: Node) -> frozenset[str]:
+    """The names that are looked for in it."""
+    return frozenset(name for each in node.walk() if (name := sought(each)))
 
 
 _ROLES = [str(role) for role in Role]

@@ -72,12 +72,31 @@ def _thing(node: Node) -> str:
 
 
 def counted(node: Node) -> str:
-    """The name that is looked up in `account.history`, as ["name"] or .name; nothing for any other node."""
-    if not node.of or node.of[0].kind is not Kind.NAME or node.of[0].name != "account.history":
+    """The name whose count is looked up in `account.history`, as ["name"] or .name; nothing for any other node."""
+    if not node.of or not _is_history(node.of[0]):
         return ""
     if node.kind is Kind.FIELD:
-        return node.name
+        return "" if node.has else node.name
     return node.of[1].value if node.name == "_[_]" and isinstance(node.of[1].value, str) else ""
+
+
+def sought(node: Node) -> str:
+    """The name of which it is asked whether it is in `account.history`, by `has` or `in`; nothing for any other node."""
+    if node.has and _is_history(node.of[0]):
+        return node.name
+    if node.name != "@in" or not _is_history(node.of[1]):
+        return ""
+    return node.of[0].value if isinstance(node.of[0].value, str) else ""
+
+
+def searched(node: Node) -> bool:
+    """Whether `account.history` is asked for anything but the counts of names that are written there."""
+    uses = [each for part in node.walk() if not counted(part) for each in part.of if _is_history(each)]
+    return bool(uses) or _is_history(node)
+
+
+def _is_history(node: Node) -> bool:
+    return node.kind is Kind.NAME and node.name == "account.history"
 
 
 def _exists(loop: Node) -> Plain | None:
@@ -97,4 +116,5 @@ def _exists(loop: Node) -> Plain | None:
 
 def key(node: Node) -> str:
     """The same for nodes that say the same."""
-    return f"{node.kind.name} {node.name!r} {node.value!r} ({', '.join(map(key, node.of))})"
+    has = "has " if node.has else ""
+    return f"{has}{node.kind.name} {node.name!r} {node.value!r} ({', '.join(map(key, node.of))})"

@@ -26,7 +26,7 @@ class Kind(Enum):
 class Node:
     """One node. `at` is its place in the text, in code points: for an operator or a call the sign itself. `name` is
     that of a name, field or function (`_&&_`), or what a loop calls each; `value` that of a constant. `of` are the
-    nodes below it, a method's target first."""
+    nodes below it, a method's target first. `has` marks a field that is not read: it is asked whether it is there."""
 
     kind: Kind
     at: int
@@ -34,6 +34,7 @@ class Node:
     name: str = ""
     value: bool | int | float | str | None = None
     of: tuple[Node, ...] = ()
+    has: bool = False
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it."""
@@ -79,7 +80,8 @@ class Tree:
                 return Node(kind, at, raw, of=tuple(n for entry in entries for n in self._below(entry, (3, 4))))
         named, nodes = _SHAPES[kind]
         name = _text(content, named) if named else ""
-        return Node(kind, at, raw, name=name, of=self._below(content, nodes))
+        has = kind is Kind.FIELD and any(field == _TEST_ONLY and value for field, value in _fields(content))
+        return Node(kind, at, raw, name=name, of=self._below(content, nodes), has=has)
 
     def _below(self, content: bytes, numbers: tuple[int, ...]) -> tuple[Node, ...]:
         return tuple(self._node(_bytes(value)) for number, value in _fields(content) if number in numbers)
@@ -87,6 +89,7 @@ class Tree:
 
 # Numbers of fields in cel/expr/checked.proto and syntax.proto.
 _EXPR, _SOURCE, _POSITIONS, _ID = 4, 5, 4, 2
+_TEST_ONLY = 3
 _SHAPES: dict[Kind, tuple[int, tuple[int, ...]]] = {
     Kind.NAME: (1, ()),
     Kind.FIELD: (2, (1,)),

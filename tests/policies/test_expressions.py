@@ -47,6 +47,7 @@ FACTS = [
     'account.grants.exists(g, g == "cyber")',
     'account.history["strikes"] > 2',
     '"strikes" in account.history',
+    "has(account.history.strikes)",
     "1 == 1",
     'follows("tool_call:pay", "tool_result")',
     'follows("user", "tool_result:read")',
@@ -100,6 +101,7 @@ AGAIN = [
     '"bio" in account.grants',
     "account.grants.size() == 1",
     "account.history.strikes < 2",
+    "!has(account.history.other)",
     'account.history["other"] == 0',
     'request.dialect in ["chat", "messages"]',
     'request.dialect != "chat"',
@@ -216,6 +218,11 @@ def test_what_is_called_constant(said: str, text: str) -> None:
     found = [flaw.what for flaw in constants(compiled(text, Stage.INPUT, EVERY))]
     wanted = {"never": ["this can never be true"], "always": ["this is always true"]}
     assert found == wanted.get(said, [])
+
+
+def test_a_field_that_is_there_may_be_false() -> None:
+    text = "calls.exists(c, has(c.arguments.sure)) && !calls.exists(c, c.arguments.sure)"
+    assert list(constants(compiled(text, Stage.OUTPUT, EVERY))) == []
 
 
 @pytest.mark.parametrize("score", [0.79, 0.8, 0.81, math.nan])

@@ -31,6 +31,8 @@ READ: dict[str, tuple[str, dict[str, int], bool]] = {
     "flags alone": ("size(account.flags) > 1", {}, True),
     "another's count": ('account.history["other"] > 1', {"loud": DAY, "other": DAY}, False),
     "as a field": ("account.history.other > 1", {"loud": DAY, "other": DAY}, False),
+    "whether one is there": ("has(account.history.other)", {"loud": DAY, "other": DAY}, False),
+    "whether it is in it": ('"other" in account.history', {"loud": DAY, "other": DAY}, False),
     "all of them": ("account.history.exists(name, account.history[name] > 5)", {"loud": DAY}, False),
     "in a choice": ('request.settings.stream ? account.history["x"] > 1 : false', {"loud": DAY, "x": DAY}, False),
 }
@@ -57,6 +59,13 @@ def test_a_rule_that_is_off_leaves_and_reads_nothing() -> None:
         ({"loud": 3}, "account.history.loud > 2", True),
         ({"loud": 3}, 'account.history["loud"] > account.history["other"]', True),
         ({}, '"loud" in account.history', False),
+        ({}, "has(account.history.loud)", False),
+        ({"loud": 1}, "has(account.history.loud)", True),
+        ({"other": 1}, "!has(account.history.loud)", True),
+        ({}, "has(account.history.loud) == true", False),
+        ({}, "request.settings.stream == has(account.history.loud)", True),
+        ({}, "has(account.history.loud) && account.history.loud > 2", False),
+        ({"loud": 3}, "has(account.history.loud) ? account.history.loud > 2 : false", True),
     ],
 )
 def test_what_nobody_counted_is_nought(history: dict[str, int], when: str, fires: bool) -> None:
