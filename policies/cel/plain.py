@@ -81,7 +81,7 @@ def counted(node: Node) -> str:
 
 
 def sought(node: Node) -> str:
-    """The name of which it is asked whether it is in `account.history`, by `has` or `in`; nothing for any other node."""
+    """The name that is looked for in `account.history`, by `has` or `in`; nothing for any other node."""
     if node.has and _is_history(node.of[0]):
         return node.name
     if node.name != "@in" or not _is_history(node.of[1]):
