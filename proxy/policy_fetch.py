@@ -4,6 +4,10 @@ INVARIANT: nothing that is not signed with the operator's key is written below `
 before the newest one that was in force: who replays an old one gains nothing. A bundle becomes the one to start with
 only after it was in force.
 
+Decision: a bundle that says that it was packed later than now, by more than AHEAD seconds, is not taken. Why: one packed
+by a clock that is years ahead would keep every later one out for years. Cost: a machine whose clock is behind takes no
+new policy until it is set; both times are told.
+
 Decision: it is looked for in a thread of its own, and the server has WHOLE seconds for all of it. Why: whoever looks at
 files and pins each second, and the end of the process, must not wait for a name that hangs or a server that drips.
 Cost: what was fetched is seen with the next look.
@@ -19,6 +23,7 @@ import secrets
 import shutil
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +42,8 @@ WHOLE = 60.0
 """Seconds for all of it."""
 SUFFIX = ".sig"
 LONGEST_TAG = 200
+AHEAD = 300.0
+"""Seconds by which the packer's clock may be ahead of the one here."""
 
 
 class Fetched:
@@ -118,9 +125,7 @@ class Fetched:
     def _take(self, raw: bytes, signature: str, etag: str) -> None:
         verify(raw, signature, self._key)
         bundle, sha256 = opened(raw), hashlib.sha256(raw).hexdigest()
-        accepted = self._accepted()
-        if accepted is not None and bundle.created < float(accepted["created"]):
-            raise BundleError("it was packed before the one in force: pack it again to go back to it")
+        self._in_turn(bundle.created)
         home = self.home / sha256
         if not home.exists():
             aside = self.home / f".{secrets.token_hex(8)}"
@@ -131,6 +136,25 @@ class Fetched:
                 shutil.rmtree(aside, ignore_errors=True)
         self._newest = {"sha256": sha256, "entry": bundle.entry, "created": bundle.created}
         self._etag = etag
+
+    def _in_turn(self, created: float) -> None:
+        """Raises BundleError for a bundle packed at `created` that is not to follow the one in force."""
+        accepted, now = self._accepted(), time.time()
+        if not created <= now + AHEAD:  # so that what is no number is not taken either
+            raise BundleError(
+                f"it says that it was packed at {_told(created)}, and here it is {_told(now)}: set the clock that is "
+                "wrong, and where that was the packer's, pack it again"
+            )
+        last = created if accepted is None else float(accepted["created"])
+        if created >= last:
+            return
+        what = f"it was packed before the one in force ({_told(created)}, that one {_told(last)})"
+        if last <= now + AHEAD:
+            raise BundleError(f"{what}: pack it again to go back to it")
+        raise BundleError(
+            f"{what}, and here it is {_told(now)}: set the clock of this machine where it is behind; else that of the "
+            f"other one's packer was ahead: remove {self.home / 'accepted.json'}, and this one is taken"
+        )
 
     def _get(self) -> tuple[bytes, str, str] | None:
         """Bundle, signature and ETag; None where nothing has changed."""
@@ -168,6 +192,14 @@ async def _whole(response: Any, url: str, most: int) -> bytes:
         if len(raw) > most:
             raise FetchError(f"{url}: larger than {most:,} bytes")
     return raw
+
+
+def _told(at: float) -> str:
+    """A time (unix seconds) for people."""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # of no calendar
+        return f"{at:g} seconds after 1970"
 
 
 def problem_with(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import socket
 import tarfile
 import threading
@@ -194,6 +195,37 @@ def test_only_what_is_signed_is_taken_and_nothing_older(site: Site, tmp_path: Pa
     refused("larger than")
     site.close()
     refused("cannot be reached")
+
+
+@pytest.mark.parametrize("ahead", [policy_fetch.AHEAD + 60, 10 * 365 * 86_400, 1e300, math.inf, math.nan])
+def test_a_packers_clock_that_is_ahead_keeps_nothing_out(site: Site, tmp_path: Path, ahead: float) -> None:
+    fetched = Fetched(tmp_path / "f", site.url, PUBLIC)
+    site.put(bundle(FIRST, time.time() + ahead))
+    with pytest.raises(FetchError, match=r"it says that it was packed at .*, and here it is 2\d\d\d-"):
+        fetched.refresh()
+    assert not (tmp_path / "f").exists()
+    site.put(bundle(FIRST, time.time() + policy_fetch.AHEAD / 2))
+    fetched.refresh()
+    assert fetched.newest is not None
+
+
+def test_one_in_force_from_a_clock_that_was_ahead_is_told_with_its_mend(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an older Penstock took it, or this machine before its own clock was set right."""
+    home, now = tmp_path / "f", time.time()
+    fetched = Fetched(home, site.url, PUBLIC)
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now + 1e8)
+        site.put(bundle(FIRST, now + 1e8))
+        fetched.refresh()
+        fetched.accept(str(fetched.newest))
+    site.put(bundle(SECOND, now))
+    with pytest.raises(FetchError, match=f"remove {home / 'accepted.json'}, and this one is taken"):
+        fetched.refresh()
+    (home / "accepted.json").unlink()
+    fetched.refresh()
+    assert Path(str(fetched.newest)).read_text() == SECOND
 
 
 @pytest.mark.parametrize("tag", ['"\xe9"', "x" * 30_000, '"\xff\xfe"', ""])
