@@ -66,6 +66,7 @@ def load(path_or_pack: str, opened: bool = False) -> PolicySet:
         for what, items in (("rules", policy.rules), ("cases", policy.cases))
         for at in range(len(items))
     }
+    places |= {(policy.id, "file", 0): document.file for document, policy in known}
     places |= {
         (policy.id, "extends", 0): document.problem(("extends",), "").place
         for document, policy in known

@@ -104,7 +104,8 @@ class PolicySet:
 
     `digest` (sha256, hex) covers the normalised policies and the classifiers' digests: equal digests decide
     equally. `revision` is its first twelve digits. `source` says for people where it came from. `specs` are the
-    classifiers by name, as written.
+    classifiers by name, as written. `places` say by the id of a policy where its rules and cases stand, and where it
+    names what it extends (file:line:column); its "file" is that alone.
     """
 
     policies: tuple[Policy, ...]

@@ -4,9 +4,9 @@ INVARIANT: nothing that is not signed with the operator's key is written below `
 before the newest one that was in force: who replays an old one gains nothing. A bundle becomes the one to start with
 only after it was in force.
 
-Decision: a bundle that says that it was packed later than now, by more than AHEAD seconds, is not taken. Why: one packed
-by a clock that is years ahead would keep every later one out for years. Cost: a machine whose clock is behind takes no
-new policy until it is set; both times are told.
+Decision: a bundle that says that it was packed later than now, by more than AHEAD seconds, is not taken. Why: one
+packed by a clock that is years ahead would keep every later one out for years. Cost: a machine whose clock is behind
+takes no new policy until it is set; both times are told.
 
 Decision: it is looked for in a thread of its own, and the server has WHOLE seconds for all of it. Why: whoever looks at
 files and pins each second, and the end of the process, must not wait for a name that hangs or a server that drips.

@@ -1,7 +1,7 @@
 """Every policy revision that was ever in force, by its content, and which one is to be: a directory in the data
 directory that people can read.
 
-    revisions/<revision>/manifest.json    where it came from, what it asks of whom (`policies.heard`)
+    revisions/<revision>/manifest.json    where it came from, its files, what it asks of whom (`policies.heard`)
     revisions/<revision>/files/...        its files as they were, with what they name beside them
     pin.json                              the revision that is to be in force, whatever the settings say
     history.jsonl                         what was loaded, refused, pinned, and when
@@ -73,20 +73,28 @@ class Store:
     # ---- revisions
 
     def keep(self, policies: PolicySet, files: Files) -> bool:
-        """Keep what is going to be in force; False where it was kept before."""
+        """Keep what is going to be in force; False where it was kept before. What is kept and lacks a file, or was kept
+        by an older Penstock that did not say which files it has, is kept anew."""
         home = self.root / "revisions" / policies.revision
-        if home.exists():
+        known, there = self._manifest(policies.revision), home.exists()
+        if known is not None and _whole(home, known):
             return False
         with _disk(self.root):
             home.parent.mkdir(parents=True, exist_ok=True)
             aside = home.parent / f".{policies.revision}.{secrets.token_hex(4)}"
+            old = aside.with_name(f"{aside.name}.old")
             try:
-                entry = _copy(files, aside / "files")
-                manifest = {**describe(policies), "source": policies.source, "at": time.time(), "entry": entry}
+                entry, copied = _copy(files, aside / "files")
+                at = time.time() if known is None else known.get("at", time.time())
+                manifest = {**describe(policies), "source": policies.source, "at": at, "entry": entry, "files": copied}
                 _write(aside / "manifest.json", json.dumps(manifest, indent=1))
+                if there:
+                    with contextlib.suppress(FileNotFoundError):  # another process keeps the same
+                        home.rename(old)
                 settle(aside, home)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
         return True
 
     def description(self, revision: str) -> Description | None:
@@ -231,7 +239,7 @@ def referred(policies: PolicySet) -> tuple[Path, ...]:
     """The files and directories that the options of classifiers name by a relative path."""
     found: list[Path] = []
     for policy in policies.policies:
-        file = Path(policies.places.get((policy.id, "rules", 0), "").rsplit(":", 2)[0])
+        file = Path(policies.places.get((policy.id, "file", 0), ""))
         for spec in policy.classifiers.values():
             for name in PATHS.get(spec.kind, ()):
                 value = spec.options.get(name)
@@ -240,9 +248,16 @@ def referred(policies: PolicySet) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _copy(files: Files, home: Path) -> str:
-    """The files under `home`, as far from each other as they were; answers where the policy is in it. Small files are
-    copied, large ones and directories (models) are linked to: the digest shows when one of them changes."""
+def _whole(home: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether all that a kept revision is to hold is there."""
+    files = manifest.get("files")
+    return isinstance(files, list) and all(isinstance(name, str) and (home / "files" / name).exists() for name in files)
+
+
+def _copy(files: Files, home: Path) -> tuple[str, list[str]]:
+    """The files under `home`, as far from each other as they were; answers where the policy is in it, and their names.
+    Small files are copied, large ones and directories (models) are linked to: the digest shows when one of them
+    changes."""
     paths = [Path(os.path.abspath(name)) for name, _ in files.sources]
     beside = [Path(os.path.abspath(path)) for path in files.beside]
     base = Path(os.path.commonpath([path.parent for path in [*paths, *beside]]))
@@ -256,7 +271,8 @@ def _copy(files: Files, home: Path) -> str:
         elif not target.exists():
             target.symlink_to(path.resolve())
     one = len(files.sources) == 1
-    return str((paths[0] if one else paths[0].parent).relative_to(base))
+    entry = paths[0] if one else paths[0].parent
+    return str(entry.relative_to(base)), sorted({str(path.relative_to(base)) for path in [*paths, *beside]})
 
 
 def _plain(revision: str) -> bool:

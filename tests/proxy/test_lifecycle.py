@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from classifiers.catalog import OptionError
-from policies.load import load
+from policies.load import load, sources
 from proxy import keeper, outside, policy_store
 from proxy.policy_store import Files, Store, StoreError
 from proxy.reloading import reload
@@ -385,7 +385,7 @@ def test_two_processes_keep_one_revision(tmp_path: Path, monkeypatch: pytest.Mon
     files = Files(((str(tmp_path / "policy.yaml"), PLAIN.encode()),))
     store, real = Store(tmp_path / "store"), policy_store._copy
 
-    def beaten(files: Files, home: Path) -> str:
+    def beaten(files: Files, home: Path) -> tuple[str, list[str]]:
         monkeypatch.setattr(policy_store, "_copy", real)
         assert Store(tmp_path / "store").keep(policies, files)
         return real(files, home)
@@ -428,6 +428,74 @@ def test_files_beside_a_policy_are_kept_at_their_distance(tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "store" / "revisions" / ready.revision / "files")
     (tmp_path / "store" / "revisions" / ready.revision / "manifest.json").write_text("[")
     assert store.all() == []
+
+
+CLASSIFIERS = """
+id: shared
+version: 1
+owner: tests
+description: Classifiers that all files use.
+classifiers:
+  j: {kind: judge, url: "http://127.0.0.1:9/v1", model: m, policy_file: heads/j.md, labels: {bad: bad things}}
+"""
+"""A file without rules, which names another by a relative path."""
+
+
+@pytest.fixture
+def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in which the classifiers stand in a file of their own, and no file of the same name here."""
+    home = tmp_path / "divided"
+    (home / "heads").mkdir(parents=True)
+    (home / "a.yaml").write_text(CLASSIFIERS)
+    (home / "b.yaml").write_text(PLAIN)
+    (home / "heads" / "j.md").write_text("What is bad.")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return home
+
+
+def test_what_a_file_without_rules_names_is_kept_too(tmp_path: Path, divided: Path) -> None:
+    store, policies = Store(tmp_path / "store"), load(str(divided))
+    assert policy_store.referred(policies) == (divided / "heads" / "j.md",)
+    store.keep(policies, Files(tuple(sources(str(divided))), policy_store.referred(policies)))
+    shutil.rmtree(divided)
+    assert load(store.get(policies.revision).entry).revision == policies.revision
+
+
+@pytest.mark.parametrize("damage", ["a file", "the list of files", "the manifest"])
+def test_a_copy_that_is_not_whole_is_made_anew(tmp_path: Path, divided: Path, damage: str) -> None:
+    """As an older Penstock left it, or a disk."""
+    store, policies = Store(tmp_path / "store"), load(str(divided))
+    files = Files(tuple(sources(str(divided))), policy_store.referred(policies))
+    assert store.keep(policies, files)
+    first = store.get(policies.revision)
+    (Path(first.entry) / "heads" / "j.md").unlink()
+    manifest = tmp_path / "store" / "revisions" / policies.revision / "manifest.json"
+    if damage == "the list of files":
+        manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "files"}))
+    elif damage == "the manifest":
+        manifest.write_text("[")
+    assert store.keep(policies, files)
+    assert not store.keep(policies, files)
+    again = store.get(policies.revision)
+    assert load(again.entry).revision == policies.revision
+    assert (again.at == first.at) == (damage != "the manifest")
+    assert [path.name for path in manifest.parent.parent.iterdir()] == [policies.revision]
+
+
+async def test_what_a_file_without_rules_names_is_watched_too(tmp_path: Path, divided: Path) -> None:
+    kept, changed = keeper.Keeper(Store(tmp_path / "store"), str(divided), True), asyncio.Event()
+    before = await kept.load()
+
+    async def told() -> None:
+        changed.set()
+
+    watching = asyncio.create_task(kept.watch(told))
+    (divided / "heads" / "j.md").write_text("What is bad, in other words.")
+    async with asyncio.timeout(20):
+        await changed.wait()
+    watching.cancel()
+    assert (await kept.load()).revision != before.revision
 
 
 def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
