@@ -13,6 +13,10 @@ Decision: flags are copied to every process once a second; counts are asked for 
 them. Why: a ban must hold whatever is away, and a count must be exact. Cost: one round trip, bounded by
 `state_timeout`; after one that was too late nobody waits until Redis has answered in time again.
 
+Decision: a strike is kept for a year, the newest 10,000 of a name, whatever time its rule counts over. Why: another
+policy may count the same name over longer, or begin to; trimmed to its own time a narrow one erased the history of a
+wide one. Cost: some hundred bytes each, here and in Redis, and `penstock account show` tells those that count no more.
+
 Decision: while Redis is away a count is the last one that was heard, or this machine's own, whichever is higher, and
 new strikes on top. Why: nothing resets, and no outage refuses honest accounts. Cost: what falls on other machines
 meanwhile counts when it is back. A strike is known by its decision's id: sent twice it counts once; so a Redis that

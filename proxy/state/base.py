@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from policies.marks import LONGEST
+
 MOST = 10_000
 """Strikes of one account under one name that are kept: a count goes no higher."""
+KEPT = LONGEST
+"""Seconds that a strike, or a reset, is kept: no policy counts over a longer time."""
 
 
 class Fault(StrEnum):
@@ -38,13 +42,12 @@ class StateUnavailable(Exception):
 
 
 class Strike(NamedTuple):
-    """`decision` struck `account` under `name` at `at` (unix seconds), to be counted for `within` seconds."""
+    """`decision` struck `account` under `name` at `at` (unix seconds)."""
 
     account: str
     name: str
     decision: str
     at: float
-    within: float
 
 
 class Flag(NamedTuple):

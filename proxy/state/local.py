@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..audit.schema import is_roomy
 from ..audit.steady import Steady
-from .base import MOST, Fault, Flag, StateUnavailable, Strike
+from .base import KEPT, MOST, Fault, Flag, StateUnavailable, Strike
 
 PATIENCE = 0.25
 """Seconds that another process's write is waited for: the event loop waits, too."""
@@ -37,7 +37,11 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS told (one INTEGER PRIMARY KEY CHECK (one = 1), born TEXT NOT NULL)",
 )
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM strikes WHERE account = ? AND name = ? AND at > ? LIMIT ?)"
-_UNSENT = "SELECT account, name, decision, at, until - at FROM strikes WHERE sent = 0"
+_OLDEST = (
+    "DELETE FROM strikes WHERE account = ? AND name = ? AND at <"
+    " (SELECT at FROM strikes WHERE account = ? AND name = ? ORDER BY at DESC LIMIT 1 OFFSET ?)"
+)
+_UNSENT = "SELECT account, name, decision, at FROM strikes WHERE sent = 0"
 _FLAG = (
     "INSERT INTO flags VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " until = excluded.until, at = excluded.at, who = excluded.who, sent = excluded.sent"
@@ -91,7 +95,7 @@ class Local:
 
     def put(self, strikes: Iterable[Strike]) -> None:
         """Keep strikes. Raises StateUnavailable."""
-        rows = [(each.account, each.name, each.decision, each.at, each.at + each.within) for each in strikes]
+        rows = [(each.account, each.name, each.decision, each.at, each.at + KEPT) for each in strikes]
         if rows:
             with self._using() as db:
                 _all(db, "INSERT OR IGNORE INTO strikes VALUES (?, ?, ?, ?, ?, 0)", rows)
@@ -164,14 +168,22 @@ class Local:
             db.execute("COMMIT")
             return True
 
-    def mirror(self, flags: Iterable[Flag], resets: Mapping[str, float]) -> None:
-        """Redis has these marks and no others, and forgot what these accounts did up to then."""
+    def told(self) -> list[tuple[str, str, float]]:
+        """The marks (account, name, since) that Redis was told of. Ask before Redis is read, for `mirror`."""
+        with self._using() as db:
+            return db.execute("SELECT account, name, at FROM flags WHERE sent = 1").fetchall()
+
+    def mirror(
+        self, flags: Iterable[Flag], resets: Mapping[str, float], told: Iterable[tuple[str, str, float]]
+    ) -> None:
+        """Redis, when it was read, had these marks and of those that it was `told` before no others, and forgot what
+        these accounts did up to then. What another process has told it since stays."""
         with self._using() as db:
             db.execute("BEGIN IMMEDIATE")
             self._own += 1
             for account, at in resets.items():
                 _forget(db, account, at)
-            db.execute("DELETE FROM flags WHERE sent = 1")
+            db.executemany("DELETE FROM flags WHERE account = ? AND name = ? AND at = ? AND sent = 1", told)
             rows = [(f.account, f.name, None if f.until == inf else f.until, f.at, f.by) for f in flags]
             db.executemany("INSERT OR IGNORE INTO flags VALUES (?, ?, ?, ?, ?, 1)", rows)
             db.execute("COMMIT")
@@ -191,7 +203,13 @@ class Local:
         with self._using() as db:
             db.execute("DELETE FROM strikes WHERE until <= ?", (now,))
             db.execute("DELETE FROM flags WHERE until <= ?", (now,))
-        with contextlib.closing(sqlite3.connect(self.path, timeout=PATIENCE)) as other, _told(self.path):
+        other = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        with contextlib.closing(other), _told(self.path):
+            many = other.execute(
+                "SELECT account, name FROM strikes GROUP BY account, name HAVING count(*) > ?", (MOST,)
+            ).fetchall()
+            for account, name in many:
+                other.execute(_OLDEST, (account, name, account, name, MOST - 1))
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def has_room(self) -> bool:

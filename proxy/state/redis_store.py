@@ -21,12 +21,10 @@ from math import inf
 import orjson
 
 from ..audit.steady import Steady
-from .base import MOST, Fault, Flag, StateUnavailable, Strike
+from .base import KEPT, MOST, Fault, Flag, StateUnavailable, Strike
 from .line import Command, Line
 
 FLAGS, RESETS, VERSION, BORN = "penstock:flags", "penstock:resets", "penstock:version", "penstock:born"
-KEPT = 366 * 86_400
-"""Seconds after which a name, or a reset, is remembered no more: no strike counts longer."""
 
 
 class RedisStore:
@@ -121,9 +119,9 @@ def _striking(strikes: Sequence[Strike]) -> Iterator[Command]:
     for each in strikes:
         key, names = _key(each.account, each.name), _names(each.account)
         yield "ZADD", key, "NX", repr(each.at), each.decision
-        yield "ZREMRANGEBYSCORE", key, "-inf", repr(each.at - each.within)
+        yield "ZREMRANGEBYSCORE", key, "-inf", repr(each.at - KEPT)
         yield "ZREMRANGEBYRANK", key, 0, -MOST - 1
-        yield "EXPIRE", key, int(each.within) + 60
+        yield "EXPIRE", key, KEPT
         yield "SADD", names, each.name
         yield "EXPIRE", names, KEPT
 

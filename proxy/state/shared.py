@@ -45,7 +45,7 @@ class State:
         self._redis: RedisStore | None = None
         self._behind: RedisStore | None = None
         self._flags: dict[str, dict[str, float]] = {}
-        self._heard: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._heard: OrderedDict[str, dict[tuple[str, int], int]] = OrderedDict()  # by name and time counted over
         self._unwritten: tuple[list[Strike], list[Flag]] = [], []
         self._resets: Mapping[str, float] = {}
         self._version: object = None
@@ -115,16 +115,17 @@ class State:
             except StateUnavailable:
                 pass  # the line has told of it
             else:
-                self._heard[account] = counts
+                heard = self._heard.setdefault(account, {})  # what other policies asked for stays
+                heard.update({(name, within): counts.get(name, 0) for name, within in windows.items()})
                 self._heard.move_to_end(account)
                 if len(self._heard) > HEARD:
                     self._heard.popitem(last=False)
                 return counts
         if redis is not None:
             self._metrics.counts_alone.inc()
-        return self._alone(account, since)
+        return self._alone(account, since, windows)
 
-    def _alone(self, account: str, since: Mapping[str, float]) -> dict[str, int]:
+    def _alone(self, account: str, since: Mapping[str, float], windows: Mapping[str, int]) -> dict[str, int]:
         """The counts by what is known here."""
         try:
             own = self._local.counted(account, since)
@@ -134,7 +135,10 @@ class State:
         held = [each for each in self._unwritten[0] if each.account == account]
         heard = self._heard.get(account, {})  # with what fell here since
         counts = {
-            name: max(own.get(name, 0) + sum(each.name == name and each.at > at for each in held), heard.get(name, 0))
+            name: max(
+                own.get(name, 0) + sum(each.name == name and each.at > at for each in held),
+                heard.get((name, windows[name]), 0),
+            )
             for name, at in since.items()
         }
         return {name: count for name, count in counts.items() if count}
@@ -149,7 +153,7 @@ class State:
             marks = memory.left.get((policy, rule), _NOTHING)
             if marks.strike is not None:
                 name = marks.strike.name
-                strikes[name] = Strike(account, name, decision, now, marks.strike.within)
+                strikes[name] = Strike(account, name, decision, now)
             if marks.flag is not None:
                 name = marks.flag.name
                 flag = Flag(
@@ -169,9 +173,10 @@ class State:
     def _keep(self, strikes: Sequence[Strike], flags: Sequence[Flag]) -> None:
         for strike in strikes:
             self._metrics.strikes.inc(strike.name)
-            heard = self._heard.get(strike.account)
-            if heard is not None:
-                heard[strike.name] = heard.get(strike.name, 0) + 1
+            heard = self._heard.get(strike.account, {})
+            for asked in heard:
+                if asked[0] == strike.name:
+                    heard[asked] += 1
         for flag in flags:
             self._flags.setdefault(flag.account, {})[flag.name] = flag.until
             log.info("account flagged", account=flag.account, flag=flag.name, by=flag.by)
@@ -252,8 +257,9 @@ class State:
         if version != self._version_there:
             if self._local.telling(await redis.born()):
                 log.info("redis is told all that is known here")
+            told = self._local.told()  # a mark that another process tells meanwhile may be missing from what is read
             flags, resets = await redis.all()
-            self._local.mirror(flags, resets)
+            self._local.mirror(flags, resets, told)
             for account, at in resets.items():
                 if self._resets.get(account) != at:
                     self._heard.pop(account, None)

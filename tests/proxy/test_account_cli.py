@@ -77,7 +77,7 @@ def test_what_is_shown(desk: Desk) -> None:
     assert desk("list").stdout.split() == ["account", "flag", "until", "since", "by"]
     assert desk("flag", "ann", "slow", "--for", "12h").exit_code == 0
     local = Local(desk.data / "state.db")
-    local.put([Strike("ann", "loud", "pn_1", 2e9, 60)])
+    local.put([Strike("ann", "loud", "pn_1", 2e9)])
     local.close()
     shown = desk.shown("ann")
     assert shown["strikes"] == {"loud": 1}

@@ -17,7 +17,8 @@ import pytest
 
 from policies.document import read
 from policies.facts import Account
-from policies.marks import memory_of
+from policies.marks import DAY, Marks, Memory, memory_of
+from policies.marks import Strike as Struck
 from policies.mends import parse
 from policies.model import Policy
 from proxy.metrics import Metrics
@@ -214,6 +215,100 @@ async def test_workers_of_one_machine_count_together(tmp_path: Path) -> None:
         file.close()
 
 
+# Several policies that count the same name over different times, or others
+
+
+def counting(name: str, **within: int) -> Memory:
+    """What policy `name` leaves and reads: these strikes, over so many seconds."""
+    left = {(name, each): Marks(Struck.model_construct(name=each, within=size)) for each, size in within.items()}
+    return Memory(left=left, counted=within)
+
+
+WIDE, NARROW = counting("wide", mark=7 * DAY), counting("narrow", mark=1800)
+
+
+@contextlib.asynccontextmanager
+async def knowing(folder: Path, url: str | None) -> AsyncIterator[tuple[State, Local]]:
+    local, metrics = Local(folder / "state.db"), Metrics()
+    state = State(local, metrics, Parts(metrics))
+    if url is not None:
+        await state.beside(RedisStore(Line(url, 20)))
+    await state.begin()
+    yield state, local
+    await state.close()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["file", "redis"])
+async def test_a_short_time_erases_nothing_of_a_long_one(tmp_path: Path, redis: Redis, shared: bool) -> None:
+    async with knowing(tmp_path, redis.url() if shared else None) as (state, local):
+        ann, hours_ago = Account("ann"), time.time() - 2 * 3600
+        local.put([Strike("ann", "mark", f"old_{number}", hours_ago) for number in range(4)])
+        state.leave("ann", NARROW, "pn_1", [("narrow", "mark")])
+        for number, expected in ((2, 6), (3, 7)):
+            state.leave("ann", NARROW, f"pn_{number}", [("narrow", "mark")])
+            local.tidy()
+            assert (await state.recall(ann, WIDE)).history == {"mark": expected}
+            assert (await state.recall(ann, NARROW)).history == {"mark": number}
+
+
+async def test_a_strike_counts_for_whoever_counts_over_a_longer_time(tmp_path: Path) -> None:
+    """Whatever the rule that left it counts over: the tidying up of the file had taken it away after that."""
+    async with knowing(tmp_path, None) as (state, local):
+        now, real = time.time(), local.clock.now
+        local.clock.now = lambda: now - 3600  # type: ignore[method-assign]
+        state.leave("ann", NARROW, "pn_1", [("narrow", "mark")])
+        local.clock.now = real  # type: ignore[method-assign]
+        local.tidy()
+        assert (await state.recall(Account("ann"), WIDE)).history == {"mark": 1}
+        assert (await state.recall(Account("ann"), NARROW)).history == {}
+
+
+async def test_what_was_heard_for_one_policy_outlasts_the_question_of_another(tmp_path: Path, own: Redis) -> None:
+    """Redis knows what fell elsewhere; once it is away, each policy has the count that it heard last, and what falls
+    here on top."""
+    other = counting("other", hush=DAY)
+    line = Line(own.url(), 20)
+    await line.begin()
+    now = time.time()
+    await RedisStore(line).strike([Strike("ann", "mark", f"x{n}", now - 3600) for n in range(7)])
+    await RedisStore(line).strike([Strike("ann", "mark", "x8", now), Strike("ann", "hush", "x9", now)])
+    await line.close()
+    async with knowing(tmp_path, own.url()) as (state, _):
+        ann = Account("ann")
+        heard = [{"mark": 8}, {"mark": 1}, {"hush": 1}]
+        assert [(await state.recall(ann, each)).history for each in (WIDE, NARROW, other)] == heard
+        own.stop()
+        assert [(await state.recall(ann, each)).history for each in (WIDE, NARROW, other)] == heard
+        state.leave("ann", NARROW, "pn_1", [("narrow", "mark")])
+        assert [(await state.recall(ann, each)).history for each in (WIDE, NARROW, other)] == [
+            {"mark": 9}, {"mark": 2}, {"hush": 1},
+        ]  # fmt: skip
+
+
+async def test_a_ban_that_another_process_tells_while_we_read_stands(
+    tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of one machine: one reads all flags, the other bans and tells Redis so, then the first has its
+    answer."""
+    banned = Flag("ann", "banned", inf, time.time(), "rule x")
+    theirs, read, tellings = Local(tmp_path / "state.db"), RedisStore.all, [banned]
+
+    async def slowly(store: RedisStore) -> Any:
+        found = await read(store)
+        while tellings:
+            theirs.mark([flag := tellings.pop()])
+            await store.flag([flag])
+            theirs.sent_flags([flag])
+        return found
+
+    monkeypatch.setattr(RedisStore, "all", slowly)
+    async with knowing(tmp_path, redis.url()) as (state, local):
+        assert tellings == []
+        assert local.marked() == [banned]
+        assert state.flags_of("ann") == {"banned"}
+    theirs.close()
+
+
 # Two replicas and a Redis that is cut
 
 
@@ -313,7 +408,7 @@ async def _kept(redis: Redis, account: str, number: int) -> bool:
 async def test_much_that_waits_is_told_within_the_usual_deadline(tmp_path: Path, redis: Redis) -> None:
     """Three thousand strikes and flags that fell while Redis was away; the line stays up meanwhile."""
     local, metrics, now = Local(tmp_path / "state.db"), Metrics(), time.time()
-    local.put([Strike(f"a{number % 50}", "loud", f"pn_{number}", now, 3600) for number in range(3000)])
+    local.put([Strike(f"a{number % 50}", "loud", f"pn_{number}", now) for number in range(3000)])
     local.mark([Flag(f"b{number}", "banned", inf, now, "x") for number in range(3000)])
     parts, faults = Parts(metrics), list[object]()
     state = State(local, metrics, parts)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.state.base import Flag, StateUnavailable, Store, Strike
+from proxy.state.base import KEPT, Flag, StateUnavailable, Store, Strike
 from proxy.state.line import Line
 from proxy.state.local import Local
 from proxy.state.redis_store import RedisStore
@@ -52,10 +52,8 @@ def several(request: pytest.FixtureRequest, tmp_path: Path) -> Several:
     return lines
 
 
-def strike(
-    decision: str, name: str = "loud", at: float | None = None, account: str = "a", within: float = 60
-) -> Strike:
-    return Strike(account, name, decision, time.time() if at is None else at, within)
+def strike(decision: str, name: str = "loud", at: float | None = None, account: str = "a") -> Strike:
+    return Strike(account, name, decision, time.time() if at is None else at)
 
 
 def since(**seconds: float) -> dict[str, float]:
@@ -83,7 +81,7 @@ async def test_strikes_are_told_apart(several: Several) -> None:
 async def test_only_what_fell_within_the_time_counts(several: Several) -> None:
     now = time.time()
     async with several(1) as (store,):
-        await store.strike([strike(str(age), at=now - age, within=3600) for age in (5, 50, 500)])
+        await store.strike([strike(str(age), at=now - age) for age in (5, 50, 500)])
         assert await store.counts("a", {"loud": now - 60}) == {"loud": 2}
         assert await store.counts("a", {"loud": now - 600}) == {"loud": 3}
         assert await store.counts("a", {"loud": now}) == {}
@@ -99,8 +97,8 @@ async def test_what_is_told_first_is_counted(several: Several) -> None:
 async def test_a_decision_told_late_keeps_its_time(several: Several) -> None:
     now = time.time()
     async with several(1) as (store,):
-        await store.strike([strike("1", at=now - 100, within=3600)])
-        await store.strike([strike("1", at=now, within=3600)])
+        await store.strike([strike("1", at=now - 100)])
+        await store.strike([strike("1", at=now)])
         assert await store.counts("a", {"loud": now - 60}) == {}
 
 
@@ -110,6 +108,19 @@ async def test_a_count_has_an_end(several: Several, monkeypatch: pytest.MonkeyPa
     async with several(1) as (store,):
         await store.strike([strike(str(number)) for number in range(25)])
         assert await store.counts("a", since(loud=60)) == {"loud": 20}
+
+
+async def test_what_counts_for_nobody_is_forgotten(several: Several) -> None:
+    """After a year, and no strike that falls later makes others end earlier."""
+    now = time.time()
+    async with several(1) as (store,):
+        await store.strike([strike("1", at=now - KEPT - 10), strike("2", at=now - KEPT + 1000), strike("3")])
+        if isinstance(store, Local):
+            store.tidy()
+        else:
+            (left,) = await store.line.ask(("TTL", "penstock:{a}:strikes:loud"))  # type: ignore[attr-defined]
+            assert left > KEPT - 1000
+        assert await store.kept("a") == {"loud": 2}
 
 
 async def test_flags(several: Several) -> None:
@@ -206,7 +217,7 @@ async def test_any_order_of_things(steps: list[Any], tmp_path: Path, redis: Redi
 async def _done(store: Store, what: str, account: str, more: list[Any], now: float) -> None:
     match what:
         case "strike":
-            await store.strike([Strike(account, more[0], more[1], now - more[2], 3600)])
+            await store.strike([Strike(account, more[0], more[1], now - more[2])])
         case "flag":
             await store.flag([Flag(account, more[0], now + more[1], now - 20, "x")])
         case "unflag":
@@ -258,8 +269,42 @@ def test_a_file_that_was_full_is_well_once_there_is_room(tmp_path: Path, monkeyp
 
 def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
     local, now = Local(tmp_path / "state.db"), time.time()
-    local.put([strike("1", at=now - 100, within=60), strike("2", at=now - 10, within=60)])
+    local.put([strike("1", at=now - KEPT - 10), strike("2", at=now - KEPT + 1000)])
     local.mark([Flag("a", "over", now - 1, now - 2, "x"), Flag("a", "banned", inf, now, "x")])
     local.tidy()
     assert local.waiting() == 2
     assert (tmp_path / "state.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_newest_strikes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.state.local.MOST", 20)
+    local, now = Local(tmp_path / "state.db"), time.time()
+    local.put([strike(str(number), at=now - number) for number in range(30)])
+    local.put([strike("1", "quiet")])
+    local.tidy()
+    assert local.counted("a", {"loud": now - 19.5, "quiet": now - 60}) == {"loud": 20, "quiet": 1}
+    assert local.waiting() == 21
+    local.close()
+
+
+def test_what_another_process_tells_meanwhile_is_not_taken_away(tmp_path: Path) -> None:
+    """This process has asked Redis for all marks, and the other tells it of one, before the answer is here."""
+    now = time.time()
+    ours, theirs = Local(tmp_path / "state.db"), Local(tmp_path / "state.db")
+    old, gone, late = (
+        Flag("a", "old", inf, now - 9, "x"),
+        Flag("a", "gone", inf, now - 8, "x"),
+        Flag("b", "x", inf, now, "y"),
+    )
+    theirs.mark([old, gone])
+    theirs.sent_flags(theirs.marked())
+    told = ours.told()
+    theirs.mark([late])
+    theirs.sent_flags(theirs.marked(unsent=True))
+    ours.mirror([old], {}, told)
+    assert sorted(ours.marked()) == [old, late]
+    # Once it was read since, Redis is right again.
+    ours.mirror([old], {}, ours.told())
+    assert ours.marked() == [old]
+    for each in (ours, theirs):
+        each.close()
