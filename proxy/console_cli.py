@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -13,14 +15,24 @@ from .audit_cli import clean, parse_since
 from .config import ConfigError, Settings, load
 from .content_cli import content_of
 from .keys_cli import ConfigFile, user
+from .logs import write_line
 
 if TYPE_CHECKING:
+    from .console.guard import Doorman
     from .console.site import Ask
+
+_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 def console(
     host: Annotated[str, typer.Option(help="The address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8702,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", help="A name under which browsers ask for it, behind a proxy or a Service say; repeatable."
+        ),
+    ] = None,
     content: Annotated[
         bool, typer.Option("--content", help="Show what was kept of texts; needs the master key.")
     ] = False,
@@ -30,25 +42,44 @@ def console(
     config: ConfigFile = None,
 ) -> None:
     """Decisions, why they fell, and what waits for a person, as pages for a browser."""
-    from .console.guard import LOCAL
+    from .console.guard import LOCAL, is_address, spelled
 
     try:
         settings = load(config)
     except ConfigError as error:
         _end(str(error))
-    if host not in LOCAL and settings.admin_token is None:
+    host, served = host.strip("[]"), frozenset(map(spelled, names or ()))
+    for name in sorted(served):
+        if not _NAME.fullmatch(name) and not is_address(name):
+            _end(f"--name {name}: write a name such as console.example.com, without scheme, port and path")
+    away = not {spelled(host)} | served <= LOCAL
+    if away and settings.admin_token is None:
         _end("set admin_token before the console leaves this machine: it is the password")
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         _end(f"cannot listen on {host}:{port}: {error.strerror or error}")
-    _serve(listening, host, settings, admin, content)
+    doorman = _doorman(listening, host, served, settings.admin_token if away else None)
+    _serve(listening, doorman, settings, admin, content)
 
 
-def _serve(listening: socket.socket, host: str, settings: Settings, admin: str | None, content: bool) -> None:
+def _doorman(listening: socket.socket, host: str, served: frozenset[str], token: SecretStr | None) -> Doorman:
+    """Who is let in; says where that is."""
+    from .console.guard import LOCAL, Doorman, spelled
+
+    address, port = listening.getsockname()[:2]
+    everywhere = ipaddress.ip_address(address).is_unspecified
+    write_line(f"http://{f'[{host}]' if ':' in host else host or address}:{port}/")
+    if everywhere:
+        also = f", and as {', '.join(sorted(served))}" if served else ""
+        write_line(f"penstock: browsers reach it at any address of this machine{also}; other names need --name")
+    hosts = LOCAL | served | {spelled(host)}
+    return Doorman(hosts, None if token is None else token.get_secret_value(), addresses=everywhere)
+
+
+def _serve(listening: socket.socket, doorman: Doorman, settings: Settings, admin: str | None, content: bool) -> None:
     import uvicorn
 
-    from .console.guard import LOCAL, Doorman
     from .console.site import Sources, site
 
     token = settings.admin_token
@@ -60,9 +91,7 @@ def _serve(listening: socket.socket, host: str, settings: Settings, admin: str |
         user=user(),
         since=parse_since,
     )
-    app = site(sources, Doorman(LOCAL | {host}, None if token is None or host in LOCAL else token.get_secret_value()))
-    where = f"[{host}]" if ":" in host else host
-    typer.echo(f"http://{where}:{listening.getsockname()[1]}/", err=True)
+    app = site(sources, doorman)
     serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, access_log=False))
     serving.run([listening])
 
@@ -85,5 +114,5 @@ def asking(where: str, token: SecretStr | None) -> Ask:
 
 
 def _end(problem: str) -> NoReturn:
-    typer.echo(f"penstock: {problem}", err=True)
+    write_line(f"penstock: {problem}")
     raise typer.Exit(2)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from typer.testing import CliRunner
 
 from proxy.audit_cli import parse_since
+from proxy.cli import app as cli
 from proxy.console.guard import HEADERS, LOCAL, Doorman
 from proxy.console.site import Sources, Unanswered, site
 from proxy.console_cli import asking
-from tests.bench.candidates import BenchError, tool
+from tests.bench.candidates import BenchError, free_port, tool
 from tests.proxy.conftest import Make, Stand
 from tests.proxy.contents import keeps, written
 from tests.proxy.test_reviews import policy, waiting
 
+TOKEN = "0123456789abcdef"
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & MARK \u202eabc"
 
 
@@ -133,6 +138,123 @@ async def test_names_and_passwords(stand: Make) -> None:
             assert (await browser.get("/", headers=headers)).status_code == 200
             assert (await browser.post("/reviews/pn_1/approve", headers=headers)).status_code == 303
             assert ask.told == [("/reviews/approve", {"id": "pn_1", "by": "bob"})]
+
+
+@contextlib.asynccontextmanager
+async def consoled(folder: Path, *options: str) -> AsyncIterator[tuple[int, list[str]]]:
+    """`penstock console` as a process: its port, and its lines so far."""
+    config = folder / "console.yaml"
+    settings = {"upstream": "http://127.0.0.1:9", "data_dir": str(folder), "admin_token": TOKEN}
+    config.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "proxy", "console", "--port", "0", "--config", str(config), *options]
+    serving = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+    assert serving.stderr is not None
+    try:
+        lines = [(await asyncio.wait_for(serving.stderr.readline(), 60)).decode().strip()]
+        yield int(lines[0].rpartition(":")[2].strip("/")), lines
+        serving.terminate()
+        lines += (await asyncio.wait_for(serving.stderr.read(), 20)).decode().splitlines()
+    finally:
+        if serving.returncode is None:
+            serving.kill()
+        await serving.wait()
+
+
+async def statuses(port: int, names: dict[str, int]) -> dict[str, int]:
+    """What is answered to who asks by these names, with the right password."""
+    found = {}
+    for name in names:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"GET /style.css HTTP/1.1\r\nHost: {name}\r\nAuthorization: {basic('bob', TOKEN)}\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode("latin-1"))
+        found[name] = int((await reader.readline()).split()[1])
+        writer.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (
+            ["--host", "0.0.0.0"],
+            {"127.0.0.1:1": 200, "192.0.2.7:8702": 200, "[2001:DB8:0::1]:9": 200, "localhost": 200,
+             "console.example.com": 421, "2130706433": 421, "": 421, "a!b.example": 421, "caf\xe9.example": 421,
+             "192.0.2.7:x": 421, "[192.0.2.7": 421, "192.0.2.7.evil.example": 421, "a@192.0.2.7": 421,
+             "192.0.2.7/a": 421},
+        ),
+        (
+            ["--host", "0.0.0.0", "--name", "Console.Example.com", "--name", "box."],
+            {"console.example.com": 200, "CONSOLE.example.com.:80": 200, "box:8702": 200, "192.0.2.7": 200,
+             "other.example.com": 421, "example.com": 421},
+        ),
+        (
+            ["--host", "LocalHost", "--name", "2001:DB8:0:0::7"],
+            {"localhost": 200, "[2001:db8::7]:1": 200, "192.0.2.7": 421, "[2001:db8::8]": 421},
+        ),
+    ],
+)  # fmt: skip
+async def test_the_names_under_which_it_is_served(tmp_path: Path, options: list[str], names: dict[str, int]) -> None:
+    async with consoled(tmp_path, *options) as (port, lines):
+        assert await statuses(port, names) == names
+        # It has left this machine: without the password nobody is let in.
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as browser:
+            assert (await browser.get("/")).status_code == 401
+            refused = await browser.get("/", headers={"host": "rebound.example"})
+            assert (refused.status_code, "--name" in refused.text) == (421, True)
+    everywhere = [line for line in lines if "at any address of this machine" in line]
+    assert bool(everywhere) == ("0.0.0.0" in options)
+    assert all(("as box, console.example.com" in line) == ("--name" in options) for line in everywhere)
+
+
+async def test_behind_who_ends_tls_forms_are_taken(stand: Make) -> None:
+    async with stand() as s:
+        ask = Reviewed()
+        sources = Sources(s.data / "audit.db", "", None, ask, "alice", parse_since)
+        app = site(sources, Doorman(LOCAL | {"console.example.com"}, "secret token"))
+        async with browsing(app, "http://console.example.com") as browser:
+            headers = {"authorization": basic("bob", "secret token")}
+            for origin in ("https://evil.example", "https://console.example.com:1", "ftp://console.example.com"):
+                sent = await browser.post("/reviews/pn_1/deny", headers={**headers, "origin": origin})
+                assert sent.status_code == 403
+            own = {**headers, "origin": "https://console.example.com"}
+            assert (await browser.post("/reviews/pn_1/deny", headers=own)).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", "https://console.example.com/"], "without scheme, port and path"),
+        (["--name", "console.example.com:8702"], "without scheme, port and path"),
+        (["--name", ""], "without scheme, port and path"),
+        (["--host", "127.0.0.1", "--name", "console.example.com"], "set admin_token"),
+        (["--host", "0.0.0.0"], "set admin_token"),
+    ],
+)
+def test_wrong_usage(options: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PENSTOCK_CONFIG", raising=False)
+    done = CliRunner().invoke(cli, ["console", "--port", "0", *options])
+    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+
+
+async def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    config = tmp_path / "console.yaml"
+    port = free_port()
+    config.write_text(json.dumps({"upstream": "http://127.0.0.1:9", "data_dir": str(tmp_path)}))
+    command = [sys.executable, "-m", "proxy", "console", "--port", str(port), "--config", str(config)]
+    with open("/dev/full", "w") as full:
+        serving = await asyncio.create_subprocess_exec(*command, stderr=full)
+    status = 0
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as browser:
+            while not status and serving.returncode is None:
+                with contextlib.suppress(httpx2.TransportError):
+                    status = (await browser.get("/style.css")).status_code
+                await asyncio.sleep(0.05)
+    finally:
+        if serving.returncode is None:
+            serving.terminate()
+        await serving.wait()
+    assert status == 200
 
 
 def basic(user: str, password: str) -> str:
