@@ -18,7 +18,7 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from classifiers.base import Failure, Finding, Message, Report, Role
 from classifiers.readings import seen_in
@@ -145,7 +145,7 @@ def _conclude(
     return Decision(
         action,
         fired,
-        merge_masks(masks) if masks and action is not Action.BLOCK else (),
+        merge_masks(everywhere(masks, messages)) if masks and action is not Action.BLOCK else (),
         shadow,
         report.findings,
         report.failures,
@@ -235,6 +235,23 @@ def _masks(rule: Rule, finding: Finding) -> Iterator[Mask]:
     text = rule.mask_with.replace("{LABEL}", finding.label.upper()).replace("{label}", finding.label)
     for place in finding.places:
         yield Mask(place, finding.span[0], finding.span[1], text, rule.restore)
+
+
+def everywhere(masks: Sequence[tuple[Mask, int]], messages: Sequence[Message]) -> list[tuple[Mask, int]]:
+    """`masks`, and the same in every other message that was read from the same place: what is the user's or a
+    stranger's is read as both, and leaves once."""
+    placed = [(mask, order, messages[mask.message]) for mask, order in masks if mask.message < len(messages)]
+    masked = {message.origin for _, _, message in placed} - {""}
+    places: dict[str, list[int]] = {}
+    for index, message in enumerate(messages):
+        if message.origin in masked:
+            places.setdefault(message.origin, []).append(index)
+    found = dict.fromkeys(masks)
+    for mask, order, message in placed:
+        for index in places.get(message.origin, ()):
+            if messages[index].text == message.text:
+                found[replace(mask, message=index), order] = None
+    return list(found)
 
 
 def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:

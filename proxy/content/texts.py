@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from classifiers.base import Message
-from policies.engine import Decision, Mask, merge_masks
+from policies.engine import Decision, Mask, everywhere, merge_masks
 from policies.model import NUMBER, Stage
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Texts:
                     return (), set(range(len(messages)))
             if not item.findings:
                 return (), set(range(len(messages)))
-        return merge_masks(masks), _around(messages, nowhere)
+        return merge_masks(everywhere(masks, messages)), _around(messages, nowhere)
 
 
 def _around(messages: Sequence[Message], nowhere: set[int]) -> set[int]:

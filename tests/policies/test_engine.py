@@ -196,6 +196,29 @@ def test_a_finding_stands_for_copies_of_its_text() -> None:
     assert shared.masks == apart.masks == tuple(Mask(at, 2, 3, "[X]") for at in (0, 2, 3))
 
 
+def test_what_is_read_from_one_place_in_two_roles_is_masked_once_for_both() -> None:
+    policies = built(
+        make(
+            [
+                rule(action="mask", mask_with="[U]", roles=["user"]),
+                rule("told", action="mask", mask_with="[TOLD]", roles=["tool_result"]),
+            ]
+        )
+    )
+    told = Message(Role.TOOL_RESULT, "0123456789", "/t")
+    found = [Finding("a", "x", 0.9, 0, (0, 4)), Finding("a", "x", 0.9, 1, (2, 9)), Finding("a", "x", 0.9, 2, (9, 10))]
+    for place, other in (("/t", True), ("/u", False)):
+        texts = [*USER, told, Message(Role.USER, "0123456789", place)]
+        masks = decide(policies, Stage.INPUT, texts, Report(tuple(found))).masks
+        both = [Mask(at, *span) for at in (0, 1, 2) for span in ((0, 9, "[TOLD]"), (9, 10, "[U]"))]
+        apart = [Mask(at, 0, 9, "[TOLD]") for at in (0, 1)] + [Mask(2, 9, 10, "[U]")]
+        assert list(masks) == (both if other else apart)
+    unlike = [*USER, Message(Role.TOOL_RESULT, "9876543210", "/t")]
+    assert [mask.message for mask in decide(policies, Stage.INPUT, unlike, Report((found[0],))).masks] == [0]
+    nowhere = [Message(Role.USER, "0123456789", ""), Message(Role.TOOL_RESULT, "0123456789", "")]
+    assert [mask.message for mask in decide(policies, Stage.INPUT, nowhere, Report((found[0],))).masks] == [0]
+
+
 def test_masks_carry_the_label_and_the_longest_speaks_for_overlapping_ones() -> None:
     ready = built(
         make(

@@ -117,6 +117,12 @@ CASES: list[tuple[str, Sequence[Any], Decision, list[str]]] = [
         [WITHHELD, "b", WITHHELD],
     ),
     (
+        "read from one place in two roles, and blocked",
+        [("/a", "a KEY"), ("/a", "a KEY"), ("/b", "a KEY")],
+        Decision(Action.BLOCK, (fired("veil", Action.BLOCK, found(0, 2, 5)),)),
+        ["a [SECRET]", "a [SECRET]", "a KEY"],
+    ),
+    (
         "a shadow masks nothing",
         ["a KEY"],
         Decision(Action.PASS, shadow=(fired("veil", Action.MASK, found(0, 2, 5), mode=Mode.SHADOW),)),
