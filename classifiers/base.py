@@ -32,7 +32,8 @@ class Message:
     """One text to judge.
 
     `origin` is a JSON pointer (RFC 6901) into the body that it came from, so that what was judged can be shown
-    and masked. A pointer that ends in ``#key`` names an object key instead of a value.
+    and masked. A pointer that ends in ``#key`` names an object key instead of a value, and one with another word behind
+    a ``#`` a text that was derived from what stands there; a ``#`` in a key is written ``~2``.
 
     `context` is what was said before it in the conversation (the last turns of the user and texts of tools), for
     classifiers that judge an answer by its question. It is never judged itself, and no finding points into it.

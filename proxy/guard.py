@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
-from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import replace
@@ -29,6 +27,7 @@ from policies.ready import MOST_FACES
 from .begun import Joint, crossing
 from .dialects.base import Request
 from .facts import calls_in, calls_of, facts_of
+from .located import located
 from .metrics import Metrics
 
 Recall = Callable[[], Coroutine[Any, Any, Account]]
@@ -203,7 +202,7 @@ class Guard:
             quick = [each for each in self._asked[stage] if each.at_once]
             report = crossing(messages, joints, report, functools.partial(self._panel.report_now, asked=quick))
         if report.findings:
-            report = _located(messages, report)
+            report = located(messages, report)
         if unscannable:
             first = len(messages)
             messages = messages + [message for message, _ in unscannable]
@@ -230,48 +229,3 @@ class Guard:
 def _unhashed(value: str) -> str:
     """Nobody is drawn for a canary where nobody said who asks."""
     return ""
-
-
-def _located(messages: Sequence[Message], report: Report) -> Report:
-    """A derived text (its origin says so behind a '#') has no place that could be masked: its spans are dropped. What
-    was found in a part of a joined text as well is one finding, and it has a place there."""
-    if not any(each.span is not None and "#" in messages[each.message].origin for each in report.findings):
-        return report
-    found = [one for each in report.findings for one in (each.each() if each.span and each.twins else (each,))]
-    scores = {(f.message, f.span, f.classifier, f.label): f.score for f in found}
-    joints: dict[int, list[tuple[int, int]]] = {}
-    findings: list[Finding] = []
-    for finding in found:
-        index, span = finding.message, finding.span
-        if "#" not in messages[index].origin:
-            findings.append(finding)
-            continue
-        if span is not None and messages[index].origin.endswith(tuple(_PARTS)):
-            if index not in joints:
-                joints[index] = _parts(messages, index)
-            parts = joints[index]
-            offset, part = parts[bisect_right(parts, (span[0], len(messages))) - 1] if parts else (0, index)
-            there = (part, (span[0] - offset, span[1] - offset), finding.classifier, finding.label)
-            if part != index and scores.get(there, -1.0) >= finding.score:
-                continue
-        findings.append(replace(finding, span=None))
-    return report._replace(findings=tuple(findings))
-
-
-_PARTS = {"#joined": re.compile(r"/[0-9]+(?:/text)?"), "#thoughts": re.compile(r"/[0-9]+/thinking")}
-"""How the origin of a joined text ends, and what leads from the list to the text of one of its parts."""
-
-
-def _parts(messages: Sequence[Message], joined: int) -> list[tuple[int, int]]:
-    """(where it begins in the joined text, its index) of each part; none where it is not made of them exactly."""
-    base, _, kind = messages[joined].origin.rpartition("#")
-    path = _PARTS["#" + kind]
-    parts: list[tuple[int, int]] = []
-    texts: list[str] = []
-    size = 0
-    for index, message in enumerate(messages[:joined]):
-        if message.origin.startswith(base) and path.fullmatch(message.origin, len(base)):
-            parts.append((size, index))
-            texts.append(message.text)
-            size += len(message.text)
-    return parts if "".join(texts) == messages[joined].text else []

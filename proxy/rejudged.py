@@ -26,7 +26,8 @@ from policies.ready import PolicySet
 from .content.stated import stated
 from .content.texts import Look
 from .content.vault import Gone
-from .dialects.base import Body, decoded
+from .dialects.base import Body
+from .dialects.escapes import decoded
 from .facts import calls_told
 from .guard import Guard
 from .metrics import Metrics
@@ -212,4 +213,4 @@ def _read_out(messages: Sequence[Message]) -> Iterator[Message]:
         yield message
         origin = message.origin + "#decoded"
         if message.role is Role.TOOL_CALL and "\\" in message.text and origin not in known:
-            yield replace(message, text="\n".join(decoded(message.text)), origin=origin)
+            yield replace(message, text=decoded(message.text), origin=origin)

@@ -21,7 +21,8 @@ from policies.model import Action, Stage
 
 from .answers import Answer, relayed
 from .begun import Joint
-from .dialects.base import Request, StreamReader, decoded
+from .dialects.base import Request, StreamReader
+from .dialects.escapes import decoded
 from .dialects.structured import FRAMES
 from .flight import ending
 from .gate import Gate, Kind, Mask, Part, Question, Release
@@ -375,7 +376,7 @@ def _frame(part: Part) -> bool:
 def _unescaped(question: Question) -> Iterator[Message]:
     """A tool call's text as the client will read it, where JSON's escapes hide it."""
     for message in question.messages:
-        if message.role is Role.TOOL_CALL and "\\" in message.text and (text := "\n".join(decoded(message.text))):
+        if message.role is Role.TOOL_CALL and "\\" in message.text and (text := decoded(message.text)):
             yield Message(Role.TOOL_CALL, text, message.origin + "#decoded")
 
 

@@ -14,8 +14,9 @@ from classifiers.base import Message, Role
 from ..accounts.stored import tools
 from ..gate import Kind, Part, Piece
 from ..sse import Event, read
-from ..strict import Malformed, parse
+from ..strict import Malformed
 from .encoded import text_in
+from .escapes import decoded
 
 
 class BadRequest(ValueError):
@@ -111,7 +112,7 @@ class Body:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""
         self.add(Role.TOOL_CALL, text, origin)
         if "\\" in text:
-            self.add(Role.TOOL_CALL, "\n".join(decoded(text)), origin + "#decoded")
+            self.add(Role.TOOL_CALL, decoded(text), origin + "#decoded")
 
     def given(self, value: Any, role: Role, origin: str) -> None:
         """What a tool is called with, where that is not spelled as a text: every leaf and key of it, and its large
@@ -312,8 +313,16 @@ def looks_sealed(text: str) -> bool:
 
 
 def escaped(key: str) -> str:
-    """`key` as a token of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
+    """`key` as a token of a JSON pointer (RFC 6901), and its `#` as ~2: behind a bare one an origin says how a text was
+    derived, which is for nobody to say who chooses a key."""
+    if "~" in key or "/" in key or "#" in key:
+        return key.replace("~", "~0").replace("/", "~1").replace("#", "~2")
+    return key
+
+
+def key_of(token: str) -> str:
+    """The key that `escaped` made `token` of."""
+    return token.replace("~2", "#").replace("~1", "/").replace("~0", "~") if "~" in token else token
 
 
 def replaced(tree: Any, origin: str, value: str) -> None:
@@ -321,7 +330,7 @@ def replaced(tree: Any, origin: str, value: str) -> None:
 
     Log probabilities and the numbers of tokens (`token_ids`) spell an answer's text again, token by token: beside a
     leaf that is set they are taken out, and so they are where `origin` means one of them."""
-    *path, last = (token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
+    *path, last = map(key_of, origin.split("/")[1:])
     for step in path:
         _unspell(tree)
         tree = tree[int(step)] if isinstance(tree, list) else tree[step]
@@ -353,32 +362,6 @@ def written(tree: Any) -> str:
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
 
 
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
-
-def decoded(arguments: str) -> Iterator[str]:
-    """The strings and keys in a JSON text, escapes undone.
-
-    Where it is not strictly JSON, the whole text with its escapes undone: a client's parser may be more lenient
-    (about duplicate keys, NaN, what stands around it), and it is the client who acts on what it reads."""
-    try:
-        tree = parse(arguments)
-    except Malformed:
-        yield _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _SHORT.get(m[2], m[2]), arguments)
-        return
-    stack = [tree]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from value
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
-
-
 __all__ = [
     "BadRequest",
     "Body",
@@ -392,9 +375,9 @@ __all__ = [
     "Request",
     "Speaker",
     "StreamReader",
-    "decoded",
     "escaped",
     "exact",
+    "key_of",
     "looks_sealed",
     "replaced",
     "written",

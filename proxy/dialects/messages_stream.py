@@ -18,7 +18,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as event_of
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, looks_sealed, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, key_of, looks_sealed, written
 from .messages_body import (
     ENCRYPTED,
     VOCABULARY,
@@ -338,7 +338,7 @@ def _path(block: Any, pointer: str) -> Path:
         return ()
     path: list[str | int] = ["content_block"]
     for token in pointer.split("/"):
-        step: str | int = int(token) if isinstance(block, list) else token.replace("~1", "/").replace("~0", "~")
+        step: str | int = int(token) if isinstance(block, list) else key_of(token)
         block = block[step]
         path.append(step)
     return tuple(path)

@@ -17,7 +17,7 @@ from classifiers.base import Role
 from ..sse import Event, framed
 from ..sse import read as read_event
 from ..strict import Malformed, parse
-from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, written
+from .base import Body, Kind, Part, Piece, Refusal, Request, escaped, exact, key_of, written
 from .repeats import Repeats
 from .responses_body import VOCABULARY, read_response, read_value
 from .responses_ending import Json, Told, blocked_stream, broken_stream, refused_stream
@@ -353,7 +353,7 @@ def _key(body: Body, key: str) -> None:
 
 def _path(origin: str) -> tuple[str | int, ...]:
     """The steps of a JSON pointer."""
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in origin.split("/")[1:])
+    return tuple(map(key_of, origin.split("/")[1:]))
 
 
 def _item_of(tree: Json) -> int | str:
