@@ -104,9 +104,11 @@ class Body:
         elif kind is dict or kind is list:
             self.leaves(value, role, f"{origin}/{key}", vocabulary)
 
-    def encoded(self, role: Role, value: str, origin: str) -> None:
-        """Bytes that were named as unscannable: where they are a text, it is read besides."""
-        self.add(role, text_in(value), origin + "#bytes")
+    def encoded(self, role: Role, value: str, origin: str, kind: str = "") -> None:
+        """Bytes that were named as unscannable: where they are a text, as their media type `kind` may say, it is read
+        besides."""
+        text = text_in(value, kind)
+        self.add(role, text, origin if text is value else origin + "#bytes")
 
     def arguments(self, text: str, origin: str) -> None:
         """A tool call's arguments: as written, and as the client will read them once JSON's escapes are undone."""

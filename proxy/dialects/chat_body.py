@@ -53,6 +53,8 @@ OPAQUE: Mapping[str, str] = {
 """Parts of a message that hold something other than text, by their types and by the fields that hold it. OpenAI's API
 knows four of them; vLLM and its like take all, and go by the field where there is no type, or a `uuid`."""
 _BYTES = frozenset({"data", "file_data", "b64_json"})
+_URLS = frozenset({"url", "uri", "file_url", "images", *OPAQUE})
+"""Fields that may hold a data URL: what stands in any other is read as it stands, however it begins."""
 _PLAIN = frozenset({int, float, bool, type(None)})
 _SPELLING = frozenset({"token", "logprob", "bytes", "top_logprobs", "content", "refusal"})
 REASONING = frozenset({"reasoning_content", "reasoning"})
@@ -109,7 +111,7 @@ def read_message(body: Body, message: dict[str, Any], role: Role, origin: str) -
         elif key == "images" and value:
             read_key(body, key, role, place)
             body.unscannable.append((place, "image"))
-            around(body, value, role, place)
+            around(body, value, role, place, key)
         else:
             read_key(body, key, role, place)
             body.leaves(value, role, place, VOCABULARY)
@@ -174,7 +176,7 @@ def _part(body: Body, part: dict[str, Any], role: Role, origin: str) -> Iterator
             if is_bytes(key, value):
                 body.encoded(role, value, place)
             else:
-                around(body, value, role, place)
+                around(body, value, role, place, key)
         else:
             thinks = role is Role.ASSISTANT and (key == "thinking" or key in REASONING)
             said = Role.REASONING if thinks else role
@@ -193,11 +195,13 @@ def read_joined(body: Body, parts: Any, role: Role, origin: str) -> None:
 
 def is_bytes(key: str, value: Any) -> bool:
     """Whether a member of an opaque part is its encoded bytes."""
-    return isinstance(value, str) and (key in _BYTES or OPAQUE.get(key) == "embeddings" or value.startswith("data:"))
+    if not isinstance(value, str):
+        return False
+    return key in _BYTES or OPAQUE.get(key) == "embeddings" or (key in _URLS and value.startswith("data:"))
 
 
-def around(body: Body, value: Any, role: Role, origin: str) -> None:
-    """The text around an opaque part (names, links), without its encoded bytes."""
+def around(body: Body, value: Any, role: Role, origin: str, under: str) -> None:
+    """The text around an opaque part (names, links), without its encoded bytes. It stands `under` a key."""
     if isinstance(value, dict):
         for key, inner in value.items():
             place = f"{origin}/{escaped(key)}"
@@ -206,11 +210,11 @@ def around(body: Body, value: Any, role: Role, origin: str) -> None:
             if is_bytes(key, inner):
                 body.encoded(role, inner, place)
             else:
-                around(body, inner, role, place)
+                around(body, inner, role, place, key)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            around(body, item, role, f"{origin}/{index}")
-    elif isinstance(value, str) and value.startswith("data:"):
+            around(body, item, role, f"{origin}/{index}", under)
+    elif is_bytes(under, value):
         body.encoded(role, value, origin)
     else:
         body.leaves(value, role, origin, VOCABULARY)
@@ -218,7 +222,7 @@ def around(body: Body, value: Any, role: Role, origin: str) -> None:
 
 def _audio(body: Body, value: Any, role: Role, origin: str) -> None:
     body.unscannable.append((origin, "audio"))
-    around(body, value, role, origin)
+    around(body, value, role, origin, "audio")
 
 
 def _call(body: Body, call: Any, origin: str) -> None:

@@ -279,7 +279,7 @@ class ChatReader:
         """What is no text, and the text around it."""
         opaque.append((place, kind))
         body = Body()
-        around(body, value, Role.ASSISTANT, place)
+        around(body, value, Role.ASSISTANT, place, "images")
         for said in body.messages:
             self._atom(pieces, said.origin, said.text, said.role)
 

@@ -234,12 +234,12 @@ def sealed(kind: Any, key: str, value: Any) -> bool:
 
 def _source(body: Body, source: dict[str, Any], role: Role, origin: str) -> None:
     """Where an image or a document comes from: encoded bytes are left out, a text is read."""
-    encoded = source.get("type") == "base64"
+    encoded, kind = source.get("type") == "base64", source.get("media_type")
     for key, value in source.items():
         place = f"{origin}/{escaped(key)}"
         if key == "data" and isinstance(value, str):
             if encoded:
-                body.encoded(role, value, place)
+                body.encoded(role, value, place, kind if isinstance(kind, str) else "")
             else:
                 body.add(role, value, place)
         elif key == "content":

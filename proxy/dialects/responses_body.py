@@ -182,7 +182,7 @@ def _role(what: str, told: Any, role: Role) -> Role:
 def _text(body: Body, text: str, role: Role, place: str, key: str) -> None:
     if not text or (role in _FIXED and text in VOCABULARY):
         return
-    if key in _ENCODED:
+    if key in _ENCODED and role is not Role.TOOL_DEFINITION:  # what a definition tells by way of example is read
         body.unscannable.append((place, _ENCODED[key]))
         if _ENCODED[key] != "encrypted":
             body.encoded(role, text, place)

@@ -26,14 +26,28 @@ CASES: dict[str, tuple[str, str]] = {
     "lines": ("c29tZSB3\r\nb3Jkcw==\n", "some words"),
     "a data URL": ("data:text/csv;charset=utf-8;base64," + b64(b"a,b"), "a,b"),
     "a data URL in plain words": ("data:,some%20words", "some words"),
-    "a data URL of nothing": ("data:text/plain", ""),
+    "a data URL of nothing": ("data:text/plain", "data:text/plain"),
+    "words that begin like a data URL": ("data: some words, plainly", "data: some words\n plainly"),
+    "a data URL that says something": ("data:some/words;base64," + b64(PNG), "data:some/words;base64"),
+    "a data URL with a name": (
+        "data:application/pdf;name=some-words;base64," + b64(PNG),
+        "data:application/pdf;name=some-words;base64",
+    ),
+    "a data URL of no base64": ("data:image/png;base64,some words", "some words"),
+    "a data URL whose words begin oddly": ("data:,%00some words", "%00some words"),
+    "an image among letters": ("data:image/svg+xml;charset=utf-8,%3Csvg%3E", "<svg>"),
     "UTF-16": (b64("gr\u00fcn".encode("utf-16")), "gr\u00fcn"),
     "a byte order mark": (b64(codecs.BOM_UTF8 + b"x"), "x"),
     "words that are not encoded": ("some words, plainly", "some words, plainly"),
     "an image": (b64(PNG), ""),
     "a large image": (b64(PNG * 500), ""),
     "an image in a data URL": ("data:image/png;base64," + b64(PNG), ""),
-    "half a text": (b64(b"some words" * 100 + b"\xff"), ""),
+    "a text with a wrong letter": (b64(b"some words" * 100 + b"\xff"), "some words" * 100 + "\ufffd"),
+    "a file that begins like a text": (
+        b64(b"a plain head " * 20 + b"\xff\x00 1\n" * 200 + b"and some more words" + b"\xff" * 9),
+        "a plain head " * 20 + "\n 1\nand some more words",
+    ),
+    "what calls itself a text": ("data:text/plain;base64," + b64(b"\x00some words"), "\x00some words"),
     "a sound": (b64(b"RIFF\x24\x00\x00\x00WAVEfmt "), ""),
 }
 
@@ -52,3 +66,9 @@ def test_any_text_is_read(text: str) -> None:
 @given(st.text(max_size=300))
 def test_any_text_does_no_harm(encoded: str) -> None:
     assert isinstance(text_in(encoded), str)
+
+
+def test_a_media_type_beside_it_says_that_it_is_a_text() -> None:
+    odd = b64(b"\x00" * 300 + b"some words\xff")
+    assert text_in(odd) == text_in(odd, "image/png") == ""
+    assert text_in(odd, "text/plain") == "\x00" * 300 + "some words\ufffd"
