@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import alike
 
@@ -20,10 +20,11 @@ class TeachError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text and its side."""
+    """One text and its side. `place` says for people where it stands, like file:line."""
 
     text: str
     bad: bool
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,11 @@ class Prepared:
 def prepare(examples: Sequence[Example]) -> Prepared:
     """Raises TeachError for too few or too many examples, and for texts that are blank or too long."""
     for at, example in enumerate(examples, 1):
+        what = f"{example.place}: the text" if example.place else f"example {at}"
         if not example.text.strip():
-            raise TeachError(f"example {at} is blank: remove it")
+            raise TeachError(f"{what} is blank: remove it")
         if len(example.text) > LONGEST:
-            raise TeachError(f"example {at} has over {LONGEST:,} characters: keep the part that matters")
+            raise TeachError(f"{what} has over {LONGEST:,} characters: keep the part that matters")
     sides: dict[str, set[bool]] = {}
     first: dict[str, Example] = {}
     for example in examples:

@@ -150,8 +150,11 @@ def figures(
     sides = np.arange(len(values)) < len(caught)
     recalls = []
     for rate in RATES:
-        recall, cut = recall_at(values, sides, rate)
-        recalls.append(Recall(rate, recall, *clopper_pearson(round(recall * len(caught)), len(caught)), cut))
+        _, cut = recall_at(values, sides, rate)
+        # With six decimals, as a card has it: rounded down it would let the honest score be flagged that it lies above.
+        cut = above(float(np.nextafter(cut, -math.inf)))
+        hits = int((caught >= cut).sum())
+        recalls.append(Recall(rate, hits / len(caught), *clopper_pearson(hits, len(caught)), cut))
     ece = expected_calibration_error(probabilities, bad, weights=balanced(bad))
     return Figures(auroc(scores, bad), low, high, ece, tuple(recalls), len(passed))
 

@@ -66,13 +66,15 @@ class Rows:
         return np.asarray(np.maximum.reduceat(line.score(self.windows), self.starts), np.float64)
 
 
-def read(encoder: Encoder, texts: Sequence[str], say: Say | None = None) -> Rows:
-    """What a head sees of the texts. Raises TeachError for one without a single token."""
+def read(encoder: Encoder, texts: Sequence[str], say: Say | None = None, places: Sequence[str] = ()) -> Rows:
+    """What a head sees of the texts. Raises TeachError for one without a single token, by its place if `places` has
+    one for each text."""
     layers, parts = layers_of(encoder), []
     for at, text in enumerate(texts):
         passes = encoder.read(text)
         if not passes.windows:
-            raise TeachError(f"text {at + 1} holds nothing that can be read")
+            what = f"{places[at]}: the text" if places and places[at] else f"text {at + 1}"
+            raise TeachError(f"{what} holds nothing that can be read: remove it")
         parts.append(features(passes, layers))
         if say is not None:
             say(at + 1, len(texts))
@@ -175,22 +177,23 @@ def teach(
     label: str,
     examples: Sequence[Example],
     encoder: Encoder,
-    honest: Sequence[str] = (),
+    honest: Sequence[Example] = (),
     budget: float = 0.005,
     roles: Sequence[str] = ("user",),
     say: Say | None = None,
     today: date | None = None,
 ) -> tuple[Head, Lesson]:
-    """A head for `label`, and what is to be known of it. `honest` are texts of local traffic that must pass: they are
-    not learned from, so what they say of the threshold is exact. `budget` is the share of honest texts that may be
-    flagged. Raises TeachError."""
+    """A head for `label`, and what is to be known of it. `honest` are texts of local traffic that must pass, whatever
+    side they name: they are not learned from, so what they say of the threshold is exact. `budget` is the share of
+    honest texts that may be flagged. Raises TeachError."""
     texts = prepare(examples)
     bad = np.asarray([example.bad for example in texts.kept], np.bool_)
     known = {alike.fingerprint(example.text) for example in texts.kept}
-    fresh = sorted({alike.fingerprint(text): text for text in honest}.items())
-    others = [text for mark, text in fresh if mark not in known]
+    fresh = sorted({alike.fingerprint(each.text): each for each in honest}.items(), key=lambda pair: pair[0])
+    others = [each for mark, each in fresh if mark not in known]
     all_texts = [example.text for example in texts.kept]
-    rows = read(encoder, all_texts + others, say)
+    everything = [*texts.kept, *others]
+    rows = read(encoder, [each.text for each in everything], say, [each.place for each in everything])
     mine, theirs = rows.take(np.arange(len(bad))), rows.take(np.arange(len(bad), len(rows)))
     joined = alike.pairs(all_texts)
     groups = alike.groups(len(all_texts), joined)

@@ -9,44 +9,30 @@ order statistics alone: the bound is exact (Clopper-Pearson, 95 %, one-sided) wh
 
 from __future__ import annotations
 
-import asyncio
+import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classifiers.asked import asked_of
-from classifiers.base import Finding, Message, Role
 from classifiers.lesson import above, allowed, needed
 from classifiers.linear import sigmoid
-from classifiers.panel import Panel
 from classifiers.statistics import clopper_pearson, upper_bound
 
-from .document import Document, read
+from .document import Path
+from .edited import at, spelled
 from .forms import Mode
-from .model import Action, Policy, Rule, Seen, Stage
-from .plan import plan
+from .judged import Bools, CalibrateError, Floats, Judged, Side
+from .model import Action, AllOf, AnyOf, Policy, Rule, Seen
 from .ready import PolicySet
-from .texts import Text
+from .standing import Standing, standing
 
-Floats = NDArray[np.float64]
-Say = Callable[[int, int], None]
-
-OUTPUT = frozenset({Role.ASSISTANT, Role.REASONING, Role.REFUSAL, Role.TOOL_CALL, Role.ERROR})
-"""Roles of texts that are read at the output stage."""
-LONG = 60.0
-"""Seconds that a classifier may take over one text: a busy machine is no bad classifier."""
+UNMEASURED = "not measured: no honest text of its roles; rows may name a 'role', or say --role"
 FLOOR = 0.01
 """No threshold is lowered further: classifiers do not report lower scores."""
-Path = tuple[str | int, ...]
-
-
-class CalibrateError(ValueError):
-    """No threshold can be set; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +71,7 @@ class Rate:
         return self.hits / self.count if self.count else math.nan
 
 
-def rate(fired: NDArray[np.bool_]) -> Rate:
+def rate(fired: Bools) -> Rate:
     """The rate of (n,) texts."""
     hits, count = int(fired.sum()), len(fired)
     low, high = clopper_pearson(hits, count)
@@ -105,11 +91,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One rule. `then` rates are those with the proposed thresholds, equal to `now` where nothing is proposed. `note`
-    says why nothing is, or what stands against it; `well` is False where texts were brought and the budget is not
-    proven by them, or too little is caught. `bad` rates are None without bad texts."""
+    """One rule of a policy. `then` rates are those with the proposed thresholds, equal to `now` where nothing is
+    proposed. `note` says why nothing is, or what stands against it; `well` is False where texts were brought and the
+    budget is not proven by them, or too little is caught. `bad` rates are None without bad texts. `written` is the
+    policy in whose file the thresholds stand: a rule that is inherited moves with those of others."""
 
     policy: str
+    written: str
     rule: Rule
     budget: float | None
     parts: tuple[Part, ...]
@@ -123,116 +111,169 @@ class Outcome:
     @property
     def changes(self) -> tuple[Part, ...]:
         """The thresholds to write."""
-        return tuple(part for part in self.parts if part.then != part.now) if self.well else ()
+        return tuple(part for part in self.parts if part.then != part.now)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """What the classifiers saw in some texts."""
-
-    texts: tuple[Text, ...]
-    findings: tuple[tuple[Finding, ...], ...]
-
-    def split(self, count: int) -> tuple[Judged, Judged]:
-        """The first `count` texts, and the others."""
-        cut = slice(None, count), slice(count, None)
-        one, other = (Judged(self.texts[part], self.findings[part]) for part in cut)
-        return one, other
-
-    def strengths(self, rule: Rule) -> Floats:
-        """(texts that the rule reads, parts of its condition): the highest score that each part meets, 0 for none."""
-        parts = [wanted(part) for part in rule.conditions[0]]
-        rows = [
-            [max((f.score for f in seen if asks(f)), default=0.0) for asks in parts]
-            for text, seen in zip(self.texts, self.findings, strict=True)
-            if text.role in rule.roles and stage_of(text.role) in rule.stages
-        ]
-        return np.asarray(rows, np.float64).reshape(len(rows), len(parts))
-
-
-def wanted(part: Seen) -> Callable[[Finding], bool]:
-    """Whether a finding is one that this part asks for."""
-    names = frozenset(part.finding)
-    return lambda found: f"{found.classifier}.{found.label}" in names or f"{found.classifier}.*" in names
-
-
-def stage_of(role: Role) -> Stage:
-    """The stage at which a text of this role is read."""
-    return Stage.OUTPUT if role in OUTPUT else Stage.INPUT
-
-
-def judge(policies: PolicySet, texts: Sequence[Text], say: Say | None = None) -> Judged:
-    """What the classifiers of the set see in each text, asked by the panel as in live traffic, but without deadlines.
-    Raises CalibrateError where one fails: a text that was not judged says nothing."""
-    return Judged(tuple(texts), asyncio.run(_judge(policies, texts, say)))
-
-
-async def _judge(policies: PolicySet, texts: Sequence[Text], say: Say | None) -> tuple[tuple[Finding, ...], ...]:
-    asked = {
-        stage: asked_of(policies.classifiers, [reading._replace(deadline=LONG) for reading in plan(policies, stage)])
-        for stage in Stage
-    }
-    found: dict[int, tuple[Finding, ...]] = {}
-    numbered, panel = enumerate(texts), Panel()
-
-    async def work() -> None:
-        for at, text in numbered:  # shared: each takes the next
-            report = await panel.report([Message(text.role, text.text, "/text")], asked[stage_of(text.role)])
-            for failure in report.failures:
-                what = f"{failure.reason} {failure.detail}".strip()
-                raise CalibrateError(f"{text.file}:{text.line}: classifier '{failure.classifier}' failed: {what}")
-            found[at] = report.findings
-            if say is not None:
-                say(len(found), len(texts))
-
-    try:
-        await asyncio.gather(*(work() for _ in range(panel.workers)))
-    finally:
-        panel.close()
-    return tuple(found[at] for at in range(len(texts)))
-
-
-def fires(strengths: Floats, at_least: Sequence[float], every: bool) -> NDArray[np.bool_]:
+def fires(strengths: Floats, at_least: Sequence[float], every: bool) -> Bools:
     """(n,) whether the condition is true in each text."""
     true = strengths >= np.asarray(at_least)
     return np.asarray(true.all(axis=1) if every else true.any(axis=1), np.bool_)
 
 
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """One rule while its thresholds are looked for. `now` and `then` have one for each part; `honest` and `bad` say in
+    which texts it fires with such thresholds."""
+
+    policy: Policy
+    rule: Rule
+    place: Standing
+    honest: Callable[[Sequence[float]], Bools]
+    bad: Callable[[Sequence[float]], Bools] | None
+    budget: float | None
+    now: list[float]
+    then: list[float]
+    note: str
+    well: bool
+
+    def caught(self, at: Sequence[float]) -> Rate | None:
+        """What it catches with these thresholds."""
+        return None if self.bad is None else rate(self.bad(at))
+
+    def stay(self, why: str) -> None:
+        """Nothing is proposed."""
+        self.then, self.note, self.well = self.now, why, False
+
+    def outcome(self) -> Outcome:
+        paths = _paths(self.rule, self.place.path)
+        seen = self.rule.conditions[0]
+        parts = tuple(
+            Part(tuple(part.finding), path, part.at_least, new)
+            for part, path, new in zip(seen, paths, self.then, strict=True)
+        )
+        return Outcome(
+            self.policy.id,
+            self.place.policy,
+            self.rule,
+            self.budget,
+            parts,
+            rate(self.honest(self.now)),
+            rate(self.honest(self.then)),
+            self.caught(self.now),
+            self.caught(self.then),
+            self.note,
+            self.well,
+        )
+
+
 def calibrate(policies: PolicySet, honest: Judged, bad: Judged | None, budget: Budget) -> list[Outcome]:
     """What should become of the thresholds of every rule that is not off and has any, in the order of the set."""
-    return [
-        _rule(policy, place, rule, honest, bad, budget)
+    by_id = {policy.id: policy for policy in policies.policies}
+    passing, failing = Side.of(policies, honest), None if bad is None else Side.of(policies, bad)
+    trials = [
+        (_expression if isinstance(rule.when, str) else _rule)(
+            policy, rule, standing(by_id, policy, rule.id), passing, failing, budget
+        )
         for policy in policies.policies
-        for place, rule in enumerate(policy.rules)
+        for rule in policy.rules
         if rule.mode is not Mode.OFF and rule.conditions[0]
     ]
+    shared: dict[Standing, list[_Trial]] = {}
+    for trial in trials:
+        if not trial.place.path and trial.then != trial.now:
+            trial.stay(_overridden(trial))
+        key = trial.place if trial.place.path else Standing(trial.policy.id, (trial.rule.id,))
+        shared.setdefault(key, []).append(trial)
+    for same in shared.values():
+        _agreed(same, budget.catch)
+    return [trial.outcome() for trial in trials]
 
 
-def _rule(policy: Policy, place: int, rule: Rule, honest: Judged, bad: Judged | None, budget: Budget) -> Outcome:
+def _agreed(trials: Sequence[_Trial], catch: float | None) -> None:
+    """One condition, as several policies have it: each keeps its budget with the highest threshold that any needs, and
+    all stay as they are where one would then catch too little."""
+    wanted = [trial.then for trial in trials]
+    highest = [max(values) for values in zip(*wanted, strict=True)]
+    short: list[tuple[_Trial, str]] = []
+    for trial in trials:
+        trial.then = highest
+        after = trial.caught(highest)
+        if not trial.well or trial.budget is None or catch is None or after is None:
+            continue
+        if after.count == 0:
+            short.append((trial, "no bad text of its roles: what it catches is not known"))
+        elif after.share < catch:
+            what = f"catches too little ({after.share:.1%}) within its budget"
+            short.append((trial, f"{what}: narrow the rule, or let a judge decide"))
+    if not short:
+        return
+    for trial, mine in zip(trials, wanted, strict=True):
+        trial.then = trial.now
+        if mine != trial.now:
+            trial.stay(f"its threshold is also that of '{short[0][0].policy.id}', where it would catch too little")
+    for trial, why in short:
+        trial.stay(why)
+
+
+def _overridden(trial: _Trial) -> str:
+    """Where the threshold of a rule that is inherited of a pack is to be written."""
+    when = with_thresholds(trial.rule, trial.then).model_dump(mode="json")
+    said = f"override: {{rules: {{{trial.rule.id}: {{when: {json.dumps(when)}}}}}}}"
+    return f"its threshold stands in the shipped pack '{trial.place.policy}': write by hand {said}"
+
+
+def _rule(policy: Policy, rule: Rule, place: Standing, honest: Side, bad: Side | None, budget: Budget) -> _Trial:
     seen, every = rule.conditions
     now = [part.at_least for part in seen]
-    strengths = honest.strengths(rule)
-    worse = None if bad is None else bad.strengths(rule)
+    strengths = honest.judged.strengths(rule)
+    worse = None if bad is None else bad.judged.strengths(rule)
     then, note, well = _thresholds(strengths, now, every, budget.of(rule), budget.lower)
-    if isinstance(rule.when, str) and then != now:
-        then, note, well = now, f"its condition is an expression: write {spelled(max(then))} into it by hand", False
-
-    def caught(at: Sequence[float]) -> Rate | None:
-        return None if worse is None else rate(fires(worse, at, every))
-
-    after = caught(then)
-    if well and budget.of(rule) is not None and budget.catch is not None and after is not None:
-        if after.count == 0:
-            note, well = "no bad text of its roles: what it catches is not known", False
-        elif after.share < budget.catch:
-            note = f"catches too little ({after.share:.1%}) within its budget: narrow the rule, or let a judge decide"
-            well = False
-    paths = _paths(rule, place)
-    parts = tuple(
-        Part(tuple(part.finding), path, part.at_least, new) for part, path, new in zip(seen, paths, then, strict=True)
+    return _Trial(
+        policy,
+        rule,
+        place,
+        partial(fires, strengths, every=every),
+        None if worse is None else partial(fires, worse, every=every),
+        budget.of(rule),
+        now,
+        then,
+        note,
+        well,
     )
-    rates = rate(fires(strengths, now, every)), rate(fires(strengths, then, every))
-    return Outcome(policy.id, rule, budget.of(rule), parts, *rates, caught(now), after, note, well)
+
+
+def _expression(policy: Policy, rule: Rule, place: Standing, honest: Side, bad: Side | None, budget: Budget) -> _Trial:
+    """The same for a rule whose condition is an expression: it stays as it is, and the note says what to write."""
+    now = [part.at_least for part in rule.conditions[0]]
+    fired, may = honest.fired(policy, rule), honest.fired(policy, rule, may=True)
+    caught = None if bad is None else bad.fired(policy, rule)
+    share = budget.of(rule)
+    note, well = "", True
+    if share is not None and not len(may):
+        note = UNMEASURED
+    elif share is not None and rate(may).bound > share:
+        note, well = f"its condition is an expression: {_by_hand(rule, honest.judged.strengths(rule), share)}", False
+    if may.sum() != fired.sum():
+        told = f"its rate is that of a plain request; in another it may fire on {may.sum()} of these texts"
+        note = f"{note}; {told}" if note else told
+    return _Trial(
+        policy, rule, place, lambda _: fired, None if caught is None else lambda _: caught, share, now, now, note, well
+    )
+
+
+def _by_hand(rule: Rule, strengths: Floats, budget: float) -> str:
+    """What to do about an expression that fires too often. A number is said only where it is sure to do: where the
+    condition is false whenever the scores that speak for it are below."""
+    from .cel.condition import compiled
+
+    assert isinstance(rule.when, str)
+    seen, every = rule.conditions
+    then, why, well = _moved(strengths, [part.at_least for part in seen], every, budget, 0.0)
+    if allowed(len(strengths), budget) < 0:
+        return why
+    if not every and not compiled(rule.when, rule.stages[0], frozenset(rule.roles)).told():
+        return "its scores alone do not decide it; narrow it by hand, and calibrate again"
+    return f"write {spelled(max(then))} into it by hand" if well else why
 
 
 def _thresholds(
@@ -243,7 +284,7 @@ def _thresholds(
     if budget is None:
         return old, "", True
     if not len(strengths):
-        return old, "not measured: no honest text of its roles; rows may name a 'role', or say --role", True
+        return old, UNMEASURED, True
     if rate(fires(strengths, old, every)).bound <= budget and not lower:
         return old, "", True
     return _moved(strengths, old, every, budget, FLOOR if lower else 0.0)
@@ -286,35 +327,54 @@ def _log_odds(scores: Floats) -> Floats:
         return np.asarray(np.log(kept) - np.log1p(-kept), np.float64)
 
 
-def _paths(rule: Rule, place: int) -> list[Path]:
-    start: Path = ("rules", place, "when")
+def _paths(rule: Rule, start: Path) -> list[Path]:
+    """Where the threshold of each part stands, for a condition at `start`."""
     if isinstance(rule.when, Seen):
         return [(*start, "at_least")]
     form = "all" if rule.conditions[1] else "any"
     return [(*start, form, number, "at_least") for number in range(len(rule.conditions[0]))]
 
 
-def together(policies: PolicySet, judged: Judged, outcomes: Sequence[Outcome] | None = None) -> Rate:
-    """How many texts any enforced rule would stop or change, with the proposed thresholds of `outcomes` if
-    given."""
-    stopped = np.zeros(len(judged.texts), np.bool_)
-    new = (
-        {} if outcomes is None else {each.rule.id: [part.then for part in each.parts] for each in outcomes if each.well}
-    )
-    for rule in policies.rules:
-        if rule.acts and rule.action.protects:
-            parts, every = rule.conditions
-            at_least = new.get(rule.id, [part.at_least for part in parts])
-            read_by = [text.role in rule.roles and stage_of(text.role) in rule.stages for text in judged.texts]
-            stopped[np.asarray(read_by, np.bool_)] |= fires(judged.strengths(rule), at_least, every)
-    return rate(stopped)
+def with_thresholds(rule: Rule, at_least: Sequence[float]) -> Seen | AnyOf | AllOf:
+    """The rule's condition, which is no expression, with other thresholds."""
+    parts = [part.model_copy(update={"at_least": new}) for part, new in zip(rule.conditions[0], at_least, strict=True)]
+    match rule.when:
+        case AnyOf():
+            return AnyOf(any=parts)
+        case AllOf():
+            return AllOf(all=parts)
+        case _:
+            return parts[0]
+
+
+def together(policies: PolicySet, judged: Judged, outcomes: Sequence[Outcome] = ()) -> Rate:
+    """How many texts the engine would stop or change in a plain request, with the proposed thresholds of `outcomes`:
+    all policies of the set asked, the base beside those that stand in its place elsewhere."""
+    new = {
+        (each.policy, each.rule.id): with_thresholds(each.rule, [part.then for part in each.parts])
+        for each in outcomes
+        if each.changes
+    }
+    moved = policies.with_conditions(new) if new else policies
+    return rate(np.asarray([decision.action.protects for decision in judged.decided(moved)], np.bool_))
+
+
+def moves(written: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[Path, float]:
+    """The thresholds that stand in a file, and what they are to be. Raises CalibrateError where one is another now."""
+    found: dict[Path, float] = {}
+    for part in (part for each in outcomes if each.written == written["id"] for part in each.changes):
+        if at(written, part.path) != part.now:
+            raise CalibrateError("a threshold is not what it was: the file was changed meanwhile, calibrate again")
+        found[part.path] = part.then
+    return found
 
 
 def marks(written: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[Path, float]:
-    """The mocked scores of a file's cases that are a threshold to the digit, and what they become with it: such a case
-    marks the bound, and is to go on doing so."""
+    """The mocked scores of a file's cases that are a threshold of its policy to the digit, written there or inherited,
+    and what they become with it: such a case marks the bound, and is to go on doing so."""
+    own = [each for each in outcomes if each.policy == written["id"]]
     moved: dict[tuple[str, Any], float] = {
-        (name, part.now): part.then for each in outcomes for part in each.changes for name in part.findings
+        (name, part.now): part.then for each in own for part in each.changes for name in part.findings
     }
     found: dict[Path, float] = {}
     for number, case in enumerate(written.get("cases", ())):
@@ -325,57 +385,3 @@ def marks(written: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[Path,
             if then is not None:
                 found[(*path, "score") if isinstance(told, dict) else path] = then
     return found
-
-
-# Into the file -----------------------------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-FxoeE.+-]*")
-_BREAK = re.compile(r"\r\n|[\n\r]")
-
-
-def edited(raw: bytes, changes: Mapping[Path, float]) -> bytes:
-    """The policy file with other numbers at these paths and not a byte changed beside them. Raises CalibrateError
-    where that cannot be done safely."""
-    document = read(raw, "policy")
-    text = raw.decode("utf-8-sig") if not document.problems else ""
-    starts = [0, *(found.end() for found in _BREAK.finditer(text))]
-    spots = []
-    for path, value in changes.items():
-        line, column = document.places.get(path, (0, 0))
-        at = starts[line - 1] + column - 1 if 0 < line <= len(starts) else len(text)
-        found = _NUMBER.match(text, at)
-        if found is None:
-            raise CalibrateError("the threshold is not where it was: write it by hand")
-        spots.append((found.start(), found.end(), spelled(value)))
-    made = text
-    for start, end, number in sorted(spots, reverse=True):
-        made = made[:start] + number + made[end:]
-    out = made.encode()
-    if raw.startswith(b"\xef\xbb\xbf"):
-        out = b"\xef\xbb\xbf" + out
-    _same_but(document, read(out, "policy"), changes)
-    return out
-
-
-def _same_but(before: Document, after: Document, changes: Mapping[Path, float]) -> None:
-    """That nothing else was touched is not believed but looked at."""
-    if after.problems or before.places.keys() != after.places.keys():
-        raise CalibrateError("the file cannot be edited in place: write the thresholds by hand")
-    for path in before.places:
-        old, new = _at(before.value, path), _at(after.value, path)
-        if isinstance(old, dict | list) or (new == old and path not in changes):
-            continue
-        if path not in changes or new != float(spelled(changes[path])):
-            raise CalibrateError("the file cannot be edited in place: write the thresholds by hand")
-
-
-def _at(value: object, path: Path) -> object:
-    for part in path:
-        value = value[part]  # type: ignore[index]
-    return value
-
-
-def spelled(value: float) -> str:
-    """A threshold as it is written: six decimals at most, never in powers of ten."""
-    said = f"{value:.6f}".rstrip("0")
-    return said + "0" if said.endswith(".") else said

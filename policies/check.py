@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .cases import CaseResult, Outcome, run_cases
@@ -77,21 +78,24 @@ class CheckResult:
         return f"{self.source}: revision {self.policy.revision}: {sizes}, cases: {told}{noted}"
 
 
-def check(path_or_pack: str, live: bool = False, linted: bool = False) -> CheckResult:
-    """Loads the set and runs its cases; `live` opens and asks slow classifiers too, `linted` looks for likely mistakes.
-    Raises nothing for what an author wrote.
+def check(
+    path_or_pack: str, live: bool = False, linted: bool = False, instead: Mapping[str, bytes] | None = None
+) -> CheckResult:
+    """Loads the set and runs its cases; `live` opens and asks slow classifiers too, `linted` looks for likely mistakes,
+    `instead` is as `load` has it: what is to be written is checked before it is. Raises nothing for what an author
+    wrote.
     """
     try:
-        policy = load(path_or_pack, opened=live)
-        notices = _notices(policy, path_or_pack) if linted else ()
+        policy = load(path_or_pack, live, instead)
+        notices = _notices(policy, sources(path_or_pack, instead)) if linted else ()
     except PolicyError as error:
         return CheckResult(path_or_pack, None, error.problems)
     return CheckResult(path_or_pack, policy, (), tuple(run_cases(policy, live)), notices)
 
 
-def _notices(policy: PolicySet, path_or_pack: str) -> tuple[tuple[Notice, Problem], ...]:
+def _notices(policy: PolicySet, files: Sequence[tuple[str, bytes]]) -> tuple[tuple[Notice, Problem], ...]:
     """Files are read a second time, for the places, only where there may be something to show."""
-    notices, files = lint(policy), sources(path_or_pack)
+    notices = lint(policy)
     remarked = [(name, raw) for name, raw in files if _COMMENT.search(raw)]
     read_again = {name: read(raw, name) for name, raw in (files if notices else remarked)}
     documents = {str(each.value.get("id")): each for each in read_again.values() if isinstance(each.value, dict)}

@@ -43,14 +43,15 @@ def packs() -> tuple[str, ...]:
     return tuple(sorted(item.name[:-5] for item in shipped.iterdir() if item.name.endswith(".yaml")))
 
 
-def load(path_or_pack: str, opened: bool = False) -> PolicySet:
+def load(path_or_pack: str, opened: bool = False, instead: Mapping[str, bytes] | None = None) -> PolicySet:
     """The policies of a directory of YAML files, of one file, or of a shipped pack. Weights are verified, and opened
     when they are first asked for; with `opened` now.
 
     A bare name of a pack means the pack; where a file or directory has the same name, say `./name` or
-    `pack:name`. Raises PolicyError.
+    `pack:name`. `instead` has contents that are read in place of those of files, by the names that `sources` gives
+    them. Raises PolicyError.
     """
-    documents, written, known = _known(path_or_pack)
+    documents, written, known = _known(path_or_pack, instead)
     if not any(policy.rules for _, policy in known):
         raise PolicyError([Problem(path_or_pack, 0, 0, "no rule at all", "write at least one under 'rules'")])
     _for_all(known)
@@ -84,9 +85,11 @@ def heavy(path_or_pack: str) -> list[Classifier]:
     return list(classifiers.values())
 
 
-def _known(path_or_pack: str) -> tuple[list[Document], list[_Read], list[_Read]]:
+def _known(
+    path_or_pack: str, instead: Mapping[str, bytes] | None = None
+) -> tuple[list[Document], list[_Read], list[_Read]]:
     """The documents, the policies as they are written, and each with what it extends. Raises PolicyError."""
-    documents = [read(raw, name) for name, raw in sources(path_or_pack)]
+    documents = [read(raw, name) for name, raw in sources(path_or_pack, instead)]
     parsed = [(document, parse(document)) for document in documents]
     _raise(documents)
     written: list[_Read] = [(document, policy) for document, policy in parsed if policy is not None]
@@ -115,8 +118,9 @@ def _raise(documents: list[Document]) -> None:
         raise PolicyError(problems)
 
 
-def sources(path_or_pack: str) -> list[tuple[str, bytes]]:
-    """Names and contents of the files meant. Raises PolicyError where they cannot be read."""
+def sources(path_or_pack: str, instead: Mapping[str, bytes] | None = None) -> list[tuple[str, bytes]]:
+    """Names and contents of the files meant; `instead` has other contents, by name, as they may be written next.
+    Raises PolicyError where they cannot be read."""
     prefix, _, name = path_or_pack.rpartition("pack:")
     path = Path(path_or_pack)
     if not prefix and name in packs() and path_or_pack in (name, f"pack:{name}"):
@@ -126,7 +130,8 @@ def sources(path_or_pack: str) -> list[tuple[str, bytes]]:
         shipped = resources.files("policies") / "packs" / f"{name}.yaml"
         return [(f"{name}.yaml", shipped.read_bytes())]
     try:
-        return [(str(file), file.read_bytes()) for file in _files(path, path_or_pack)]
+        names = [str(file) for file in _files(path, path_or_pack)]
+        return [(name, (instead or {}).get(name) or Path(name).read_bytes()) for name in names]
     except OSError as error:
         where = str(error.filename or path_or_pack)
         raise PolicyError([Problem(where, 0, 0, f"cannot be read: {error.strerror}")]) from None

@@ -447,6 +447,11 @@ class Policy(_Strict):
         return self._cases
 
     @property
+    def inherited(self) -> frozenset[str]:
+        """The ids of rules that are inherited, changed or not."""
+        return self._inherited
+
+    @property
     def untouched(self) -> frozenset[str]:
         """The ids of rules that are inherited as they are: what there is to say of them is said of the base."""
         return self._inherited - (self.override.rules.keys() if self.override is not None else set())

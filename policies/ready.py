@@ -16,7 +16,7 @@ from classifiers.cascade import After
 from .decision import Decision
 from .facts import Facts
 from .forms import Canary, Mode
-from .model import NEEDED, Action, ClassifierSpec, OnError, Policy, Rule, Stage
+from .model import NEEDED, Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
 
 if TYPE_CHECKING:
     from .cel.condition import Condition
@@ -182,6 +182,22 @@ class PolicySet:
             if len(self._faces) < MOST_FACES:
                 self._faces[ids] = known
         return known
+
+    def with_conditions(self, changed: Mapping[tuple[str, str], Seen | AnyOf | AllOf]) -> PolicySet:
+        """The same set with other conditions of some rules, by the ids of policy and rule, under the same revision."""
+        policies = tuple(
+            policy.model_copy(
+                update={
+                    "rules": [
+                        rule.model_copy(update={"when": changed.get((policy.id, rule.id), rule.when)})
+                        for rule in policy.rules
+                    ]
+                }
+            )
+            for policy in self.policies
+        )
+        tables = {stage: _table(policies, self.specs, stage, self.revision) for stage in Stage}
+        return replace(self, policies=policies, tables=tables, _faces={})
 
     @property
     def revision(self) -> str:

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .audit_show import clean
-from .teach_cli import Refused, operator, parse_share, write
+from .teach_cli import Refused, operator, parse_share, write_all
 
 if TYPE_CHECKING:
     from classifiers.base import Role
-    from policies.calibrate import Judged, Outcome, Rate, Say
+    from policies.calibrate import Outcome, Rate
+    from policies.judged import Judged, Say
     from policies.ready import PolicySet
     from policies.texts import Text
 
@@ -50,8 +51,9 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Example: penstock calibrate my-policies --honest honest.txt --bad bad.txt --max-honest-block 0.5% --write
     """
-    from policies.calibrate import Budget, CalibrateError, together
+    from policies.calibrate import Budget, together
     from policies.calibrate import calibrate as propose
+    from policies.judged import CalibrateError
     from policies.load import load
 
     budget = Budget(
@@ -74,7 +76,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
         if json:
             typer.echo(dumps(_plain(outcomes, stops), indent=1))
         else:
-            for line in _lines(outcomes, stops):
+            for line in _lines(policies, outcomes, stops):
                 typer.echo(clean(line))
         changed = [each for each in outcomes if each.changes]
         if save and changed:
@@ -102,7 +104,7 @@ def _role(name: str) -> Role:
 
 
 def _judged(policies: PolicySet, honest: Sequence[Text], bad: Sequence[Text]) -> tuple[Judged, Judged | None]:
-    from policies.calibrate import judge
+    from policies.judged import judge
 
     with _progress() as say:
         passing, failing = judge(policies, [*honest, *bad], say).split(len(honest))
@@ -119,13 +121,16 @@ def _caught(found: Rate) -> str:
     return f"{found.share:.1%} ({found.low:.1%} to {found.high:.1%}) of {found.count:,}" if found.count else "no text"
 
 
-def _lines(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> Iterator[str]:
+def _lines(policies: PolicySet, outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> Iterator[str]:
     """For people: a block for each rule, and what all together stop."""
-    from policies.calibrate import spelled
+    from policies.edited import spelled
+    from policies.forms import Mode
 
+    several = len(policies.policies) > 1
     for each in outcomes:
         budget = "no budget" if each.budget is None else f"budget {each.budget:.2%}"
-        yield f"{each.rule.id} ({each.rule.action}, {each.rule.mode}, {budget})"
+        of = f" of {each.policy}" if several else ""
+        yield f"{each.rule.id}{of} ({each.rule.action}, {each.rule.mode}, {budget})"
         moved = bool(each.changes)
         for part in each.parts:
             move = f" -> {spelled(part.then)}" if moved and part.then != part.now else ""
@@ -135,6 +140,9 @@ def _lines(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> Iterator[st
             yield f"    bad        {_caught(each.bad_now)}" + (f" -> {_caught(each.bad_then)}" if moved else "")
         if each.note:
             yield f"    {'note' if each.well else 'INFEASIBLE'}  {each.note}"
+    scoreless = [rule.id for rule in policies.rules if rule.mode is not Mode.OFF and not rule.conditions[0]]
+    if scoreless:
+        yield "rules without a score, asked as of a plain request: " + ", ".join(dict.fromkeys(scoreless))
     yield f"all rules that stop  {_rate(stops[0])}" + (f" -> {_rate(stops[1])}" if stops[0] != stops[1] else "")
 
 
@@ -147,6 +155,7 @@ def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, A
     rules = [
         {
             "policy": each.policy,
+            "written_in": each.written,
             "rule": each.rule.id,
             "action": each.rule.action.value,
             "mode": str(each.rule.mode),
@@ -165,44 +174,45 @@ def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, A
 
 
 def _save(policy: str, changed: Sequence[Outcome]) -> None:
-    """Writes the files and runs their cases; where one fails all files are as they were. Raises Refused."""
-    from policies.calibrate import CalibrateError, edited, marks
+    """Runs the policy's cases with the new thresholds, and writes the files where all pass. Raises Refused."""
+    from policies.calibrate import marks, moves
     from policies.check import check
     from policies.document import read
+    from policies.edited import EditError, edited
+    from policies.judged import CalibrateError
     from policies.load import packs, sources
 
     if policy.removeprefix("pack:") in packs() and not Path(policy).exists():
         how = f"penstock policy copy {policy.removeprefix('pack:')} my-policies"
         raise Refused(f"{policy} is a shipped pack: copy it to a file of yours ({how}) and calibrate that")
-    before: dict[Path, bytes] = {}
-    after: dict[Path, bytes] = {}
+    after: dict[str, bytes] = {}
     said: list[str] = []
     for name, raw in sources(policy):
         written = read(raw, name).value
-        own = [each for each in changed if each.policy == written["id"]]
-        moves = {part.path: part.then for each in own for part in each.changes}
-        bounds = marks(written, own)
-        if moves:
-            try:
-                before[Path(name)], after[Path(name)] = raw, edited(raw, {**moves, **bounds})
-            except CalibrateError as error:
-                raise Refused(f"{name}: {error}") from error
-            said += [f"moved with it: the case '{clean(written['cases'][path[1]]['name'])}'" for path in bounds]
-    for path, raw in after.items():
-        write(path, raw)
-    result = check(policy, live=True)
+        try:
+            bounds = marks(written, changed)
+            numbers = {**moves(written, changed), **bounds}
+            if numbers:
+                after[name] = edited(raw, numbers)
+        except (CalibrateError, EditError) as error:
+            raise Refused(f"{name}: {error}") from error
+        said += [f"moved with it: the case '{clean(written['cases'][path[1]]['name'])}'" for path in bounds]
+    # Before anything is written: a server that follows these files must not see what fails its own cases.
+    result = check(policy, live=True, instead=after)
     if not result.ok:
-        for path, raw in before.items():
-            write(path, raw)
         what = "its own cases fail with these thresholds; nothing was changed"
         mend = (
             "a case that marks the old threshold moves along where its score is that very number; move others by hand"
         )
+        if result.problems:
+            what = "the policies cannot be used with these thresholds; nothing was changed"
+            mend = "write them by hand, and what must move with them"
         raise Refused("\n".join((what, *result.lines()[:-1], mend)))
+    write_all({Path(name): raw for name, raw in after.items()})
     for line in dict.fromkeys(said):
         print(line, file=sys.stderr)
-    for path in after:
-        print(f"written: {clean(path)}", file=sys.stderr)
+    for name in after:
+        print(f"written: {clean(name)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

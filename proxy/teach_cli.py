@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from classifiers.examples import Example
     from classifiers.lesson import Lesson
     from classifiers.teach import Say
+    from policies.texts import Text
 
 
 class Refused(ValueError):
@@ -86,7 +87,7 @@ def teach(  # noqa: PLR0913, PLR0917 - one parameter an option
         encoder = open_encoder(model or DEFAULT_MODEL)
         with _progress() as say:
             head, lesson = fit(label, brought, encoder, passing, share, said, say)
-        write(place, head.dump())
+        write_all({place: head.dump()})
     if json:
         typer.echo(dumps(head.card, indent=1))
         return
@@ -99,7 +100,7 @@ def teach(  # noqa: PLR0913, PLR0917 - one parameter an option
 def _brought(
     label: str, examples: Path | None, bad: Path | None, good: Path | None, names: tuple[list[str] | None, ...]
 ) -> list[Example]:
-    from classifiers.examples import LONGEST, Example
+    from classifiers.examples import LONGEST
     from policies.evaluate.labels import spelled
     from policies.texts import Reading, read
 
@@ -110,14 +111,20 @@ def _brought(
     found = [text for path, side in files if path for text in read(path, Reading(side=side, longest=LONGEST))]
     if examples is not None:
         found = read(examples, Reading(True, None, label, positive, negative, ignore, longest=LONGEST))
-    return [Example(text.text, bool(text.bad)) for text in found]
+    return [_example(text) for text in found]
 
 
-def _passing(honest: Path | None) -> list[str]:
+def _passing(honest: Path | None) -> list[Example]:
     from classifiers.examples import LONGEST
     from policies.texts import Reading, read
 
-    return [] if honest is None else [text.text for text in read(honest, Reading(side=False, longest=LONGEST))]
+    return [] if honest is None else [_example(text) for text in read(honest, Reading(side=False, longest=LONGEST))]
+
+
+def _example(text: Text) -> Example:
+    from classifiers.examples import Example
+
+    return Example(text.text, bool(text.bad), f"{text.file}:{text.line}")
 
 
 def parse_share(text: str, option: str, most: float = 0.5) -> float:
@@ -177,6 +184,33 @@ def write(path: Path, raw: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """All of these files or none: whatever comes between, an interrupt too, those that are written already are as they
+    were, or gone where there were none. Raises OSError, and Refused where one cannot be put back."""
+    before = {path: path.read_bytes() if path.is_file() else None for path in files}
+    try:
+        for path, raw in files.items():
+            write(path, raw)
+    except BaseException:
+        lost = [path for path, raw in before.items() if not _put_back(path, raw)]
+        if lost:
+            names = ", ".join(str(path) for path in lost)
+            raise Refused(f"{names}: written, and cannot be put back as it was; restore it by hand") from None
+        raise
+
+
+def _put_back(path: Path, raw: bytes | None) -> bool:
+    """Whether the file is as it was; it was not there where `raw` is None."""
+    try:
+        if raw is None:
+            path.unlink(missing_ok=True)
+        elif path.read_bytes() != raw:
+            write(path, raw)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

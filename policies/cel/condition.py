@@ -111,6 +111,10 @@ class Condition:
         """Whether each of the findings that speak for it is needed."""
         return all(self.root.truth(_Open(frozenset({bit}))) is False for bit in self.shown)
 
+    def told(self) -> bool:
+        """Whether it is false wherever none of the findings that speak for it is there, whatever else is so."""
+        return self.root.truth(_Open(self.shown)) is False
+
 
 @lru_cache(maxsize=4096)
 def compiled(text: str, stage: Stage, roles: frozenset[Role]) -> Condition:

@@ -224,9 +224,10 @@ def test_no_text_is_in_the_file(taught: tuple[Head, lesson.Lesson]) -> None:
 def test_honest_traffic_proves_a_threshold_and_is_not_learned_from(
     taught: tuple[Head, lesson.Lesson], encoder: Encoder
 ) -> None:
-    honest = [f"Where is the {what} number {n}?" for what in ("pillow", "cup", "lamp") for n in range(110)]
+    asked = (f"Where is the {what} number {n}?" for what in ("pillow", "cup", "lamp") for n in range(110))
+    honest = [Example(text, False) for text in asked]
     examples = fraud()
-    leaked = next(example.text for example in examples if not example.bad)
+    leaked = next(example for example in examples if not example.bad)
     head, said = teach.teach("refund_fraud", examples, encoder, [*honest, leaked], 0.01, today=TODAY)
     assert head.digest == taught[0].digest
     assert said.traffic == 330
@@ -286,6 +287,37 @@ def test_one_wording_on_a_side_is_no_side(encoder: Encoder) -> None:
     # Digits make no difference among near copies, but they do for being the same text.
     with pytest.raises(TeachError, match="wordings of one text"):
         teach.teach("x", bad + [example for example in fraud() if not example.bad], encoder)
+
+
+@pytest.mark.parametrize("among", ["examples", "honest"])
+def test_a_text_of_which_nothing_is_left_is_named_by_its_place(among: str, encoder: Encoder) -> None:
+    nothing = [Example("\u200b\u200d\u200b", False, "honest.txt:29")]
+    examples = fraud() + nothing * (among == "examples")
+    with pytest.raises(TeachError, match=r"^honest\.txt:29: the text holds nothing that can be read"):
+        teach.teach("x", examples, encoder, nothing * (among == "honest"))
+
+
+def test_a_place_makes_no_two_texts_of_one() -> None:
+    examples = [replace(example, place=f"f:{at}") for at, example in enumerate(fraud())]
+    assert prepare(examples) == prepare(fraud())
+    with pytest.raises(TeachError, match=r"^f:7: the text is blank"):
+        prepare([*examples, Example(" ", True, "f:7")])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(0.001, 0.998), min_size=20, max_size=60), st.lists(st.floats(0.001, 0.998), min_size=4))
+def test_the_thresholds_of_a_card_keep_the_rate_that_they_are_for(passed: list[float], caught: list[float]) -> None:
+    """As they are written, with six decimals: rounded down, one would be reached by the honest score that it lies
+    above."""
+    scores = np.asarray([*caught, *passed])
+    bad = np.arange(len(scores)) < len(caught)
+    found = lesson.figures(scores, scores, bad, np.arange(len(scores), dtype=np.intp), None)
+    for each in found.recalls:
+        written = round(each.threshold, 6)
+        assert written == each.threshold
+        assert sum(score >= written for score in passed) <= each.rate * len(passed)
+        assert each.recall == sum(score >= written for score in caught) / len(caught)
+        assert each.low <= each.recall <= each.high
 
 
 def test_odd_letters_and_long_texts_are_read(encoder: Encoder) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from classifiers.base import Role
 from classifiers.statistics import clopper_pearson
-from policies.calibrate import Judged, judge, together
+from policies.calibrate import together
+from policies.judged import Judged, judge
 from policies.load import load
 from policies.ready import PolicySet
 from policies.texts import Text

@@ -18,20 +18,10 @@ from hypothesis import strategies as st
 from classifiers.base import Finding, Message, Report, Role
 from classifiers.lesson import above
 from classifiers.statistics import upper_bound
-from policies.calibrate import (
-    Budget,
-    CalibrateError,
-    Judged,
-    Outcome,
-    Part,
-    calibrate,
-    edited,
-    judge,
-    marks,
-    spelled,
-    together,
-)
+from policies.calibrate import Budget, Outcome, Part, calibrate, marks, together
+from policies.edited import EditError, edited, spelled
 from policies.engine import decide
+from policies.judged import CalibrateError, Judged, judge
 from policies.load import load
 from policies.model import Action, Policy, Stage
 from policies.ready import PolicySet
@@ -240,7 +230,8 @@ def test_cases_that_mark_a_bound_move_with_it() -> None:
         {"text": "no scores"},
         {"scores": {"d.x": {"score": 0.9, "reading": "decoded"}}},
     ]
-    assert marks({"cases": cases}, [outcome]) == {
+    assert marks({"id": "other", "cases": cases}, [outcome]) == {}
+    assert marks({"id": "p", "cases": cases}, [outcome]) == {
         ("cases", 0, "scores", "c.a"): 0.95,
         ("cases", 3, "scores", "d.x", "score"): 0.95,
     }
@@ -299,7 +290,7 @@ def test_only_the_number_changes(chosen: set[Any], value: float, ends: str, mark
 
 @pytest.mark.parametrize("path", [("rules", 5, "when", "at_least"), ("rules", 0, "id"), ("rules", 0, "when")])
 def test_what_is_no_number_is_not_touched(path: tuple[str | int, ...]) -> None:
-    with pytest.raises(CalibrateError, match="by hand"):
+    with pytest.raises(EditError, match="by hand"):
         edited(WRITTEN.encode(), {path: 0.5})
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from classifiers.base import Failure, Finding, Message, Report, Role, Silence
-from policies.calibrate import Budget, Judged, calibrate
+from policies.calibrate import Budget, calibrate
 from policies.cases import Outcome, run_cases
 from policies.cel.condition import NoCondition, compiled
 from policies.cel.constant import constants
@@ -27,6 +27,7 @@ from policies.engine import Action, PolicySet, Stage, decide
 from policies.evaluate.dataset import Row
 from policies.evaluate.subject import PolicySubject
 from policies.facts import Account, Call, Facts, Settings, Turn
+from policies.judged import Judged
 from policies.model import Policy
 from policies.texts import Text
 

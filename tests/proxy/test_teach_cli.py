@@ -172,6 +172,21 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_line_of_which_nothing_is_left_is_named(tmp_path: Path) -> None:
+    lines = honest(tmp_path, 20).read_text("utf-8").splitlines()
+    (tmp_path / "honest.txt").write_text("\n".join([*lines[:2], "\u200b\u200d\u200b", *lines[2:]]), "utf-8")
+    words = ("teach", "refund_fraud", "--examples", EXAMPLES, "--out", tmp_path / "head.json")
+    told = penstock(*words, "--honest", tmp_path / "honest.txt")
+    assert told.exit_code == 1
+    assert told.stderr.startswith("penstock: honest.txt:3: the text holds nothing that can be read")
+    rows = EXAMPLES.read_text("utf-8").rstrip("\n")
+    (tmp_path / "rows.jsonl").write_text(rows + '\n\n{"text": "\\u200b\\u200d", "label": "benign"}\n', "utf-8")
+    told = penstock("teach", "refund_fraud", "--examples", tmp_path / "rows.jsonl", "--out", tmp_path / "head.json")
+    assert told.exit_code == 1
+    assert f"rows.jsonl:{len(rows.splitlines()) + 2}: the text holds nothing" in told.stderr
+    assert not (tmp_path / "head.json").exists()
+
+
 def test_no_text_of_a_user_is_echoed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "my secret words", "label": "odd"}\n{"text": "my secret words", "label"', "utf-8")
