@@ -32,6 +32,7 @@ from .exchange import Shared
 from .flight import InFlight, ending
 from .guard import Guard, Recall
 from .heads import unfit, unserved
+from .kept_path import kept
 from .known import Known
 from .later import Later
 from .listener import Caller, Incoming
@@ -40,6 +41,7 @@ from .metrics import Metrics
 from .moderate import Moderation
 from .problems import FAILED, NO_ROOM
 from .record import Leave, Notes
+from .refusals import Refusals
 from .relay import Relay, relays
 from .reviews import Reviews
 from .routing import Routing
@@ -97,6 +99,7 @@ class DataPlane:
         self._end_user = settings.end_user_header.encode()
         self.reviews = Reviews(settings.max_reviews, metrics)
         most = settings.max_answer_bytes, settings.max_texts
+        self.refusals = Refusals(audit, metrics, lambda: self.guard.policies.revision)
         self._shared = Shared(audit, metrics, Later(INTENT_AFTER), *most, self.reviews)
         self._relay = Relay(routing, audit, metrics, settings.max_answer_bytes)
         self._owned = owned
@@ -155,7 +158,7 @@ class DataPlane:
             dialect,
             unjudged,
             speaker,
-            _text(incoming.path),
+            self._written(incoming.path),
             identity,
             self.routing,
             (b"GET" if incoming.method == b"HEAD" else incoming.method, _target(incoming), incoming.raw),
@@ -176,6 +179,10 @@ class DataPlane:
         twice = self._owned is not None and found.count(b"/") != path.count(b"/")
         return None if twice or found in self._judged else found
 
+    def _written(self, path: bytes) -> str:
+        """A path that is served, for the records."""
+        return path.decode("ascii") if path in self._judged else kept(path, served=True)
+
     def _found(self, incoming: Incoming, found: Found, identity: Identity) -> Answer | None:
         """As `opened`, for a request about batches."""
         why = unfit(incoming, judged=True, json=found.json)
@@ -188,7 +195,7 @@ class DataPlane:
             found.dialect,
             False,
             found.dialect,
-            _text(incoming.path),
+            self._written(incoming.path),
             identity,
             self.routing,
             (incoming.method, _target(incoming), found.headers),
@@ -247,7 +254,7 @@ class DataPlane:
         notes = Notes(
             self._metrics,
             known.dialect.name if known.dialect is not None else "open" if known.unjudged else "models",
-            _text(incoming.method),
+            incoming.method.decode("ascii"),
             known.path,
             identity.account.id,
             guard.policies.revision,
@@ -317,13 +324,9 @@ class DataPlane:
     def _refusal(
         self, incoming: Incoming | None, status: int, code: str, message: str, extra: Headers, account: Account
     ) -> Answer:
-        method, path = (incoming.method, incoming.path) if incoming else (b"", b"")
-        revision = self.guard.policies.revision
-        notes = Notes(self._metrics, "none", _text(method), _text(path), account.id, revision)
-        notes.ended("refused", code)
-        self._metrics.refused.inc(code)
-        self._audit.append(notes.outcome())
-        return problem(self._speaker(incoming), status, code, message, notes.id, extra)
+        known = self._identities.known and account is not ANONYMOUS
+        id = self.refusals.take(incoming, status, code, account.id, known=known)
+        return problem(self._speaker(incoming), status, code, message, id, extra)
 
     def _speaker(self, incoming: Incoming | None) -> Speaker:
         """Who says an error as this caller reads errors."""
@@ -363,8 +366,3 @@ def _batches(settings: Settings) -> Batches | None:
     from .batches.routes import Batches
 
     return Batches(DIALECTS, settings.max_batch_rows)
-
-
-def _text(raw: bytes) -> str:
-    """A method or path for the records."""
-    return raw.decode("ascii", "replace")[:200]

@@ -31,7 +31,7 @@ from .audit.chain import Head
 from .audit.search import Search
 from .audit.target import is_database
 from .audit_key import audit_key
-from .audit_show import clean, moment, pages
+from .audit_show import clean, ended, moment, pages
 from .config import ConfigError, Settings, load
 
 __all__ = ["ConfigFile", "app", "clean", "log_path", "parse_since", "reading"]
@@ -345,6 +345,5 @@ def _line(exchange: Exchange, json: bool) -> None:
     if json:
         typer.echo(dumps(_plain(exchange)))  # in ASCII: nothing in it can steer a terminal
         return
-    status = "open" if exchange.outcome is None else exchange.outcome.get("status")
-    parts = (exchange["action"], exchange["rule"], exchange["model"], status)
+    parts = (exchange["action"], exchange["rule"], exchange["model"], ended(exchange))
     typer.echo("  ".join([moment(exchange.at), clean(exchange.id), *("-" if p is None else clean(p) for p in parts)]))

@@ -31,6 +31,15 @@ def moment(at: float) -> str:
     return datetime.datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
+def ended(exchange: Exchange) -> str:
+    """How it ended, in a word or two: `open` where it has not. One record may tell of many refusals."""
+    if exchange.outcome is None:
+        return "open"
+    status, times = exchange.outcome.get("status"), exchange.outcome.get("times")
+    many = f" ({times:,} times)" if type(times) is int else ""
+    return ("-" if status is None else str(status)) + many
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A table of what is known of one side of a decision: rows of names and values, all of them text."""

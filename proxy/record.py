@@ -14,6 +14,7 @@ from policies.model import Action, Stage
 
 from .audit import Record, new_id
 from .dialects.base import Request
+from .kept_path import kept_name
 from .metrics import Metrics
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Notes:
     def asked(self, request: Request) -> None:
         """The request was read."""
         self._model, self._stream = request.model, request.stream
-        self._facts.update(model=request.model[:200], stream=request.stream)
+        self._facts.update(model=kept_name(request.model), stream=request.stream)
         if self._claims is not None and (claims := self._claims(request.tree)):
             self._facts["claims"] = claims
 
@@ -146,7 +147,7 @@ class Notes:
 
     def routed(self, asked: str, to: str, rule: str) -> None:
         """Another model is asked, because of a rule."""
-        self._facts["routed"] = {"from": asked[:200], "to": to, "rule": rule}
+        self._facts["routed"] = {"from": kept_name(asked), "to": to, "rule": rule}
 
     def reviewed(self, stage: str, told: dict[str, Any]) -> None:
         """A person, or nobody, said what is to become of it."""

@@ -122,6 +122,7 @@ async def serving(settings: Settings, seat: Seat | None = None) -> AsyncIterator
         stack.push_async_callback(routing.close)
         owned = _owned(settings, key, stack)
         plane = DataPlane(settings, guards, routing, audit, key, Identities(key, keys), metrics, owned)
+        stack.callback(plane.refusals.close)
         await observe(settings, plane, parts, stack)
         if elsewhere is not None:
             from .encoder_server import watched

@@ -36,12 +36,14 @@ class Exporting(Exception):
 
 def row(exchange: Exchange) -> dict[str, Any]:
     """One exchange, flat. Times are in unix seconds, durations in milliseconds; `input` and `output` are what was seen
-    there, `body` is the rest that either record says."""
+    there, `times` how often it happened (only refusals are told by the many), `body` is the rest that either record
+    says."""
     body = {**(exchange.intent or {}), **{k: v for k, v in (exchange.outcome or {}).items() if v is not None}}
     found: dict[str, Any] = {"id": exchange.id, "began": exchange.at, "ended": exchange.ended}
     for name in _WORDS:
         value = body.pop(name, None)
         found[name] = None if value is None else str(value)
+    found["times"] = _of(int, body.pop("times", 1))
     found["stream"] = _of(bool, body.pop("stream", None))
     found["upstream_status"] = _of(int, body.pop("upstream_status", None))
     times = body.pop("milliseconds", None)
@@ -114,7 +116,7 @@ def _groups(exchanges: Iterable[Exchange]) -> Iterator[list[dict[str, Any]]]:
 def _schema(pa: Any) -> pa.Schema:
     text, moment = pa.string(), pa.timestamp("us", "UTC")
     fields: dict[str, Any] = {"id": text, "began": moment, "ended": moment, **dict.fromkeys(_WORDS, text)}
-    fields |= {"stream": pa.bool_(), "upstream_status": pa.int64()}
+    fields |= {"times": pa.int64(), "stream": pa.bool_(), "upstream_status": pa.int64()}
     fields |= {f"{name}_ms": pa.float64() for name in _TIMES}
     for stage in ("input", "output"):
         fields[f"{stage}_rules"] = fields[f"{stage}_shadow"] = pa.list_(text)

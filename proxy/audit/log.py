@@ -106,12 +106,9 @@ class Audit:
         self._ended: Waiter = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
-        self.waiting = 0
-        self.waiting_bytes = 0
-        self.written = 0
-        self.commits = 0
-        self.lost = 0
-        self.failed = 0
+        self.waiting = self.waiting_bytes = 0
+        self.written = self.commits = 0
+        self.lost = self.failed = 0
         self.head: Head | None = None
         self.observer: Callable[[AuditUnavailable | None], None] | None = None
 
@@ -163,6 +160,11 @@ class Audit:
     def fault(self) -> AuditUnavailable | None:
         """Why it is not healthy."""
         return _CLOSED if self._closing else self._fault
+
+    @property
+    def roomy(self) -> bool:
+        """Whether half of the queue is free, and it is healthy: what is not urgent is appended only then."""
+        return self.healthy and 2 * self.waiting < self._capacity and 2 * self.waiting_bytes < self._capacity_bytes
 
     async def durable(self, record: Record) -> None:
         """Return when the record is on the disk; see `submit`. A cancelled call is written all the same."""

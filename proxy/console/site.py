@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..audit import AuditUnavailable, Reader
 from ..audit.search import Search
-from ..audit_show import clean, moment, sections
+from ..audit_show import clean, ended, moment, sections
 from .guard import Doorman
 
 MOST = 200
@@ -102,7 +102,7 @@ def _pages() -> Callable[..., Response]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(clean=clean, moment=moment)
+    pages.filters.update(clean=clean, ended=ended, moment=moment)
 
     def page(name: str, status: int = 200, **told: Any) -> Response:
         return Response(pages.get_template(name).render(**told), status, media_type="text/html")

@@ -37,7 +37,12 @@ never opened.
 Answers to opened routes that are streams, or large, pass on as they come.
 
 A closed path answers 404 (`route_closed`), a served path asked with another method 405, and an unknown path 404
-(`unknown_url`). Each such refusal is in the audit. HEAD of the models is answered as GET is, without the body.
+(`unknown_url`). Each such refusal is in the audit (status `refused`, and the code as `detail`): one by one for callers
+with a Penstock key; of others three a second, and beyond that a record a second for each code, where `times` says how
+many, `seconds` in what time and `answered` with which status, and account, method and path stand only where all had
+the same. Of the path what does not read like names is left out (`…`).
+
+HEAD of the models is answered as GET is, without the body.
 
 `cors_origins` names origins whose pages may call from a browser. Their preflights are answered here, before any key is
 known; each answer, refusals and streams too, says that they may read it, and what the upstream says of origins is

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from proxy import refusals
 from proxy.logs import captured
 from proxy.routing import SECRET
 from proxy.sse import Decoder
@@ -91,6 +92,8 @@ async def stands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stan
     """One Penstock for all cases that want the same of it (most want nothing special), and the ids of its exchanges
     that were looked at before."""
     async with contextlib.AsyncExitStack() as stack:
+        # Strangers' refusals come faster here than they are recorded one by one.
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(refusals, "BURST", 1 << 30)
         made: dict[str, tuple[Stand, set[str]]] = {}
 
         async def get(case: Case) -> tuple[Stand, set[str]]:

@@ -113,6 +113,26 @@ def test_tail_joins_both_halves_to_one_line(path: Path) -> None:
     assert len(lines) == 5
 
 
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ({"status": "refused"}, "refused"),
+        ({"status": "refused", "times": 12_345}, "refused (12,345 times)"),
+        ({"status": "refused", "times": "x"}, "refused"),
+        ({}, "-"),
+        (None, "open"),
+    ],
+)
+def test_how_it_ended_in_a_word_or_two(tmp_path: Path, outcome: dict[str, Any] | None, words: str) -> None:
+    store = SqliteStore.open(tmp_path / "a.db", sealer(None))
+    store.write([encode(Record(IDS[0], "intent", NOW, {}))])
+    if outcome is not None:
+        store.write([encode(Record(IDS[0], "outcome", NOW, outcome))])
+    store._open.clear()
+    store.close()
+    assert run("tail", "--path", tmp_path / "a.db").output.endswith(f"-  -  -  {words}\n")
+
+
 def test_json_lines(path: Path) -> None:
     lines = [json.loads(line) for line in run("tail", "--json", "--path", path).stdout.splitlines()]
     assert [line["outcome"] for line in lines] == [outcome for _, _, _, outcome in EXCHANGES]
