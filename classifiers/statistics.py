@@ -137,8 +137,20 @@ def f1_best(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 # Rates and their intervals ------------------------------------------------------------------------------------------
 
 
-def wilson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
-    """The Wilson score interval of k in n, two-sided, level 1 - alpha. (0, 1) where n is 0."""
+def effective_size(groups: Sequence[object] | None, n: int) -> float:
+    """How many rows that have nothing to do with each other n rows are worth, where rows of one group (None stands
+    alone) all go the same way: n squared over the sum of the squared sizes of groups, as Kish has it. That is n where
+    no two share a group, the number of groups where all are of one size, and 1 where there is one.
+
+    The variance of a share among such rows is that of a share among so many independent ones, so an interval of k / n
+    is that of k' / n' with n' this size and k' = n' k / n."""
+    unit, count = units(groups, n)
+    return n if count == n else n * n / float((np.bincount(unit).astype(np.float64) ** 2).sum())
+
+
+def wilson(k: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
+    """The Wilson score interval of k in n, two-sided, level 1 - alpha. (0, 1) where n is 0. Neither need be whole, here
+    and below: see `effective_size`."""
     _check(k, n)
     if not n:
         return 0.0, 1.0
@@ -150,24 +162,24 @@ def wilson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
     return 0.0 if k == 0 else max(0.0, middle - half), 1.0 if k == n else min(1.0, middle + half)
 
 
-def clopper_pearson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
+def clopper_pearson(k: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
     """The exact interval of k in n, two-sided, level at least 1 - alpha. (0, 1) where n is 0."""
     return lower_bound(k, n, alpha / 2), upper_bound(k, n, alpha / 2)
 
 
-def upper_bound(k: int, n: int, alpha: float = 0.05) -> float:
+def upper_bound(k: float, n: float, alpha: float = 0.05) -> float:
     """The exact one-sided upper bound: rates above it would give k or fewer in n with a chance below alpha."""
     _check(k, n)
     return 1.0 if k >= n else _beta_quantile(1 - alpha, k + 1, n - k)
 
 
-def lower_bound(k: int, n: int, alpha: float = 0.05) -> float:
+def lower_bound(k: float, n: float, alpha: float = 0.05) -> float:
     """The exact one-sided lower bound: rates below it would give k or more in n with a chance below alpha."""
     _check(k, n)
     return 0.0 if k <= 0 else _beta_quantile(alpha, k, n - k + 1)
 
 
-def _check(k: int, n: int) -> None:
+def _check(k: float, n: float) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is no rate")
 
@@ -286,6 +298,17 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     if 2 * least >= differing:  # also where they never differ
         return 1.0
     return min(1.0, 2 * beta_cdf(0.5, differing - least, least + 1))
+
+
+def votes(first: ArrayLike, second: ArrayLike, groups: Sequence[object] | None = None) -> tuple[int, int]:
+    """(for the first, for the second): of two answers on the same rows (n,), which one is yes where they differ. Each
+    group has one vote, for the one that most of its differing rows speak for, and none where they are even. Were both
+    detectors alike, each vote would be a fair coin however rows of a group go together, so `mcnemar_exact` of the votes
+    stays exact."""
+    one, other = np.asarray(first, np.bool_), np.asarray(second, np.bool_)
+    unit, count = units(groups, len(one))
+    balance = np.bincount(unit, weights=other.astype(np.float64) - one, minlength=count)
+    return int((balance < 0).sum()), int((balance > 0).sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policies.evaluate.evaluation import Evaluation
     from policies.evaluate.runner import Tell
 
-WIDE = 100
+WIDE = 120
 QUIET = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -115,9 +115,12 @@ def _words(given: Sequence[str] | None) -> tuple[str, ...]:
 
 def _say(text: str) -> None:
     """A line for people, beside what is printed for programs."""
-    print(
-        "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text), file=sys.stderr
-    )
+    print(_plain(text), file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    """What a terminal would take for an order, written out: names come from the data."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
 @contextlib.contextmanager
@@ -168,21 +171,26 @@ def _progress(total: int) -> Iterator[Tell]:
 def _print(done: Evaluation) -> None:
     """The summary for a terminal."""
     from policies.evaluate.plots import share
+    from policies.evaluate.report import idle, lines
 
     table = Table(box=None, pad_edge=False)
     for name in ("where", "score", "bad", "honest", "AUROC", "recall at 1 %", "caught", "honest flagged", "at most"):
         table.add_column(name, justify="left" if name in {"where", "score"} else "right", no_wrap=True)
     for surface, figures in done.results["surfaces"].items():
-        for name, ranking in figures["ranking"].items():
-            cells = [surface, name, f"{figures['bad']:,}", f"{figures['honest']:,}"]
+        for names, ranking, row in lines(figures):
+            cells = [surface, ", ".join(names), f"{figures['bad']:,}", f"{figures['honest']:,}"]
             cells += [f"{ranking['auroc']:.3f}", share(ranking["recall_at"][-1]["recall"])] if ranking else ["–", "–"]
-            row = figures["decisions"].get(name)
             cells += [share(row[side]["rate"]) for side in ("bad", "honest")] if row else ["–", "–"]
             cells.append(share(row["honest"]["at_most"]) if row and row["honest"]["n"] else "–")
             table.add_row(*cells)
     console = Console(highlight=False)
     console.width = max(console.width, WIDE)  # a figure that is cut off is none
     console.print(table)
+    if told := idle(done.manifest):
+        _say(told)
+    rows = done.results["rows"]
+    if rows["units"] < rows["judged"]:
+        _say(f"the {rows['judged']:,} texts are {rows['units']:,} families or single texts; bounds count those")
     if done.results["rows"]["failed"]:
         told = ", ".join(f"{name} {count:,}" for name, count in done.results["rows"]["failures"].items())
         _say(f"not fully judged, and in no ranking: {done.results['rows']['failed']:,} texts ({told})")
@@ -197,4 +205,4 @@ def _compare(runs: tuple[Path, Path], least: int, seed: int, json: bool) -> None
         typer.echo(jsons.dumps(found, indent=1))
         return
     for line in compare.words(found):
-        typer.echo(line)
+        typer.echo(_plain(line))

@@ -1,7 +1,8 @@
 """Two runs on the same rows: what changed, and whether these rows can show it.
 
-Decisions are compared row by row (exact McNemar test), rankings by a paired bootstrap that draws families whole. Rows
-that are not in both runs, or have another label or length there, are left out and counted.
+Decisions are compared row by row (exact McNemar test, in which a family has one vote), rankings by a paired bootstrap
+that draws families whole. Rows that are not in both runs, or have another label or length there, are left out and
+counted.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from classifiers import statistics as stats
 
 from ..model import Action
-from .figures import number
 from .files import Run
 from .plots import milliseconds, share
+from .shares import Bools, Floats, chosen, number, paired
 
 Json = Mapping[str, Any]
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 DRAWS = 1000
 AT = 0.01
 """The share of false alarms at which runs without actions in common are compared."""
 SURE = 0.05
+FEW = 6
+"""Families, or rows without one, that each side needs before a bootstrap can tell a change from chance: five that all
+go one way are a chance of one in sixteen."""
 
 
 class CannotCompare(ValueError):
@@ -109,6 +110,7 @@ def _run(run: Run) -> dict[str, Any]:
         "digest": subject["digest"],
         "started": run.manifest["started"],
         "rows": len(run.rows),
+        "acts": _acts(run),
         "failed": sum(bool(row["failures"]) for row in run.rows),
         "p50_ms": number(float(np.quantile(seconds, 0.5)), 4),
         "p99_ms": number(float(np.quantile(seconds, 0.99)), 4),
@@ -139,12 +141,13 @@ def _files(manifest: Json) -> list[str]:
 
 
 def _surface(pair: Pair, first: Run, second: Run, seed: int) -> dict[str, Any]:
-    bad = pair.bad
+    bad, families = pair.bad, pair.families
     decisions = []
     for name, one, other in _flags(pair, first, second):
         for side, rows in (("bad", bad), ("honest", ~bad)):
             if rows.any():
-                decisions.append({"at": name, "side": side} | paired(one[rows], other[rows]))
+                told = paired(one[rows], other[rows], chosen(families, rows))
+                decisions.append({"at": name, "side": side} | told)
     return {
         "bad": int(bad.sum()),
         "honest": int((~bad).sum()),
@@ -153,23 +156,18 @@ def _surface(pair: Pair, first: Run, second: Run, seed: int) -> dict[str, Any]:
     }
 
 
-def paired(one: Bools, other: Bools) -> dict[str, Any]:
-    """Two answers on the same rows (n,): how often each is yes, on how many they differ, and the exact McNemar p."""
-    only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
-    return {
-        "n": len(one),
-        "first": number(one.mean()),
-        "second": number(other.mean()),
-        "only_first": only_first,
-        "only_second": only_second,
-        "p": number(stats.mcnemar_exact(only_first, only_second), 10),
-    }
-
-
 def _actions(first: Run, second: Run) -> list[str]:
-    """Actions that both can take, strictest first."""
-    both = set(first.manifest["subject"].get("actions", ())) & set(second.manifest["subject"].get("actions", ()))
+    """Actions that both can take, strictest first; the other's where no rule of one policy acts, which takes none."""
+    one, other = (set(run.manifest["subject"].get("actions", ())) for run in (first, second))
+    alike = first.manifest["subject"]["kind"] == second.manifest["subject"]["kind"]
+    both = one & other if (one and other) or not alike else one | other
     return [action.value for action in reversed(Action) if action.value in both]
+
+
+def _acts(run: Run) -> bool:
+    """Whether it is no policy, or one of which any rule acts."""
+    subject = run.manifest["subject"]
+    return subject["kind"] != "policy" or bool(subject.get("actions"))
 
 
 def _flags(pair: Pair, first: Run, second: Run) -> list[tuple[str, Bools, Bools]]:
@@ -182,12 +180,12 @@ def _flags(pair: Pair, first: Run, second: Run) -> list[tuple[str, Bools, Bools]
             for rows in (pair.first, pair.second)
         )
         again = found and np.array_equal(one, found[-1][1]) and np.array_equal(other, found[-1][2])
-        if (one.any() or other.any()) and not again:
+        if not again:
             found.append((action, one, other))
     if _actions(first, second):
         return found
     bad, judged = pair.bad, pair.judged
-    if not bad[judged].any() or bad[judged].all():
+    if not bad[judged].any() or bad[judged].all() or not (_rank(pair.first) and _rank(pair.second)):
         return []
     flags = []
     for rows in (pair.first, pair.second):
@@ -198,20 +196,21 @@ def _flags(pair: Pair, first: Run, second: Run) -> list[tuple[str, Bools, Bools]
 
 
 def _rank(rows: Sequence[Json]) -> str:
-    """The first rank score that any row has."""
+    """The first rank score that any row has; "" where there is none, as no rule acts."""
     names: list[str] = list(rows[0]["scores"])
-    return next((name for name in names if any(row["scores"][name] is not None for row in rows)), names[0])
+    return next((name for name in names if any(row["scores"][name] is not None for row in rows)), (names or [""])[0])
 
 
 def _scores(rows: Sequence[Json], name: str) -> Floats:
-    values = [row["scores"][name] for row in rows]
+    """(n,), -inf where nothing was found, or no rule looked for it."""
+    values = [row["scores"].get(name) for row in rows]
     return np.array([-math.inf if value is None else value for value in values], np.float64)
 
 
 def _rankings(pair: Pair, first: Run, second: Run, seed: int) -> list[dict[str, Any] | None]:
     part = pair.where(pair.judged)
     bad = part.bad
-    if not bad.any() or bad.all():
+    if not bad.any() or bad.all() or not (_rank(part.first) and _rank(part.second)):
         return []
     names = _actions(first, second) or [""]
     found: list[dict[str, Any] | None] = []
@@ -232,6 +231,7 @@ def _difference(
     one: Floats, other: Floats, bad: Bools, measure: stats.Measure, families: Sequence[object], seed: int
 ) -> dict[str, Any]:
     difference = stats.paired_bootstrap(one, other, bad, measure, families, DRAWS, seed)
+    sides = [stats.units(chosen(families, rows), int(rows.sum()))[1] for rows in (bad, ~bad)]
     return {
         "first": number(measure(stats.Ranked.of(one, bad), None)),
         "second": number(measure(stats.Ranked.of(other, bad), None)),
@@ -240,19 +240,22 @@ def _difference(
         "high": number(difference.high),
         "p": number(difference.p),
         "units": difference.units,
+        "units_of_sides": sides,
     }
 
 
 def _sources(pair: Pair, surface: str, first: Run, second: Run) -> list[dict[str, Any]]:
     found = []
-    bad = pair.bad
-    for name, one, other in _flags(pair, first, second)[:1]:
+    bad, families = pair.bad, pair.families
+    # Of what neither run did anywhere no source can tell more.
+    done = [flags for flags in _flags(pair, first, second) if flags[1].any() or flags[2].any()]
+    for name, one, other in done[:1]:
         for source in sorted({row["source"] for row in pair.first}):
             mine = np.array([row["source"] == source for row in pair.first], bool)
             for side, rows in (("bad", mine & bad), ("honest", mine & ~bad)):
                 if rows.any():
                     row = {"source": source, "surface": surface, "at": name, "side": side}
-                    found.append(row | paired(one[rows], other[rows]))
+                    found.append(row | paired(one[rows], other[rows], chosen(families, rows)))
     return found
 
 
@@ -276,11 +279,16 @@ def words(found: Json) -> list[str]:
         _what_changed(found["changed"]),
         f"{rows['common']:,} rows are in both runs" + _left_out(rows) + ".",
     ]
+    lines += [
+        f"no rule of {run['path']} acts: it decides and ranks nothing" for run in (first, second) if not run["acts"]
+    ]
     for surface, figures in found["surfaces"].items():
         lines.append("")
         lines.append(f"{surface}: {figures['bad']:,} bad texts, {figures['honest']:,} honest ones")
         lines += [f"  {_decision(row)}" for row in figures["decisions"]]
         lines += [f"  {_ranking(row)}" for row in figures["ranking"]]
+        if not figures["decisions"] and not figures["ranking"]:
+            lines.append("  nothing to compare: one of the runs has no scores here, or texts of one side are missing")
     sure = [row for row in found["sources"] if row["p_holm"] < SURE]
     if found["sources"]:
         looked = len({(row["source"], row["surface"]) for row in found["sources"]})
@@ -342,6 +350,8 @@ def _decision(row: Json) -> str:
     p = row.get("p_holm", row["p"])
     verdict = _p(p) + (", more than chance" if p < SURE else ", may be chance")
     turned = f"newly {gained} {row['only_second']:,}, newly {lost} {row['only_first']:,} of {row['n']:,}"
+    if (row["votes_first"], row["votes_second"]) != (row["only_first"], row["only_second"]):
+        turned += f", by family {row['votes_second']:,} to {row['votes_first']:,}"
     return f"{text} ({points:+.1f} points): {turned}; {verdict}"
 
 
@@ -352,6 +362,8 @@ def _ranking(row: Json) -> str:
         return f"{text}: the same"
     if row["low"] is None:
         return f"{text} ({row['difference']:+.3f}); too few rows for an interval"
-    sure = row["low"] > 0 or row["high"] < 0
     interval = f"95 % [{row['low']:+.3f}, {row['high']:+.3f}] over {row['units']:,} families or rows"
-    return f"{text} ({row['difference']:+.3f}, {interval}): {'more than chance' if sure else 'may be chance'}"
+    verdict = "more than chance" if row["low"] > 0 or row["high"] < 0 else "may be chance"
+    if min(row["units_of_sides"]) < FEW:
+        verdict = "too few of one side to tell from chance"
+    return f"{text} ({row['difference']:+.3f}, {interval}): {verdict}"

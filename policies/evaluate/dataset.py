@@ -19,7 +19,7 @@ from classifiers.base import SAID_BY_MODEL, Message, Role, said_before
 
 from ..document import Problem
 from ..model import Stage
-from .labels import Labels, UnknownLabel, spelled
+from .labels import Labels, NoLabel, UnknownLabel, spelled, whole
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 MAX_PROBLEMS = 20
@@ -49,8 +49,8 @@ class DatasetError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Row:
     """One labelled text or conversation. `bad` is the side of its label. `messages` are what is judged at `stage`.
-    `source` is the file's name, or the row's own `source` where its file holds several. Rows of one `family` are
-    wordings of one idea: intervals and comparisons count them as one."""
+    `source` is the file's name, or the row's own `source` where its file holds several. Rows of one `family` of a
+    source are wordings of one idea: intervals, bounds and tests count them as one (see `shares`)."""
 
     id: str
     source: str
@@ -224,6 +224,8 @@ class _Scan:
             row = _row(value, name, line, self.options)
         except UnknownLabel as error:
             mend = "say --positive, --negative or --ignore with it"
+            if isinstance(error, NoLabel):
+                mend = "write such a word as harmful or benign"
             self.problem(Problem(name, line, 1, str(error), mend), str(error))
         except (ValueError, RecursionError) as error:
             self.problem(_problem(name, line, error))
@@ -234,7 +236,8 @@ class _Scan:
                 self.left_out[f"label '{label}' left out"] += 1
                 return
             self.repetition(row)
-            weight = hashlib.blake2b(f"{self.options.seed}|{name}|{line}".encode(), digest_size=8).digest()
+            drawn = f"{self.options.seed}|{name}|{line}".encode(errors="surrogatepass")
+            weight = hashlib.blake2b(drawn, digest_size=8).digest()
             self.entries.append(_Entry(len(self.files), line, row.source, row.label, row.bad, row.surface, weight))
 
     def problem(self, problem: Problem, same: str = "") -> None:
@@ -305,6 +308,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             found += inside
         elif not path.exists():
             problems.append(Problem(str(path), 0, 0, "no such file or folder"))
+        elif not path.is_file():
+            what = "a pipe or a device: the data is read more than once, and this can be read only once"
+            problems.append(Problem(str(path), 0, 0, what, "write it to a file first, and name that"))
         else:
             found.append(path)
     if not problems and (twice := [name for name, count in Counter(p.name for p in found).items() if count > 1]):
@@ -315,7 +321,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _stem(name: str) -> str:
-    return next((name.removesuffix(suffix) for suffix in reversed(SUFFIXES) if name.endswith(suffix)), name)
+    return whole(next((name.removesuffix(suffix) for suffix in reversed(SUFFIXES) if name.endswith(suffix)), name))
 
 
 def _named(entries: list[_Entry], files: Sequence[File]) -> list[_Entry]:
@@ -356,7 +362,7 @@ def _row(value: Any, name: str, line: int, options: Options) -> Row | None:
         return None
     messages, stage = _judged(value, options)
     return Row(
-        id=str(value.get("id") or f"{name}:{line}"),
+        id=whole(str(value.get("id") or f"{name}:{line}")),
         source=_word(value, "source"),
         label=label,
         bad=side,
@@ -372,7 +378,7 @@ def _word(value: Mapping[str, Any], name: str) -> str:
     found = value.get(name)
     if isinstance(found, list):
         found = ", ".join(str(item) for item in found)
-    return " ".join(str(found).split())[:200] if found is not None else ""
+    return whole(" ".join(str(found).split())[:200]) if found is not None else ""
 
 
 def _judged(value: Mapping[str, Any], options: Options) -> tuple[tuple[Message, ...], Stage]:

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from classifiers import statistics as stats
 
 from ..model import Action
+from .shares import Bools, Families, Floats, Json, effective, number, rate, scaled, threshold
 from .subject import Outcome, named_for
 
 FPRS = (0.001, 0.005, 0.01)
@@ -27,31 +27,9 @@ ENOUGH = 10
 """Rows of each side that calibration and categories need before they are told."""
 WORST = 15
 CURVE_POINTS = 400
-_HUGE = 1e300
 RARE = 0.001
 """The share of bad requests for which precision is told: most traffic is honest."""
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Json = dict[str, Any]
-
-
-def number(value: float, digits: int = 6) -> float | None:
-    """A float for JSON; None where there is none (a threshold just above -inf is none either)."""
-    return round(float(value), digits) if abs(value) < _HUGE else None
-
-
-def rate(k: int, n: int) -> Json:
-    """A share with its Wilson interval and the exact 95 % upper bound."""
-    low, high = stats.wilson(k, n)
-    return {
-        "k": k,
-        "n": n,
-        "rate": number(k / n) if n else None,
-        "low": number(low),
-        "high": number(high),
-        "at_most": number(stats.upper_bound(k, n)),
-    }
+_ACTIONS = frozenset(action.value for action in Action)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +77,20 @@ class Pool:
         """What is drawn as one: a family, else the row alone."""
         return [(o.source, o.family) if o.family else None for o in self.outcomes]
 
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """How many independent rows the bad ones and the honest ones are worth."""
+        families = self.families
+        return effective(families, self.bad), effective(families, ~self.bad)
+
+    @property
+    def actions(self) -> list[str]:
+        """The actions that can be taken, strictest first, whether one was or not: that a policy found nothing in these
+        rows is a figure, too. None for a classifier."""
+        return [name for name in self.ranks if name in _ACTIONS]
+
     def telling(self) -> list[str]:
-        """The rank scores that say something of these rows: any row has one, and not the same as the stricter one."""
+        """The rank scores that put these rows in order: any row has one, and not the same as the stricter one."""
         found: list[str] = []
         for name, values in self.ranks.items():
             if np.isfinite(values).any() and not (found and np.array_equal(values, self.ranks[found[-1]])):
@@ -151,6 +141,7 @@ def _rows(pool: Pool) -> Json:
         "judged": len(pool),
         "bad": bad,
         "honest": honest,
+        "units": stats.units(pool.families, len(pool))[1],
         "failed": int(pool.failed.sum()),
         "failed_bad": int((pool.failed & pool.bad).sum()),
         "failed_honest": int((pool.failed & ~pool.bad).sum()),
@@ -161,9 +152,9 @@ def _rows(pool: Pool) -> Json:
 # Ranking and decisions ----------------------------------------------------------------------------------------------
 
 
-def ranking(scores: Floats, bad: Bools, families: Sequence[object] | None = None, seed: int = 0) -> Json | None:
+def ranking(scores: Floats, bad: Bools, families: Families | None = None, seed: int = 0) -> Json | None:
     """How scores order bad and honest texts; None where a side is empty. `families` (n,) are drawn whole for the
-    interval of AUROC."""
+    interval of AUROC, and count as one in those of recall."""
     if not bad.any() or bad.all():
         return None
     low, high = stats.bootstrap(scores, bad, groups=families, draws=DRAWS, seed=seed)
@@ -175,23 +166,23 @@ def ranking(scores: Floats, bad: Bools, families: Sequence[object] | None = None
         "auroc_95": [number(low), number(high)],
         "average_precision": number(stats.average_precision(scores, bad)),
         "f1_best": number(best),
-        "f1_best_threshold": number(at),
-        "recall_at": [recall_at(scores, bad, fpr) for fpr in FPRS],
+        "f1_best_threshold": threshold(at, scores),
+        "recall_at": [recall_at(scores, bad, fpr, families) for fpr in FPRS],
     }
 
 
-def recall_at(scores: Floats, bad: Bools, fpr: float) -> Json:
+def recall_at(scores: Floats, bad: Bools, fpr: float, families: Families | None = None) -> Json:
     """Recall at a share of false alarms with its exact interval. `enough`: whether there are honest texts enough for
     the share to mean anything but none."""
-    _, threshold = stats.recall_at_fpr(scores, bad, fpr)
-    caught, alarms = int((scores[bad] >= threshold).sum()), int((scores[~bad] >= threshold).sum())
-    low, high = stats.clopper_pearson(caught, int(bad.sum()))
+    _, edge = stats.recall_at_fpr(scores, bad, fpr)
+    caught, alarms = int((scores[bad] >= edge).sum()), int((scores[~bad] >= edge).sum())
+    low, high = stats.clopper_pearson(*scaled(caught, int(bad.sum()), effective(families, bad)))
     return {
         "fpr": fpr,
         "recall": number(caught / int(bad.sum())),
         "low": number(low),
         "high": number(high),
-        "threshold": number(threshold, 12),
+        "threshold": threshold(edge, scores),
         "false_alarms": alarms,
         "enough": bool((~bad).sum() * fpr >= 1),
     }
@@ -202,21 +193,20 @@ def _ranked(pool: Pool, name: str, seed: int) -> Json | None:
     return ranking(good.ranks[name], good.bad, good.families, seed) if len(good) else None
 
 
-def decisions(pool: Pool, names: Sequence[str]) -> Json:
+def decisions(pool: Pool) -> Json:
     """For each action: the share of bad texts on which it (or a stricter one) was taken, and of honest ones."""
     found: Json = {}
-    for name in names:
-        if name not in {action.value for action in Action}:
-            continue
+    bad, honest = pool.sides
+    mine, others = pool.sizes
+    for name in pool.actions:
         taken = pool.severity >= Action(name).severity
-        bad, honest = pool.sides
         hits, alarms = int((taken & pool.bad).sum()), int((taken & ~pool.bad).sum())
         found[name] = {
-            "bad": rate(hits, bad),
-            "honest": rate(alarms, honest),
+            "bad": rate(hits, bad, mine),
+            "honest": rate(alarms, honest, others),
             "f1": number(2 * hits / (2 * hits + alarms + bad - hits)) if bad and honest else None,
             "precision_when_rare": _precision(hits, bad, alarms / honest) if alarms else None,
-            "precision_when_rare_at_least": _precision(hits, bad, stats.upper_bound(alarms, honest)),
+            "precision_when_rare_at_least": _precision(hits, bad, stats.upper_bound(*scaled(alarms, honest, others))),
         }
     return found
 
@@ -230,14 +220,13 @@ def _precision(hits: int, bad: int, false: float) -> float | None:
 
 
 def _surface(pool: Pool, seed: int) -> Json:
-    names = pool.telling()
     bad, honest = pool.sides
     return {
         "bad": bad,
         "honest": honest,
         "failed": int(pool.failed.sum()),
-        "ranking": {name: _ranked(pool, name, seed) for name in names},
-        "decisions": decisions(pool, names),
+        "ranking": {name: _ranked(pool, name, seed) for name in pool.telling()},
+        "decisions": decisions(pool),
     }
 
 
@@ -261,7 +250,7 @@ def _groups(pool: Pool, key: str, of: Callable[[Outcome], str], seed: int) -> li
                 "failed": int(part.failed.sum()),
                 "own": _ranked(part, first, seed) if first else None,
                 "against_all": _ranked(everywhere, first, seed) if first and bad else None,
-                "decisions": decisions(part, names),
+                "decisions": decisions(part),
             }
         )
     return found if key == "source" or len(found) > 1 or found[0][key] else []
@@ -270,12 +259,11 @@ def _groups(pool: Pool, key: str, of: Callable[[Outcome], str], seed: int) -> li
 def _categories(pool: Pool) -> list[Json]:
     """Catch by label, and by category within it; beside it recall with the thresholds of FPRS, which are set on the
     honest texts of the surface."""
-    names = pool.telling()
-    if not names or not pool.bad.any():
+    names = pool.telling()[:1]
+    if not (names or pool.actions) or not pool.bad.any():
         return []
-    first = names[0]
     good = pool.where(~pool.failed)
-    edges = [stats.recall_at_fpr(good.ranks[first], good.bad, fpr)[1] for fpr in FPRS] if len(good) else []
+    edges = [(name, fpr, stats.recall_at_fpr(good.ranks[name], good.bad, fpr)[1]) for name in names for fpr in FPRS]
     groups: dict[tuple[str, str], list[int]] = {}
     for at in np.flatnonzero(pool.bad):
         outcome = pool.outcomes[at]
@@ -286,13 +274,13 @@ def _categories(pool: Pool) -> list[Json]:
         if category and len(rows) < ENOUGH:
             continue
         part = pool.where(np.isin(np.arange(len(pool)), rows))
-        scored = part.ranks[first][~part.failed]
+        scored = part.where(~part.failed)
         recalls = [
-            {"fpr": fpr} | rate(int((scored >= edge).sum()), len(scored))
-            for fpr, edge in zip(FPRS, edges, strict=False)
+            {"fpr": fpr} | rate(int((scored.ranks[name] >= edge).sum()), len(scored), scored.sizes[0])
+            for name, fpr, edge in edges
             if not math.isnan(edge)
         ]
-        taken = {name: row["bad"] for name, row in decisions(part, names).items()}
+        taken = {name: row["bad"] for name, row in decisions(part).items()}
         where = pool.outcomes[0].surface
         row = {"surface": where, "label": label, "category": category, "bad": len(rows)}
         found.append(row | {"decisions": taken, "recall_at": recalls})
@@ -303,8 +291,9 @@ def _rules(pool: Pool) -> list[Json]:
     bad, honest = pool.sides
     hits = Counter(rule for o in pool.outcomes if o.bad for rule in o.fired)
     alarms = Counter(rule for o in pool.outcomes if not o.bad for rule in o.fired)
+    mine, others = pool.sizes
     return [
-        {"rule": rule, "bad": rate(hits[rule], bad), "honest": rate(alarms[rule], honest)}
+        {"rule": rule, "bad": rate(hits[rule], bad, mine), "honest": rate(alarms[rule], honest, others)}
         for rule in sorted(hits | alarms, key=lambda rule: (-hits[rule] - alarms[rule], rule))
     ]
 
@@ -324,7 +313,7 @@ def _findings(pool: Pool) -> list[Json]:
         if min(part.sides) >= ENOUGH:
             scores = _scores(part, name)
             found.append(
-                {"finding": name, "surface": surface, "ranking": ranking(scores, part.bad)}
+                {"finding": name, "surface": surface, "ranking": ranking(scores, part.bad, part.families)}
                 | _reliable(scores, part.bad)
             )
     return found
@@ -453,14 +442,14 @@ def _floor(name: str) -> float:
 
 def _worst(pool: Pool) -> list[Json]:
     """The honest rows with the highest scores and the bad ones with the lowest: what a person should read."""
-    names = pool.telling()
-    if not names:
+    if not pool.ranks:
         return []
-    scores = pool.ranks[names[0]]
+    first = next(iter(pool.telling()), next(iter(pool.ranks)))
+    scores = pool.ranks[first]
     found = []
     for kind, side, sign in (("false alarm", ~pool.bad, -1.0), ("miss", pool.bad, 1.0)):
         # An honest text in which nothing was seen is no false alarm, however short the list.
-        rows = np.flatnonzero(side & ~pool.failed & (pool.bad | (scores > _floor(names[0]))))
+        rows = np.flatnonzero(side & ~pool.failed & (pool.bad | (scores > _floor(first))))
         for at in rows[np.argsort(sign * scores[rows], kind="stable")][:WORST]:
             outcome = pool.outcomes[at]
             seen = sorted(outcome.findings.items(), key=lambda item: (item[0] != outcome.nearest, -item[1]))[:3]

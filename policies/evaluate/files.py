@@ -1,6 +1,7 @@
 """A run's folder: manifest.json (what was run), scores.jsonl.gz (one line a row), results.json, report.html.
 
-It is there whole or not at all: everything is written beside it first.
+It is there whole or not at all: everything is written beside it first, and an older run leaves when the new one is
+there.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import gzip
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,9 @@ from .dataset import Dataset
 from .subject import Outcome
 
 MANIFEST, SCORES, RESULTS, REPORT = "manifest.json", "scores.jsonl.gz", "results.json", "report.html"
-NAMES = frozenset({MANIFEST, SCORES, RESULTS, REPORT})
+NAMES = (MANIFEST, SCORES, RESULTS, REPORT)
+BESIDE = ".penstock-eval-"
+"""How the folders begin in which runs are written. A killed process leaves one."""
 SCHEMA = 1
 
 
@@ -127,51 +130,97 @@ def cores() -> int:
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """Raises RunError where a run may not be written to `folder`: before the hours of judging, not after."""
+    """Raises RunError where a run may not or cannot be written to `folder`: before the hours of judging, not after."""
+    real = _real(folder)
     try:
-        inside = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
-        if folder.exists() and not folder.is_dir():
+        inside = {item.name for item in real.iterdir()} if real.is_dir() else set()
+        if real.exists() and not real.is_dir():
             raise RunError(f"{folder} is a file; name a folder with --out")
-        if inside - NAMES:
-            raise RunError(f"{folder} holds other files; name a new folder with --out")
-        if inside and not force:
+        if others := sorted(name for name in inside - set(NAMES) if not name.startswith(BESIDE)):
+            raise RunError(f"{folder} holds other files ({others[0]}); name a new folder with --out")
+        if inside & set(NAMES) and not force:
             raise RunError(f"{folder} holds a run already; name a new folder with --out, or say --force")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder.parent, os.W_OK):
-            raise RunError(f"{folder.parent} cannot be written to")
+        _try(real)
     except OSError as error:
-        raise RunError(f"{folder}: {error.strerror}") from None
+        raise RunError(f"{folder} cannot be written to: {error.strerror}; name another folder with --out") from None
 
 
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place at the end, or vanishes."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    beside.mkdir(parents=True)
+def _real(folder: Path) -> Path:
+    """Where the folder is: behind links, and by its own name where it was called `.`"""
+    return Path(os.path.realpath(folder))
+
+
+def _beside(folder: Path) -> Path:
+    """A new folder on the same disk. In the folder, where there is one already: it may be a mount point, which nothing
+    can take the place of, and what it lies in may belong to others."""
+    parent = folder if folder.is_dir() else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    beside = parent / f"{BESIDE}{os.getpid()}-{secrets.token_hex(4)}"
+    beside.mkdir()
+    return beside
+
+
+def _try(folder: Path) -> None:
+    """Makes what a run is written with, and takes it away again. Raises OSError."""
+    beside = _beside(folder)
     try:
-        yield beside
-        if folder.is_dir():
-            for name in NAMES:
-                (folder / name).unlink(missing_ok=True)
-        os.replace(beside, folder)
+        (beside / REPORT).write_bytes(b"\n")
+        if not folder.exists():  # a name may be too long, or none that this disk can hold
+            folder.mkdir()
+            folder.rmdir()
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _place(beside: Path, folder: Path) -> None:
+    """Puts what is in `beside` into `folder`, whose old run goes last. Raises OSError, and nothing has changed then."""
+    if not folder.exists():
+        os.replace(beside, folder)
+        return
+    old = beside / "old"
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        # The manifest leaves first and comes last: a folder without one is no run, whenever the power goes.
+        for here, there, names in ((folder, old, NAMES), (beside, folder, NAMES[::-1])):
+            for name in names:
+                if (here / name).exists():
+                    os.replace(here / name, there / name)
+                    moved.append((here / name, there / name))
+    except BaseException:
+        for before, after in reversed(moved):
+            os.replace(after, before)
+        old.rmdir()
+        raise
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def write(
     folder: Path, told: Mapping[str, Any], outcomes: Sequence[Outcome], results: Mapping[str, Any], page: str
 ) -> None:
-    """Writes a run. Raises RunError."""
+    """Writes a run. Raises RunError; what was in the folder is there as before then."""
+    real = _real(folder)
     try:
-        with written_whole(folder) as beside:
-            (beside / MANIFEST).write_text(_json(told) + "\n", "utf-8")
+        beside = _beside(real)
+        try:
             (beside / RESULTS).write_text(_json(results) + "\n", "utf-8")
             (beside / REPORT).write_text(page, "utf-8")
             with (beside / SCORES).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
                 for outcome in outcomes:
                     packed.write(_line(outcome).encode("ascii"))
+            (beside / MANIFEST).write_text(_json(told) + "\n", "utf-8")
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        _place(beside, real)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}; the run is whole in {beside}") from None
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,16 +25,32 @@ class UnknownLabel(ValueError):
     """A label of which nobody said on which side it stands; the message says so."""
 
 
+class NoLabel(UnknownLabel):
+    """What can be no label, whatever is said of it."""
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair: JSON may hold one alone, and no file or terminal takes
+    it."""
+    return _HALF.sub("\ufffd", text)
+
+
 def spelled(value: Any) -> str:
     """A label as it is compared: case and outer spaces do not matter; 1, 1.0 and "1" are one label. Raises
-    UnknownLabel for what can be no label."""
+    NoLabel."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value:g}"
+        try:
+            return f"{value:g}"
+        except OverflowError:
+            raise NoLabel("the label is a number of more than 300 digits") from None
     if isinstance(value, str) and value.strip():
-        return value.strip().casefold()
-    raise UnknownLabel("the label must be a word, a number or true/false")
+        return whole(value.strip().casefold())
+    raise NoLabel("the label must be a word, a number or true/false")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ By where in an exchange the text stands. A policy's score is named by the action
 thresholds of that action's rules together, and <em>caught</em> and <em>honest flagged</em> are what happens at the
 thresholds as they are written. <em>At most</em> is the exact one-sided 95 % upper bound. Other brackets are 95 %
 intervals: Wilson for shares, Clopper-Pearson for recall at a share of false alarms, bootstrap over families for
-AUROC. Recall in grey italics: there are too few honest texts for that share, so it allows no false alarm at all.
-Precision is what it would be where one text in a thousand is bad."""
+AUROC. Texts of one family count as one in all of them. Actions on one line came to the same on every text. Recall in
+grey italics: there are too few honest texts for that share, so it allows no false alarm at all. Precision is what it
+would be where one text in a thousand is bad."""
 
 ROC = """
 The left part is where a policy can live. Points: what the policy does, with intervals of both rates. Dotted uprights:

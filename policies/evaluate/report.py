@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from . import notes, plots
+from .labels import whole
 from .plots import share
 
 Json = Mapping[str, Any]
@@ -47,7 +48,7 @@ def render(manifest: Json, results: Json) -> str:
         _run(manifest),
         f"<h2>How to read this</h2>\n{_note(notes.READING)}",
     ]
-    return (
+    return whole(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
@@ -55,6 +56,30 @@ def render(manifest: Json, results: Json) -> str:
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
+
+
+def lines(figures: Json) -> list[tuple[tuple[str, ...], Json | None, Json | None]]:
+    """What is told of a surface, a line each: (names of rank scores, ranking, decisions). Actions share a line where
+    the milder one was taken on no text more and puts them in no other order. Where no rule acts it is a line without
+    figures."""
+    found: list[tuple[tuple[str, ...], Json | None, Json | None]] = []
+    for name in dict.fromkeys((*figures["decisions"], *figures["ranking"])):
+        ranked, row = figures["ranking"].get(name), figures["decisions"].get(name)
+        if found and name not in figures["ranking"] and row == found[-1][2]:
+            found[-1] = ((*found[-1][0], name), *found[-1][1:])
+        else:
+            found.append(((name,), ranked, row))
+    return found or [(("–",), None, None)]
+
+
+def idle(manifest: Json) -> str:
+    """Says it where no rule of a policy acts; else empty."""
+    subject = manifest["subject"]
+    if subject["kind"] != "policy" or subject["actions"]:
+        return ""
+    shadow = sum(rule["mode"] == "shadow" for rule in subject["rules"])
+    told = f"; {shadow:,} in shadow stand{'s' if shadow == 1 else ''} under Rules in the report" if shadow else ""
+    return f"no rule of this policy stops, changes or notes a text, so there are no decisions to measure{told}"
 
 
 # Pieces -------------------------------------------------------------------------------------------------------------
@@ -121,32 +146,39 @@ def _head(manifest: Json, results: Json) -> str:
     subject, rows = manifest["subject"], results["rows"]
     what = "Policy" if subject["kind"] == "policy" else "Classifier"
     digest = subject["digest"][:12]
-    lines = [
+    parts = [
         f"<h1>{what} {escape(subject['title'])}</h1>",
         f'<p class="by">revision <code>{escape(digest)}</code> · {escape(manifest["started"])} · Penstock '
         f"{escape(manifest['penstock']['version'])} · {rows['judged']:,} texts ({rows['bad']:,} bad, "
-        f"{rows['honest']:,} honest) of {len(manifest['data']['sources'])} sources</p>",
+        f"{rows['honest']:,} honest{_units(rows)}) of {len(manifest['data']['sources'])} sources</p>",
     ]
+    if told := idle(manifest):
+        parts.append(f'<p class="warn">{escape(told[0].upper() + told[1:])}.</p>')
     if rows["failed"]:
         told = ", ".join(f"{escape(name)} {count:,}" for name, count in rows["failures"].items())
-        lines.append(
+        parts.append(
             f'<p class="warn">{rows["failed"]:,} texts were not fully judged ({told}). They are left out of every '
             "ranking, and stand in the decisions as the policy's on_error has them.</p>"
         )
     if count := manifest["data"]["contradictory"]:
         told = f"{count:,} texts stand in the data twice with opposite labels: no detector can be right on both."
-        lines.append(f'<p class="note">{told}</p>')
-    return "\n".join(lines)
+        parts.append(f'<p class="note">{told}</p>')
+    return "\n".join(parts)
+
+
+def _units(rows: Json) -> str:
+    """How many texts intervals count, where families make it fewer."""
+    return f"; {rows['units']:,} families or single texts" if rows["units"] < rows["judged"] else ""
 
 
 def _tiles(manifest: Json, results: Json) -> str:
     tiles = []
     surface, figures = next(iter(results["surfaces"].items()))
-    for action, row in figures["decisions"].items():
-        if row["bad"]["n"]:
+    for (action, *_), _, row in lines(figures):
+        if row and row["bad"]["n"]:
             more = f"{surface}: {row['bad']['k']:,} of {row['bad']['n']:,} {_between(row['bad'])}"
             tiles.append(_tile(share(row["bad"]["rate"]), f"of bad texts {DONE[action]}", more))
-        if row["honest"]["n"]:
+        if row and row["honest"]["n"]:
             honest = row["honest"]
             more = f"{surface}: {honest['k']:,} of {honest['n']:,}, at most {share(honest['at_most'])}"
             tiles.append(_tile(share(honest["rate"]), f"of honest texts {DONE[action]}", more))
@@ -168,9 +200,8 @@ def _summary(results: Json) -> str:
     """All figures by surface and action: the table that a card quotes."""
     rows = []
     for surface, figures in results["surfaces"].items():
-        for at, (name, ranking) in enumerate(figures["ranking"].items()):
-            row = figures["decisions"].get(name)
-            cells = [_cell(surface if at == 0 else ""), _cell(name, "left"), *_sides(figures, at == 0)]
+        for at, (names, ranking, row) in enumerate(lines(figures)):
+            cells = [_cell(surface if at == 0 else ""), _cell(", ".join(names), "left"), *_sides(figures, at == 0)]
             cells += _ranking_cells(ranking)
             if row:
                 cells += [_bar(row["bad"]["rate"], _between(row["bad"])), *_honest_cells(row["honest"])]
@@ -250,13 +281,22 @@ def _forests(results: Json) -> str:
     )
 
 
+def _distinct(found: Sequence[Json]) -> list[str]:
+    """The actions that differ from the stricter one before them on any line."""
+    kept: list[str] = []
+    for action in dict.fromkeys(action for row in found for action in row["decisions"]):
+        if not kept or any(row["decisions"].get(action) != row["decisions"].get(kept[-1]) for row in found):
+            kept.append(action)
+    return kept
+
+
 def _table_of(key: str, title: str, results: Json) -> str:
     found = results["sources" if key == "source" else "languages"]
     if not found:
         return ""
     shown = found if key == "source" else [row for row in found if row["bad"] + row["honest"] >= FEW]
     shown = sorted(shown, key=lambda row: -row["bad"] - row["honest"]) if key == "lang" else shown
-    actions = list(dict.fromkeys(action for row in found for action in row["decisions"]))
+    actions = _distinct(found)
     errors = {(row["by"], row["group"], row["surface"]): row["ece"] for row in results["calibration"]}
     rows = []
     for row in shown:

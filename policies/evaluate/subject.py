@@ -191,8 +191,9 @@ class PolicySubject:
 
     @property
     def actions(self) -> tuple[str, ...]:
-        severities = {edges.severity for stage in Stage for edges in self._edges[stage]}
-        return tuple(action.value for action in Action if action.severity in severities)
+        severities = {rule.action.severity for rule in self.policies.rules if rule.acts}
+        passing = Action.PASS.severity
+        return tuple(action.value for action in Action if action.severity in severities - {passing})
 
     @property
     def ranks(self) -> tuple[str, ...]:

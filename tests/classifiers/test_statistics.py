@@ -265,3 +265,43 @@ def test_rows_without_a_group_stand_alone() -> None:
     assert count == 4
     assert unit[0] == unit[2]
     assert len(set(unit)) == 4
+
+
+GROUPS = st.lists(st.sampled_from([None, None, "a", "b", "c"]), max_size=40)
+
+
+@given(GROUPS)
+def test_groups_are_worth_what_their_variance_says(groups: list[str | None]) -> None:
+    """Of p (1 - p) / n' for n' independent rows, counted out: each group adds the square of its share of the rows."""
+    n = len(groups)
+    sizes = [groups.count(name) for name in set(groups) if name] + [1] * groups.count(None)
+    size = s.effective_size(groups, n)
+    if not n:
+        assert size == 0
+        return
+    assert 1 / size == pytest.approx(sum((each / n) ** 2 for each in sizes))
+    assert 1 <= size <= len(sizes)
+    assert s.effective_size(None, n) == s.effective_size([None] * n, n) == n
+
+
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 1.0), (0.5, 1.0), (1.0, 1.0), (0.003, 1.0), (2.5, 8.65), (7.9, 8.65), (0, 8.65)]
+)
+def test_intervals_of_sizes_that_are_no_whole_numbers(k: float, n: float) -> None:
+    for interval in (s.wilson, s.clopper_pearson):
+        low, high = interval(k, n)
+        assert 0 <= low <= k / n <= high <= 1
+    assert s.lower_bound(k, n) <= k / n <= s.upper_bound(k, n)
+    if 0 < k < n:
+        assert s.beta_cdf(s.upper_bound(k, n), k + 1, n - k) == pytest.approx(0.95, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from([None, "a", "b"])), max_size=30))
+def test_a_group_has_one_vote(rows: list[tuple[bool, bool, str | None]]) -> None:
+    first, second = [a for a, _, _ in rows], [b for _, b, _ in rows]
+    groups = [group for _, _, group in rows]
+    balance = [sum(b - a for a, b, group in rows if group == name) for name in "ab"]
+    balance += [b - a for a, b, group in rows if group is None]
+    assert s.votes(first, second, groups) == (sum(each < 0 for each in balance), sum(each > 0 for each in balance))
+    alone = (sum(a and not b for a, b, _ in rows), sum(b and not a for a, b, _ in rows))
+    assert s.votes(first, second) == alone == s.votes(first, second, [None] * len(rows))

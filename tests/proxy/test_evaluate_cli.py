@@ -193,6 +193,92 @@ def test_a_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     assert (out / "mine.txt").read_text() == "mine"
 
 
+def test_a_policy_whose_rules_are_all_in_shadow(tmp_path: Path) -> None:
+    """It decides nothing, which is said; the two runs can be compared."""
+    shadow = POLICY_TEXT.replace("action: block\n", "action: block\n    mode: shadow\n")
+    for name, text in (("shadow", shadow), ("enforced", POLICY_TEXT)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        done = penstock(ROWS, "--policy", tmp_path / f"{name}.yaml", "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        said = (
+            "no rule of this policy stops, changes or notes a text, so there are no decisions to measure; 1 in shadow"
+        )
+        assert (said in done.stderr) is (name == "shadow")
+        assert "user" in done.stdout
+    assert "No rule of this policy stops" in (tmp_path / "shadow" / "report.html").read_text("utf-8")
+    done = penstock("--compare", tmp_path / "shadow", tmp_path / "enforced", "--min-common", 30)
+    assert done.exit_code == 0, done.output
+    assert "acts: it decides and ranks nothing" in done.stdout
+    assert "block: bad texts caught 0.0 % -> 50.0 %" in done.stdout
+
+
+POLICY_TEXT = """
+id: one
+version: 1
+owner: tests
+description: One rule.
+classifiers:
+  words: {kind: patterns, patterns: {harmful: {words: [bomb]}}}
+rules:
+  - id: bombs
+    description: A bomb in a request.
+    stages: [input]
+    when: {finding: words.harmful, at_least: 0.5}
+    action: block
+"""
+
+
+def test_nothing_found_is_a_figure(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(POLICY_TEXT)
+    data = write(tmp_path / "x.jsonl", *[{"text": f"hello {at}", "label": "benign"} for at in range(299)])
+    done = penstock(data, "--policy", tmp_path / "one.yaml", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1].split() == ["user", "block", "0", "299", *"–––", "0.0", "%", "1.00", "%"]
+
+
+def test_halves_of_surrogates_cost_no_run(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(POLICY_TEXT)
+    half = "\ud800\x1b[31m"
+    rows = [
+        {"text": f"bomb {half} {at}", "label": "harmful"} | dict.fromkeys(("id", "source", "category", "lang"), half)
+        for at in range(60)
+    ]
+    for name, more in (("a", {"text": f"bomb {half}", "label": "harmful"}), ("b", rows[0] | {"source": "other"})):
+        data = write(tmp_path / f"{name}.jsonl", *rows, more, {"text": "hello", "label": "benign"})
+        done = penstock(data, "--policy", tmp_path / "one.yaml", "--out", tmp_path / name, "--keep-texts")
+        assert done.exit_code == 0, done.output
+        assert "\ufffd" in (tmp_path / name / "report.html").read_text("utf-8")
+
+
+def test_no_name_from_the_data_gives_the_terminal_orders(tmp_path: Path) -> None:
+    for name, word in (("a", "bomb"), ("b", "other")):
+        (tmp_path / f"{name}.yaml").write_text(POLICY_TEXT.replace("[bomb]", f"[{word}]"))
+        rows = [{"text": f"bomb {at}", "label": "harmful", "source": f"\x1b[3{at % 2}m"} for at in range(60)]
+        data = write(tmp_path / "x.jsonl", *rows)
+        done = penstock(data, "--policy", tmp_path / f"{name}.yaml", "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    done = penstock("--compare", tmp_path / "a", tmp_path / "b", "--min-common", 30)
+    assert "\\x1b[30m (user): block: bad texts caught 100.0 % -> 0.0 %" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_label_that_is_too_long_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"text": "a", "label": 10**400}, {"text": "b", "label": 0})
+    done = penstock(path, "--policy", POLICY, "--out", tmp_path / "run")
+    assert (done.exit_code, "x.jsonl:1:1: the label is a number" in done.stderr) == (1, True)
+    done = penstock(path, "--policy", POLICY, "--out", tmp_path / "run", "--skip-bad-rows")
+    assert done.exit_code == 0, done.output
+    assert "left out: unusable: the label is a number of more than 300 digits: 1 rows" in done.stderr
+
+
+def test_families_are_told(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(POLICY_TEXT)
+    rows = [{"text": f"hello {at}", "label": "benign", "family": "f"} for at in range(310)]
+    done = penstock(write(tmp_path / "x.jsonl", *rows), "--policy", tmp_path / "one.yaml", "--out", tmp_path / "run")
+    assert "95.0 %" in done.stdout  # of one family nothing but chance
+    assert "the 310 texts are 1 families or single texts; bounds count those" in done.stderr
+
+
 MISTAKES: list[tuple[list[str], int, str]] = [
     ([], 2, "name the data"),
     (["{data}", "--compare", "a", "b"], 2, "takes two runs, and no data"),

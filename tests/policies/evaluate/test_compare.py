@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from policies.evaluate import files
-from policies.evaluate.compare import CannotCompare, compare, paired, words
+from policies.evaluate.compare import CannotCompare, compare, words
 from policies.evaluate.evaluation import Evaluation
 from policies.evaluate.figures import measure
 from policies.evaluate.files import RunError
+from policies.evaluate.shares import paired
 from policies.evaluate.subject import Outcome
 
 
@@ -128,7 +129,61 @@ def test_runs_without_a_common_action_are_set_to_one_share_of_false_alarms(small
 
 def test_paired_counts() -> None:
     one, other = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
-    assert paired(one, other) == {"n": 5, "first": 0.4, "second": 0.6, "only_first": 1, "only_second": 2, "p": 1.0}
+    counted = {"n": 5, "first": 0.4, "second": 0.6, "only_first": 1, "only_second": 2, "p": 1.0}
+    assert paired(one, other) == counted | {"votes_first": 1, "votes_second": 2}
+
+
+def test_a_family_has_one_vote_and_proves_nothing_alone(small: Evaluation, tmp_path: Path) -> None:
+    """Sixty wordings of one attack, all caught before and none now: one attack was lost."""
+    honest = [each for each in outcomes(620, 0.0, edge=100.0) if not each.bad]
+    attack = [replace(honest[at], id=f"bad{at}", bad=True, source="s", family="one") for at in range(60)]
+    caught = [replace(each, scores={"block": 1.0}, action="block") for each in attack]
+    first, second = write(tmp_path / "a", caught + honest, small), write(tmp_path / "b", attack + honest, small)
+    found = compare(first, second)
+    (bad, _), text = found["surfaces"]["user"]["decisions"], "\n".join(words(found))
+    assert (bad["only_first"], bad["votes_first"], bad["p"]) == (60, 1, 1.0)
+    assert "newly caught 0, newly missed 60 of 60, by family 0 to 1; p = 1.000, may be chance" in text
+    assert "correction): none" in text
+    assert "more than chance" not in text.replace("that changed by more than chance", "")
+    assert "too few of one side to tell from chance" in text
+    singles = (
+        write(tmp_path / name, [replace(each, family="") for each in rows + honest], small)
+        for name, rows in (("c", caught), ("d", attack))
+    )
+    apart = compare(next(singles), next(singles))
+    assert apart["surfaces"]["user"]["decisions"][0]["p"] < 1e-9
+
+
+def test_a_policy_of_which_no_rule_acts(small: Evaluation, tmp_path: Path) -> None:
+    """Its rules in shadow, then enforced: what the second does is new, and nothing is there to rank."""
+    acting = outcomes(200, 2.0)
+    shadow = [replace(each, scores={}, action="pass") for each in acting]
+    first = write(tmp_path / "a", shadow, small, actions=[], rules=[])
+    second = write(tmp_path / "b", acting, small, digest="2" * 64)
+    found = compare(first, second)
+    bad, honest = found["surfaces"]["user"]["decisions"]
+    blocked = sum(each.action == "block" for each in acting if each.bad)
+    assert (bad["at"], bad["first"], bad["only_second"]) == ("block", 0.0, blocked)
+    assert honest["only_first"] == 0
+    assert found["surfaces"]["user"]["ranking"] == []
+    text = "\n".join(words(found))
+    assert f"no rule of {first.path} acts: it decides and ranks nothing" in text
+    assert f"no rule of {second.path}" not in text
+    back = compare(second, first)["surfaces"]["user"]["decisions"][0]
+    assert (back["only_first"], back["only_second"]) == (blocked, 0)
+    text = "\n".join(words(compare(first, first)))
+    assert "nothing to compare: one of the runs has no scores here" in text
+    # A classifier beside it decides nothing either.
+    scored = [replace(each, scores={"score": 0.5}, action="") for each in acting]
+    third = write(tmp_path / "c", scored, small, kind="classifier", actions=[])
+    assert compare(first, third)["surfaces"]["user"]["decisions"] == []
+
+
+def test_nothing_found_twice_is_told(small: Evaluation, tmp_path: Path) -> None:
+    made = [replace(each, scores={"block": -math.inf}, action="pass") for each in outcomes(200, 1.0)]
+    text = "\n".join(words(compare(write(tmp_path / "a", made, small), write(tmp_path / "b", made, small))))
+    assert "block: bad texts caught 0.0 % -> 0.0 %: the same on every one of 100" in text
+    assert "block: honest texts flagged 0.0 % -> 0.0 %: the same on every one of 100" in text
 
 
 def test_what_is_no_run(small: Evaluation, tmp_path: Path) -> None:

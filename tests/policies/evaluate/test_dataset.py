@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,18 @@ def one(tmp_path: Path, **row: Any) -> Row:
     return found
 
 
+def written(case: dict[str, Any]) -> str:
+    long = {"<5000 digits>": "9" * 5000, "<100000 brackets>": "[" * 100_000, "<400 zeros>": "0" * 400}
+    text = "\n".join(case["lines"])
+    for short, meant in long.items():
+        text = text.replace(short, meant)
+    return text
+
+
 @pytest.mark.parametrize("case", BAD_ROWS, ids=lambda case: case["name"])
 def test_bad_rows(case: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    text = "\n".join(case["lines"]).replace("<5000 digits>", "9" * 5000).replace("<100000 brackets>", "[" * 100_000)
+    text = written(case)
     path.write_text(text, "utf-8")
     with pytest.raises(DatasetError) as error:
         Dataset.open([path], Options())
@@ -49,7 +58,7 @@ def test_bad_rows(case: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", [case for case in BAD_ROWS if case["lines"]], ids=lambda case: case["name"])
 def test_bad_rows_can_be_counted_instead(case: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    text = "\n".join(case["lines"]).replace("<5000 digits>", "9" * 5000).replace("<100000 brackets>", "[" * 100_000)
+    text = written(case)
     path.write_text(text + '\n{"text": "fine", "label": "benign"}\n', "utf-8")
     dataset = Dataset.open([path], Options(skip_bad_rows=True))
     rows = list(dataset.rows())
@@ -151,6 +160,39 @@ def test_odd_texts_are_texts(tmp_path: Path) -> None:
     lines = ['\ufeff{"text": "", "label": "benign"}', "", '{"text": "\\ud800", "label": "harmful"}', "   "]
     path.write_text("\n".join(lines), "utf-8")
     assert [row.text for row in read(path)] == ["", "\ud800"]
+
+
+def test_half_a_pair_of_surrogates_is_in_no_name(tmp_path: Path) -> None:
+    """JSON may hold one; no file, terminal or page takes it. The text is judged as it is."""
+    half = "a\ud800b"
+    row = {"text": half, "label": half, "id": half, "category": half, "lang": half, "family": half}
+    path = write(tmp_path / "x.jsonl", row | {"source": half}, row | {"source": "s"})
+    first, second = read(path, Options(Labels.of(positive=[half])))
+    assert {first.id, first.source, first.label, first.category, first.lang, first.family} == {"a\ufffdb"}
+    assert (second.id, second.source, second.text) == ("a\ufffdb#2", "s", half)
+
+
+def test_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    try:
+        write(path, {"text": "a", "label": "benign"})
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    assert [row.source for row in read(path)] == ["caf\ufffd"]
+
+
+def test_what_can_be_read_only_once_is_refused_at_the_start(tmp_path: Path) -> None:
+    """`eval <(cat data.jsonl)`: it was judged not at all, and said to have changed."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DatasetError, match=r"pipe.jsonl: a pipe or a device: .* write it to a file first"):
+        Dataset.open([tmp_path / "pipe.jsonl"], Options())
+    here, there = os.pipe()
+    try:
+        with pytest.raises(DatasetError, match="a pipe or a device"):
+            Dataset.open([Path(f"/dev/fd/{here}")], Options())
+    finally:
+        os.close(here)
+        os.close(there)
 
 
 def test_sources_are_named_by_file_or_row(tmp_path: Path) -> None:

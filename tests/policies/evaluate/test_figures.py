@@ -16,8 +16,9 @@ from ruamel.yaml import YAML
 
 from classifiers import statistics as stats
 from policies.evaluate.evaluation import Evaluation
-from policies.evaluate.figures import ENOUGH, Pool, measure, rate, recall_at
+from policies.evaluate.figures import ENOUGH, Pool, measure, recall_at
 from policies.evaluate.report import render
+from policies.evaluate.shares import Json, rate
 from policies.evaluate.subject import Outcome
 
 from .conftest import SMALL, walk
@@ -98,7 +99,7 @@ def test_any_run_has_figures_and_a_page(made: list[Outcome]) -> None:
 
 MANIFEST: dict[str, Any] = {
     "penstock": {"version": "0", "commit": None, "changed": None},
-    "subject": {"kind": "policy", "title": "p", "digest": "0" * 64, "classifiers": {}}
+    "subject": {"kind": "policy", "title": "p", "digest": "0" * 64, "classifiers": {}, "actions": ["log", "block"]}
     | {"rules": [{"rule": rule, "action": "block", "mode": "enforce", "roles": []} for rule in "ab"]},
     "data": {"files": [], "left_out": {}, "sources": {}, "labels": {"bad": [], "honest": []}}
     | {"repeated": 0, "contradictory": 0},
@@ -142,6 +143,85 @@ def test_a_family_is_one_in_the_interval() -> None:
         return float(high - low)
 
     assert width(together) > 1.5 * width(alone)
+
+
+def test_a_family_is_one_in_every_interval_and_bound() -> None:
+    """The same rows, once each for itself and once as families of five: as twenty rows of each side at most."""
+
+    def made(family: bool, copies: int = 5) -> Json:
+        rows = []
+        for at in range(40):
+            bad = at % 2 == 0
+            score = float(at % 7) - 2
+            more: dict[str, Any] = {"bad": bad, "label": "x" if bad else "benign", "scores": {"block": score}}
+            more |= {"action": "block" if score >= 0 else "pass", "fired": ("r",) if score >= 0 else ()}
+            more |= {"findings": {"g.x": (at % 7) / 7}, "category": "c"}
+            rows += [outcome(at * 5 + copy, family=str(at) if family else "", **more) for copy in range(copies)]
+        return measure(rows, ("block",))
+
+    def told(found: Json) -> list[Json]:
+        user = found["surfaces"]["user"]
+        rates = [user["decisions"]["block"]["bad"], user["decisions"]["block"]["honest"]]
+        rates += [
+            found["rules"][0]["bad"],
+            found["rules"][0]["honest"],
+            found["sources"][0]["decisions"]["block"]["bad"],
+        ]
+        rates += [row["decisions"]["block"] for row in found["categories"]]
+        rates += [each for row in found["categories"] for each in row["recall_at"]]
+        rates += user["ranking"]["block"]["recall_at"]
+        rates += [each for row in found["findings"] for each in row["ranking"]["recall_at"]]
+        return [{name: row[name] for name in ("low", "high", "at_most") if name in row} for row in rates]
+
+    once, together, alone = told(made(False, 1)), told(made(True)), told(made(False))
+    assert len(once) == len(together) == len(alone) > 15
+    for one, many, apart in zip(once, together, alone, strict=True):
+        assert many == pytest.approx(one, abs=1e-6)
+        assert many != pytest.approx(apart, abs=1e-3)
+    rows = made(True)
+    assert (rows["rows"]["judged"], rows["rows"]["units"]) == (200, 40)
+    few, many = (found["findings"][0]["ranking"]["auroc_95"] for found in (rows, made(False)))
+    assert few[1] - few[0] > 1.5 * (many[1] - many[0])
+    assert (
+        rows["surfaces"]["user"]["decisions"]["block"]["precision_when_rare_at_least"]
+        == made(False, 1)["surfaces"]["user"]["decisions"]["block"]["precision_when_rare_at_least"]
+    )
+    assert "40 families or single texts" in render(MANIFEST | {"subject": SUBJECT}, rows)
+
+
+SUBJECT: dict[str, Any] = {"kind": "classifier", "title": "c", "digest": "0" * 64, "classifiers": {}}
+
+
+def test_a_policy_that_found_nothing_has_figures() -> None:
+    """Nothing in so many honest texts is what a safety case is made of."""
+    nothing: dict[str, Any] = {"scores": {"block": -math.inf, "log": -math.inf}, "action": "pass"}
+    made = [outcome(at, label="benign", bad=False, **nothing) for at in range(299)]
+    made += [outcome(300 + at, category="c", **nothing) for at in range(20)]
+    found = measure(made, ("block", "log"))
+    user = found["surfaces"]["user"]
+    for name in ("block", "log"):
+        assert (user["decisions"][name]["bad"]["k"], user["decisions"][name]["bad"]["n"]) == (0, 20)
+        assert user["decisions"][name]["honest"]["at_most"] == pytest.approx(1 - 0.05 ** (1 / 299), abs=1e-6)
+        assert found["sources"][0]["decisions"][name]["honest"]["n"] == 299
+        assert [row["decisions"][name]["n"] for row in found["categories"]] == [20, 20]
+    assert user["ranking"] == {}
+    assert found["curves"]["user"] == {}
+    assert [row["kind"] for row in found["worst"]] == ["miss"] * 15
+    page = render(MANIFEST, found)
+    assert "user: 0 of 299, at most 1.00 %" in page
+    assert "block, log" in page
+    assert "Bad texts caught, by category" in page
+    assert "no rule of this policy" not in page
+
+
+def test_what_a_page_says_where_no_rule_acts() -> None:
+    made = [replace(each, scores={}, action="pass") for each in (outcome(0), outcome(1, bad=False, label="benign"))]
+    found = measure(made, ())
+    assert found["surfaces"]["user"]["decisions"] == {}
+    subject = {**MANIFEST["subject"], "actions": [], "rules": [{"rule": "a", "action": "block", "mode": "shadow"}]}
+    page = render({**MANIFEST, "subject": subject}, found)
+    assert "No rule of this policy stops, changes or notes a text" in page
+    assert "1 in shadow" in page
 
 
 def test_calibration_of_a_perfect_and_of_a_bold_score() -> None:
@@ -194,7 +274,7 @@ def test_equal_scores_are_never_split() -> None:
 
 
 def test_a_rate_of_nothing_is_none() -> None:
-    assert rate(0, 0) == {"k": 0, "n": 0, "rate": None, "low": 0.0, "high": 1.0, "at_most": 1.0}
+    assert rate(0, 0) == {"k": 0, "n": 0, "n_effective": 0, "rate": None, "low": 0.0, "high": 1.0, "at_most": 1.0}
 
 
 def test_ranks_that_say_nothing_are_left_out() -> None:

@@ -109,6 +109,20 @@ def test_failures_are_told_and_decided_by_the_policy() -> None:
     assert PolicySubject(subject.policies, deadlines=True).asked(Stage.INPUT)[0].deadline == 2.0
 
 
+def test_actions_are_those_of_rules_that_act_whether_a_finding_asks_for_them_or_not() -> None:
+    def of(*written: dict[str, Any]) -> tuple[str, ...]:
+        base = {"id": "p", "version": 1, "owner": "o", "description": "d", "classifiers": {"a": {"kind": "graded"}}}
+        made = [{"id": f"r{at}", "description": "d", "stages": ["input"], **rule} for at, rule in enumerate(written)]
+        policy = Policy.model_validate(base | {"rules": made}, strict=False)
+        return PolicySubject(PolicySet.build([policy], {"a": Graded("a")})).actions
+
+    seen = {"finding": "a.harmful", "at_least": 0.5}
+    block = {"when": seen, "action": "block"}
+    assert of(block, {"when": seen, "action": "log"}, {"when": seen, "action": "pass"}) == ("log", "block")
+    assert of(block | {"mode": "shadow"}, {"when": seen, "action": "log", "mode": "off"}) == ()
+    assert of({"when": '"banned" in account.flags', "action": "block"}) == ("block",)
+
+
 def row(text: str, role: Role = Role.USER) -> Row:
     return Row("1", "s", "harmful", True, Stage.INPUT, (Message(role, text, "/text"),))
 
