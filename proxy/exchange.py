@@ -39,14 +39,14 @@ from .later import Later
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
-from .problems import UNAVAILABLE, Blocked, Unrecorded, words
+from .problems import UNAVAILABLE, UNRECORDED, Blocked, Unrecorded, words
 from .record import Notes
 from .reviews import Reviews, reviewed
 from .routing import Way
 from .sse import Undecodable
 from .stream import Streamed
 from .strict import Malformed, parse
-from .telling import Journal, Telling
+from .telling import Journal, Telling, recorded
 from .upstream import Response, UpstreamError
 
 log = get_logger("penstock.exchange")
@@ -107,7 +107,7 @@ class Exchange:
             return
         self._asks(request, query)
         if not self._journal.healthy:
-            await self._refuse_early(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
+            await self._refuse_early(503, "audit_unavailable", UNRECORDED)
             return
         try:
             self._alike(request)
@@ -259,7 +259,8 @@ class Exchange:
             raise
 
     def _cancelled(self) -> None:
-        self.notes.ended(fate(self.caller))
+        say = self.notes.ended if self.caller.started else self.notes.undone
+        say(fate(self.caller))
 
     async def answer(self, request: Request, response: Response) -> None:
         """Judge and relay an answer whose head is here. Raises what `_forward` tells the caller of."""
@@ -369,14 +370,13 @@ class Exchange:
         self.notes.ended("rewritten" if decision.fired[0].action is Action.REWRITE else "blocked")
 
     async def _refuse_input(self, decision: Decision, request: Request) -> None:
-        notes, dialect = self.notes, self.dialect
         self.stopped(decision)
         try:
-            await self._journal.durable(notes.outcome())
+            await recorded(self._journal, self.notes, self.caller)
         except Exception as error:
             await self._journal_failed(error)
             return
-        self.caller.answer(self._refusal_answer(decision, request, dialect))
+        self.caller.answer(self._refusal_answer(decision, request, self.dialect))
 
     def _refusal_answer(self, decision: Decision, request: Request, dialect: Dialect) -> Answer:
         if decision.fired[0].not_evaluated:
@@ -405,9 +405,11 @@ class Exchange:
         self._metrics.refused.inc(code)
         self.notes.ended("refused", code)
         answer = problem(self.dialect, status, code, message, self.notes.id, param=param)
-        if code != "audit_unavailable":
+        if code == "audit_unavailable":
+            self.notes.outcome()  # counts it: the audit takes nothing
+        else:
             try:
-                await self._journal.durable(self.notes.outcome())
+                await recorded(self._journal, self.notes, self.caller)
             except Exception as error:
                 await self._journal_failed(error)
                 return
@@ -444,10 +446,9 @@ class Exchange:
 
     async def _journal_failed(self, error: Exception) -> None:
         log.error("decision not recorded", decision=self.notes.id, problem=str(error))
-        self.notes.ended("refused", "audit_unavailable")
         if not self.caller.started:
-            text = "Decisions cannot be recorded at the moment."
-            self.caller.answer(problem(self.dialect, 503, "audit_unavailable", text, self.notes.id))
+            self.notes.undone("refused", "audit_unavailable")
+            self.caller.answer(problem(self.dialect, 503, "audit_unavailable", UNRECORDED, self.notes.id))
 
 
 def _ids(guard: Guard) -> list[str]:

@@ -7,8 +7,7 @@ answer, for its silence must not read as a clean text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any
 
 from classifiers.base import Message, Role
 from policies.engine import Decision, PolicySet
@@ -22,9 +21,10 @@ from .guard import Guard
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
-from .problems import UNAVAILABLE
+from .problems import UNAVAILABLE, UNRECORDED, Unrecorded
 from .record import Notes
 from .strict import Malformed, parse
+from .telling import Journal, recorded
 
 log = get_logger("penstock.moderate")
 
@@ -32,15 +32,6 @@ TOGETHER = 8
 """Inputs of one request that are judged at once."""
 FLAGS = frozenset(action for action in Action if action.protects)
 """What a policy must want done to a text for it to be flagged."""
-
-
-class Journal(Protocol):
-    """Where records go (`audit.Audit`)."""
-
-    @property
-    def healthy(self) -> bool: ...
-    def durable(self, record: Any) -> Awaitable[None]: ...
-    def append(self, record: Any) -> bool: ...
 
 
 class Moderation:
@@ -60,14 +51,19 @@ class Moderation:
             notes.ended(fate(self._caller))
             self._journal.append(notes.outcome())
             raise
-        try:
-            await self._journal.durable(notes.outcome())
-        except Exception as error:
-            log.error("decision not recorded", decision=notes.id, problem=str(error))
-            answer = self._problem(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
+        except Unrecorded as error:
+            answer = self._problem(503, "audit_unavailable", str(error))
+            notes.outcome()  # counts it: the audit takes nothing
+        else:
+            try:
+                await recorded(self._journal, notes, self._caller)
+            except Exception as error:
+                log.error("decision not recorded", decision=notes.id, problem=str(error))
+                answer = self._problem(503, "audit_unavailable", UNRECORDED)
         self._caller.answer(answer)
 
     async def _answer(self, body: bytes) -> Answer:
+        """Raises Unrecorded where the audit takes nothing."""
         try:
             if not body:
                 raise Malformed("the body is empty: send a JSON object")
@@ -80,7 +76,7 @@ class Moderation:
         if self._guard.asks:
             self._guard = self._guard.facing(request, self._dialect.name)
         if not self._journal.healthy:
-            return self._problem(503, "audit_unavailable", "Decisions cannot be recorded at the moment.")
+            raise Unrecorded(UNRECORDED)
         decisions = await self._judge(request)
         policies = self._guard.policies
         telling = tellers(policies)

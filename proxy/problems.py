@@ -6,6 +6,7 @@ from policies.engine import Decision
 
 from .upstream import UpstreamError
 
+UNRECORDED = "Decisions cannot be recorded at the moment."
 UNAVAILABLE = "This request could not be checked, so it was not answered. Please tell the operator."
 
 NO_ROOM = "Penstock has no room for another request at the moment."

@@ -69,8 +69,9 @@ class Notes:
         self.kept: Kept | None = None
         self.leave: Leave | None = None
         self._acted: Set[tuple[str, str]] = _NOBODY
-        self.over = False
-        """Whether there is a record of how it ended."""
+        self.settled = False
+        """Whether it is certain how it ended: what is counted then."""
+        self._told: dict[str, Any] | None = None  # what the newest record of how it ended says
 
     def asked(self, request: Request) -> None:
         """The request was read."""
@@ -177,9 +178,19 @@ class Notes:
             if detail:
                 self._facts["detail"] = str(detail)
 
+    def undone(self, outcome: str, detail: str = "") -> None:
+        """Nothing has left, and what was noted of its end did not come to pass: this did."""
+        if self.settled:
+            return
+        before = " ".join(filter(None, (self.outcome_name, self._facts.pop("detail", ""))))
+        if before:
+            self._facts["instead_of"] = before
+        self.outcome_name = ""
+        self.ended(outcome, detail)
+
     def stumbled(self, append: Callable[[Record], object]) -> None:
         """A fault of ours ended it: write that down, where nothing is yet."""
-        if not self.over:
+        if not self.settled:
             self.ended("failed", "internal_error")
             append(self.outcome())
 
@@ -189,25 +200,50 @@ class Notes:
 
     def outcome(self) -> Record:
         """The record of how it ended; counts it in the metrics. Call it once."""
-        self.over, times = True, self._times
-        times["total"] = time.perf_counter() - self._began
+        record = self.expected()
+        self.settle()
+        return record
+
+    def settle(self) -> None:
+        """It has ended as the newest record says: count that. Once."""
+        self.settled = True
         self._count()
+        if self.trace is not None and self._told is not None:
+            if self._stages and not self._sent:
+                self.trace.stage("judge input", self._times["total"])
+            self.trace.ended(self._told)
+
+    def expected(self) -> Record:
+        """The record of how it will have ended once that is on the disk and the answer leaves: `settle` it then. Where
+        it does not, say what was `undone`, and write the `outcome` as well: readers take the later one."""
+        before = self._told
+        if before is None:
+            body = self._body()
+        else:
+            ending: dict[str, Any] = {name: self._facts.get(name) for name in ("detail", "instead_of")}
+            body = {**before, **ending, "status": self.outcome_name or "failed"}
+        body["milliseconds"] = self._milliseconds()
+        self._told = body
+        return Record(self.id, "outcome", time.time(), body)
+
+    def _body(self) -> dict[str, Any]:
+        """What has come to be known; what is left on the account, and kept, is so once."""
+        body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
+        if self.kept is not None and (kept := self.kept.ended(self._facts)):
+            body["content"] = kept
+        if self._acted and self.leave is not None:
+            body.update(self.leave(self.id, self._acted))
+        return body
+
+    def _milliseconds(self) -> dict[str, float]:
+        times = self._times
+        times["total"] = time.perf_counter() - self._began
         # What was refused before the model was asked took our time alone.
         own = ("input", "output", "audit") if self._sent else ("total",)
         added = sum([times.get(name, 0.0) for name in own])
         told = {name: int(seconds * 1e6) / 1e3 for name, seconds in times.items()}
         told["added"] = int(added * 1e6) / 1e3
-        body = {**self._facts, **self._verdict(), **self._seen(), "status": self.outcome_name or "failed"}
-        body["milliseconds"] = told
-        if self.kept is not None and (kept := self.kept.ended(self._facts)):
-            body["content"] = kept
-        if self._acted and self.leave is not None:
-            body.update(self.leave(self.id, self._acted))
-        if self.trace is not None:
-            if self._stages and not self._sent:
-                self.trace.stage("judge input", self._times["total"])
-            self.trace.ended(body)
-        return Record(self.id, "outcome", time.time(), body)
+        return told
 
     def _verdict(self) -> dict[str, Any]:
         """The most severe of all that fired, on either side."""

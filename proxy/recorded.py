@@ -20,10 +20,11 @@ from .audit import Reader
 CHUNK = 100_000
 """Exchanges at once."""
 
-# Of an exchange whose process died the intent is all that was decided.
+# Of an exchange whose process died the intent is all that was decided; of several outcomes the last one counts.
 _DECIDED = """
-SELECT id, action, coalesce(rule, ''), body FROM records
-WHERE kind = 'outcome' AND action IS NOT NULL AND at >= ?
+SELECT id, action, coalesce(rule, ''), body FROM records AS r
+WHERE kind = 'outcome' AND action IS NOT NULL AND at >= ? AND NOT EXISTS
+  (SELECT 1 FROM records AS o WHERE o.id = r.id AND o.seq > r.seq AND o.kind = 'outcome' AND o.action IS NOT NULL)
 UNION ALL
 SELECT id, action, coalesce(rule, ''), body FROM records AS r
 WHERE kind = 'intent' AND action IS NOT NULL AND at >= ? AND NOT EXISTS

@@ -25,10 +25,12 @@ from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
 from .models import listed, renamed
+from .problems import UNRECORDED
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
 from .strict import Malformed, parse
 from .surface import plain
+from .telling import recorded
 from .upstream import Headers, Response, UpstreamError
 
 log = get_logger("penstock.relay")
@@ -38,7 +40,6 @@ RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
 SMALL = 64 * 1024
 """Bytes of an answer on an open route up to which it is gathered before it leaves."""
-UNRECORDED = "Decisions cannot be recorded at the moment."
 
 
 def relays(path: bytes) -> bool:
@@ -74,6 +75,7 @@ class Relay:
         """Pass a request to a route that the operator opened, and its answer: what passes is counted and recorded."""
         if not self._audit.healthy:
             notes.ended("refused", "audit_unavailable")
+            notes.outcome()  # counts it: the audit takes nothing
             caller.answer(self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED))
             return
         for stage in Stage:
@@ -103,7 +105,7 @@ class Relay:
             self._cancelled(caller, notes)
             raise
         try:
-            await self._audit.durable(notes.outcome())
+            await recorded(self._audit, notes, caller)
         except Exception as error:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
             answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
@@ -118,6 +120,7 @@ class Relay:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
             response.abort()
             notes.ended("refused", "audit_unavailable")
+            self._audit.append(notes.outcome())
             caller.answer(self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED))
             return
         caller.start(response.status, relayed(response), response.reason)

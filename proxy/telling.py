@@ -11,7 +11,9 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+from .flight import fate
 from .later import Later, Pending
+from .listener import Caller
 from .problems import Unrecorded
 from .record import Notes
 
@@ -29,6 +31,26 @@ class Journal(Protocol):
     def append(self, record: Any) -> bool: ...
 
 
+async def recorded(journal: Journal, notes: Notes, caller: Caller) -> None:
+    """Wait until it is durable how an exchange ended that the model was not asked for. Raises what the journal raises:
+    the caller is refused then, and that is what a second record says, where the first one may be written yet."""
+    taken = False
+    try:
+        waiter = journal.submit(notes.expected())
+        taken = True
+        await waiter
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError):
+            notes.undone(fate(caller))
+        else:
+            notes.undone("refused", "audit_unavailable")
+        record = notes.outcome()
+        if taken:
+            journal.append(record)
+        raise
+    notes.settle()
+
+
 class Telling:
     """The records of one exchange, of which `notes` is written. `later` is the clock of intents, INTENT_AFTER slow."""
 
@@ -36,7 +58,6 @@ class Telling:
         self._journal, self._later, self._notes = journal, later, notes
         self._intent: asyncio.Future[None] | None = None
         self._untold: Pending | None = None  # rings when it is time for the intent
-        self._recorded = False  # the outcome is on its way to the disk
 
     def begins(self, *, stream: bool) -> None:
         """The model is asked now."""
@@ -52,10 +73,10 @@ class Telling:
             if self._untold is not None:
                 self._untold.cancel()
             if whole:
-                self._recorded = True
-                began = time.perf_counter()
-                await self._journal.durable(self._notes.outcome())
-                self._notes.waited(time.perf_counter() - began)
+                notes, began = self._notes, time.perf_counter()
+                await self._journal.durable(notes.expected())
+                notes.waited(time.perf_counter() - began)
+                notes.settle()
                 return
             self._declare()
         intent = self._intent
@@ -70,7 +91,8 @@ class Telling:
         self._notes.waited(time.perf_counter() - began)
 
     def over(self) -> None:
-        """The exchange has ended: write down how, if that was not done yet."""
+        """The exchange has ended: write down how, if that is not on the disk. Where an answer waited for just that, and
+        did not leave, the record may be written yet, and this one behind it says what became of it instead."""
         if self._untold is not None:
             self._untold.cancel()
         intent = self._intent
@@ -79,7 +101,7 @@ class Telling:
                 intent.cancel()
             elif not intent.cancelled():
                 intent.exception()  # seen: it was answered where it mattered
-        if not self._recorded:
+        if not self._notes.settled:
             self._journal.append(self._notes.outcome())
 
     def _declare(self) -> None:

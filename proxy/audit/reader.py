@@ -23,6 +23,12 @@ _ROW = "SELECT seq, id, kind, at, writer, body, hash, " + ", ".join(COLUMNS) + "
 _HALVES = "SELECT kind, at, body FROM records WHERE id = ? ORDER BY seq"
 _DAMAGED = AuditUnavailable("a row is damaged", "see `penstock audit verify`")
 EVERYTHING = Search()
+LAST = (
+    "NOT (kind = 'outcome' AND EXISTS (SELECT 1 FROM records AS later "
+    "WHERE later.id = records.id AND later.seq > records.seq AND later.kind = 'outcome'))"
+)
+"""Of the outcomes of one exchange only the last: an answer that waited for the first one to be durable, and was refused
+when that took too long, has a second one behind it; so has what was taken for aborted and was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,8 @@ class Reader:
         """Exchanges that ended after row `seq`, in order, and the row to ask from next."""
         newer = "SELECT seq, id, kind FROM records WHERE seq > ? ORDER BY seq LIMIT 1000"
         rows = list(self._source.rows(newer, (seq,), few=True))
-        ended = [exchange for _, id, kind in rows if kind == "outcome" and (exchange := self.exchange(id))]
+        last = dict.fromkeys(id for _, id, kind in rows if kind == "outcome")
+        ended = [exchange for id in last if (exchange := self.exchange(id))]
         return (rows[-1][0] if rows else seq), [exchange for exchange in ended if search.match(exchange)]
 
     def exchange(self, id: str) -> Exchange | None:
@@ -93,7 +100,7 @@ class Reader:
         """All exchanges that are looked for, in the order in which they ended, and at last those that have not; in one
         pass. What is kept in memory meanwhile is those that have begun and not ended."""
         begun: dict[str, list[tuple[str, float, str]]] = {}
-        tests, values = ["kind IN ('intent', 'outcome')"], list[object]()
+        tests, values = ["kind IN ('intent', 'outcome')", LAST], list[object]()
         if search.since is not None:
             tests.append("at >= ?")
             values.append(search.since)
@@ -167,15 +174,18 @@ def _start(origin: Head, pruned: str, seal: Sealer) -> Head:
 def _joined(id: str, halves: list[Any]) -> Exchange | None:
     """The exchange that rows of one id (kind, at, body) make up. Raises AuditUnavailable for a body that is no JSON."""
     found: dict[str, dict[str, Any]] = {}
-    began, ended = 0.0, None
+    times: dict[str, float] = {}
     try:
         for kind, at, body in halves:
             if kind in ("intent", "outcome"):
-                began, ended = began or at, at if kind == "outcome" else None
                 found[kind] = orjson.loads(body)
+                times[kind] = at if kind == "outcome" else times.get(kind, at)
     except ValueError:
         raise _DAMAGED.again() from None
-    return Exchange(id, began, found.get("intent"), found.get("outcome"), ended) if found else None
+    if not found:
+        return None
+    ended = times.get("outcome")
+    return Exchange(id, times.get("intent", ended or 0.0), found.get("intent"), found.get("outcome"), ended)
 
 
 class _Rows:

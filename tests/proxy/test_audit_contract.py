@@ -138,6 +138,45 @@ async def test_several_writers_make_one_chain(log: Place) -> None:
         assert len({row for (row,) in reader.select("SELECT writer FROM records")}) == 3
 
 
+async def test_of_several_outcomes_the_last_one_counts(log: Place) -> None:
+    """As where an answer waited for its record, was refused when that took too long, and the disk wrote both."""
+    audit = await log.audit()
+    first, alone = intent(), new_id()
+    body: dict[str, Any] = {"action": "pass", "rule": None, "revision": "r", "input": {}, "dialect": "chat"}
+    await audit.durable(first)
+    for id in (first.id, alone):
+        await audit.durable(outcome(id, **body))
+    (after, told) = await asyncio.to_thread(_told_after, log, 0)
+    assert [each.outcome["status"] for each in told] == ["released", "released"]
+    for id in (first.id, alone):
+        ended = {"status": "refused", "detail": "audit_unavailable", "instead_of": "released"}
+        await audit.durable(Record(id, "outcome", time.time(), {**body, **ended}))
+    await audit.close()
+    assert len(_told_after(log, 0)[1]) == 2
+    assert [each.outcome["status"] for each in _told_after(log, after)[1]] == ["refused", "refused"]
+    with log.reader() as reader:
+        shown = {each.id: each for each in reader.latest(10)}
+        assert {id: each.outcome["status"] for id, each in shown.items() if each.outcome} == {
+            first.id: "refused",
+            alone: "refused",
+        }
+        assert shown == {each.id: each for each in reader.walk()} == {id: reader.exchange(id) for id in shown}
+        assert len(list(reader.walk())) == len(list(reader.walk(Search(since=1.0)))) == 2
+        for search, count in (
+            (Search(status="released"), 0),
+            (Search(status="refused"), 2),
+            (Search(error="audit_unavailable"), 2),
+        ):
+            assert len(reader.latest(10, search)) == len(list(reader.walk(search))) == count
+        assert sorted(id for rows in recorded(reader) for id in rows.ids) == sorted(shown)
+        assert reader.verify(KEY).broken is None
+
+
+def _told_after(log: Place, seq: int) -> tuple[int, list[Any]]:
+    with log.reader() as reader:
+        return reader.after(seq)
+
+
 async def test_what_close_finds_open_is_aborted(log: Place) -> None:
     audit = await log.audit()
     record = intent(policy="p@1", account="acc", text_length=5)
