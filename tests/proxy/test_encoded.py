@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import codecs
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects.encoded import text_in
+from proxy.dialects.encoded import _unquoted, text_in
 
 
 def b64(raw: bytes) -> str:
@@ -23,6 +24,9 @@ CASES: dict[str, tuple[str, str]] = {
     "many words": (b64(b"some words\n" * 900), "some words\n" * 900),
     "letters of two bytes where the look ends": (b64(b"x" + "\u00e9".encode() * 300), "x" + "\u00e9" * 300),
     "no padding, other letters": ("w7_Dvz4-Pz8", "\u00ff\u00ff>>??"),
+    "words with hyphens": ("some-words-in-one_line", "some-words-in-one_line"),
+    "many words with hyphens": ("some-words" * 90, "some-words" * 90),
+    "an image in other letters": (base64.urlsafe_b64encode(PNG * 50).decode(), ""),
     "lines": ("c29tZSB3\r\nb3Jkcw==\n", "some words"),
     "a data URL": ("data:text/csv;charset=utf-8;base64," + b64(b"a,b"), "a,b"),
     "a data URL in plain words": ("data:,some%20words", "some words"),
@@ -47,6 +51,7 @@ CASES: dict[str, tuple[str, str]] = {
         b64(b"a plain head " * 20 + b"\xff\x00 1\n" * 200 + b"and some more words" + b"\xff" * 9),
         "a plain head " * 20 + "\n 1\nand some more words",
     ),
+    "a PDF that begins like a text": (b64(b"%PDF-1.3\n3 0 obj\n" * 20 + b"some more words" + b"\xff" * 9), ""),
     "what calls itself a text": ("data:text/plain;base64," + b64(b"\x00some words"), "\x00some words"),
     "a sound": (b64(b"RIFF\x24\x00\x00\x00WAVEfmt "), ""),
 }
@@ -72,3 +77,8 @@ def test_a_media_type_beside_it_says_that_it_is_a_text() -> None:
     odd = b64(b"\x00" * 300 + b"some words\xff")
     assert text_in(odd) == text_in(odd, "image/png") == ""
     assert text_in(odd, "text/plain") == "\x00" * 300 + "some words\ufffd"
+
+
+@given(st.text("%=3dA \r\n\t_x\u00e9", max_size=12) | st.text(max_size=40))
+def test_percent_signs_are_undone_as_urllib_does(text: str) -> None:
+    assert _unquoted(text) == unquote_to_bytes(text)
