@@ -8,13 +8,18 @@ INVARIANT 1: parts leave in the order they came, and a part that no mask touches
 INVARIANT 2: when a part leaves, all text up to its end has been judged, and of flowing text `hold_back` characters
 more (or all there is). So nothing up to `hold_back` characters long begins to leave before all of it was judged.
 INVARIANT 3: the parts of a tool call leave after the whole call was judged, or never.
+INVARIANT 4: what a mask covers and has not left when it is found never leaves. What was judged may still wait for what
+stands beside it in its part or before it in the stream, so a mask is cut at what has left, not at what may leave; and
+what waits in a text that goes on behind its end waits for the rest of it, too.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from classifiers.base import Message, Role
@@ -145,9 +150,11 @@ class _Channel:
     base: int = 0
     total: int = 0
     judged: int = 0
-    approved: int = 0
+    approved: int = 0  # what may leave, once all else in its part may
+    firm: int = 0  # what was ever approved: a mask that begins before it stays
+    released: int = 0
     closed: bool = False
-    masks: tuple[Mask, ...] = ()
+    masks: tuple[Mask, ...] = ()  # in order, none over another
 
 
 _Held = tuple[Part, tuple[tuple[Piece, _Channel, int], ...]]
@@ -198,8 +205,9 @@ class Gate:
                 kept[-COMPACT:] = ["".join(kept[-COMPACT:])]
                 channel.fresh = 0
             self._size += size
+            if channel.closed:
+                self._reopen(channel)
             channel.total = total = channel.total + size
-            channel.closed = False
             if self._keep is not None and piece.kind is not Kind.CALL:  # a call is always judged whole
                 channel.tail += piece.text
                 atom = piece.kind is Kind.ATOM
@@ -322,6 +330,8 @@ class Gate:
                 queue[len(out) : len(out) + 1] = _apart(part, part.run, ends)
                 continue
             self._size -= len(part.raw)
+            for _, channel, end in ends:
+                channel.released = end
             out.append(Release(part, edits))
         queue.clear()
         return out
@@ -340,6 +350,15 @@ class Gate:
             if channel.group == group:
                 channel.closed = True
         self._settled = True
+
+    def _reopen(self, channel: _Channel) -> None:
+        """A text goes on that was taken for whole: what of it has not left is held back again."""
+        channel.closed = False
+        if channel.kind is Kind.ATOM:
+            return
+        whole = channel.kind is Kind.CALL or self._hold is None
+        free = 0 if whole else channel.total - (self._hold or 0)
+        channel.approved = max(channel.released, min(channel.approved, free))
 
     def _window(self, channel: _Channel, everything: bool) -> tuple[int, str]:
         if everything or self._keep is None or channel.closed or channel.kind is Kind.CALL:
@@ -372,13 +391,25 @@ class Gate:
             # A match that touches the end may grow with the next letters: wait for them.
             frontier = min([frontier, *(mask.start for mask in found if mask.end >= end)])
         if found or channel.masks:
-            # What has left cannot be changed any more: keep the old masks before the frontier, take the new ones behind
-            # it.
-            done = [mask for mask in channel.masks if mask.start < channel.approved]
-            floor = max([channel.approved, *(mask.end for mask in done)])
-            fresh = [Mask(max(m.start, floor), m.end, m.replacement) for m in found if m.end > floor]
-            channel.masks = (*done, *sorted(fresh, key=lambda mask: mask.start))
+            # Masks that a verdict made firm stay, where the new look did not reach as well; all others are found anew.
+            left = channel.released
+            firm = [mask for mask in channel.masks if mask.start < channel.firm and mask.end > left]
+            channel.masks = _joined(
+                firm, [Mask(max(m.start, left), m.end, m.replacement) for m in found if m.end > left]
+            )
         channel.approved = max(channel.approved, frontier)
+        channel.firm = max(channel.firm, channel.approved)
+
+
+def _joined(old: Sequence[Mask], new: Sequence[Mask]) -> tuple[Mask, ...]:
+    """All that they cover, in order: where two overlap the one that begins first is whole, or the longer one."""
+    out: list[Mask] = []
+    position = 0
+    for mask in sorted((*old, *new), key=lambda mask: (mask.start, -mask.end)):
+        if mask.end > position:
+            out.append(mask if mask.start >= position else Mask(position, mask.end, mask.replacement))
+            position = mask.end
+    return tuple(out)
 
 
 def _apart(part: Part, run: Run, ends: Sequence[tuple[Piece, _Channel, int]]) -> list[_Held]:
@@ -405,12 +436,16 @@ def _edited(text: str, end: int, masks: Sequence[Mask]) -> str:
     start = end - len(text)
     out: list[str] = []
     position = start
-    for mask in masks:
-        if mask.end <= position or mask.start >= end:
-            continue
+    for at in range(bisect_right(masks, start, key=_END), len(masks)):
+        mask = masks[at]
+        if mask.start >= end:
+            break
         if mask.start >= start:
             out.append(text[position - start : mask.start - start])
             out.append(mask.replacement)
-        position = min(max(mask.end, position), end)
+        position = min(mask.end, end)
     out.append(text[position - start :])
     return "".join(out)
+
+
+_END = attrgetter("end")

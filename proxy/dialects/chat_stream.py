@@ -27,6 +27,8 @@ from .chat_body import (
 )
 from .repeats import Repeats
 
+# Where a choice's answer goes on; log probabilities and fields of a server's own come beside thoughts, too.
+_ANSWERS = ("content", "text", "audio/transcript")
 # Inside a delta these are complete where they stand; all other text there grows.
 _ATOMIC = frozenset({"type", "format", "id", "index", "name", "role", "signature"})
 
@@ -169,15 +171,17 @@ class ChatReader:
         return framed(orjson.dumps({"error": error_of(502, code, message, None)}).decode())
 
     def _turns(self, pieces: list[Piece]) -> tuple[int, ...]:
-        """The thoughts that `pieces` end: where the answer goes on, what is held back of them must not hold it up."""
-        ended: tuple[int, ...] = ()
-        for piece in pieces:
-            if piece.role is Role.REASONING:
-                self._thinking.add(piece.group)
-            elif piece.role is Role.ASSISTANT and (group := _thoughts(piece.group)) in self._thinking:
-                self._thinking.discard(group)
-                ended += (group,)
-        return ended
+        """The thoughts that `pieces` end: where the answer goes on, what is held back of them must not hold it up. An
+        event that thinks ends no thought of its choice, whatever it holds besides."""
+        thinks = [piece.group for piece in pieces if piece.role is Role.REASONING]
+        if thinks:
+            self._thinking.update(thinks)
+        if not self._thinking:
+            return ()
+        ended = {_thoughts(piece.group) for piece in pieces if _answers(piece)} & self._thinking
+        ended.difference_update(thinks)
+        self._thinking -= ended
+        return tuple(ended)
 
     def _choice(self, pieces: list[Piece], opaque: list[tuple[str, str]], choice: Any, position: int) -> None:
         if not isinstance(choice, dict):
@@ -217,7 +221,7 @@ class ChatReader:
         index: int,
         path: tuple[str | int, ...],
     ) -> None:
-        base = f"/choices/{index}"
+        base, begun = f"/choices/{index}", len(pieces)
         for key, value in delta.items():
             if not value:
                 if key not in VOCABULARY:
@@ -247,6 +251,7 @@ class ChatReader:
                     self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
                 group = _thoughts(index) if role is Role.REASONING else index
                 self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, group, (*path, key))
+        pieces[begun:] = _beside_thoughts(pieces[begun:])
 
     def _grow(
         self,
@@ -349,6 +354,25 @@ class ChatReader:
 def _thoughts(index: int) -> int:
     """The group of a choice's thoughts; groups from 0 on are choices, and -1 is nobody's."""
     return -2 - index
+
+
+def _answers(piece: Piece) -> bool:
+    """Whether the answer of a choice goes on in it."""
+    place, flows = f"/choices/{piece.group}/", piece.role is Role.ASSISTANT and piece.kind is Kind.FLOW
+    return flows and piece.channel.removeprefix(place) in _ANSWERS
+
+
+def _beside_thoughts(pieces: list[Piece]) -> list[Piece]:
+    """What a delta says: where it thinks and does not answer, all text that flows there says the thought again in a
+    server's own way, and ends with it."""
+    if not any(piece.role is Role.REASONING for piece in pieces) or any(map(_answers, pieces)):
+        return pieces
+    return [
+        piece._replace(group=_thoughts(piece.group))
+        if piece.kind is Kind.FLOW and piece.role is Role.ASSISTANT
+        else piece
+        for piece in pieces
+    ]
 
 
 def _number(item: Any, otherwise: int | None) -> Any:

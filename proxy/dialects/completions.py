@@ -97,6 +97,8 @@ class CompletionsReader(ChatReader):
         head = self._head or _head(refusal, self._request)
         usage = {"usage": None} if self._request.usage_wanted else {}
         words = "\n\n" + refusal.message if started else refusal.message
+        if started and self._request.structured and not refusal.complete:
+            words = ""  # JSON that has begun must not go on in words
         out: list[bytes] = []
         for index in sorted({*range(self._request.choices), *(self._open if started else ())} - self._told) or [0]:
             chunk = {**head, "choices": [_made(index, words, finish_of(refusal))], **usage, **_trace(refusal)}

@@ -168,12 +168,14 @@ class MessagesReader:
             out.append(_event("message_start", message={**message, **nothing}))
         at = next((index for index, kind in self._shown.items() if kind == "text"), None)
         out.extend(_event("content_block_stop", index=index) for index in sorted(self._shown) if index != at)
-        if at is None:
-            at = self._next
-            out.append(_event("content_block_start", index=at, content_block={"type": "text", "text": ""}))
-        words = "\n\n" + refusal.message if self._spoke else refusal.message
-        out.append(_event("content_block_delta", index=at, delta={"type": "text_delta", "text": words}))
-        out.append(_event("content_block_stop", index=at))
+        # JSON that has begun must not go on in words, nor be closed, where clients would parse it.
+        if self._head is None or not self._request.structured or refusal.complete:
+            if at is None:
+                at = self._next
+                out.append(_event("content_block_start", index=at, content_block={"type": "text", "text": ""}))
+            words = "\n\n" + refusal.message if self._spoke else refusal.message
+            out.append(_event("content_block_delta", index=at, delta={"type": "text_delta", "text": words}))
+            out.append(_event("content_block_stop", index=at))
         usage = {"output_tokens": _output_tokens(self._head)}
         out.append(_event("message_delta", delta=stop_of(refusal), usage=usage, penstock=trace_of(refusal)))
         out.append(_event("message_stop"))
@@ -235,7 +237,8 @@ class MessagesReader:
         else:
             of = self._open.pop(index)
             self._repeats = Repeats()  # a closed block does not go on, whatever its events looked like
-            closes = (index, _GROUPS["thinking"]) if of == "thinking" else (index,)
+            ends = of == "thinking" and of not in self._open.values()  # all thoughts are one channel
+            closes = (index, _GROUPS["thinking"]) if ends else (index,)
         self._rest(pieces, around, f"/content/{index}", Role.SETTING)
         return closes
 

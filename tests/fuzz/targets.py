@@ -6,6 +6,7 @@ import email
 import email.policy
 import importlib
 import importlib.util
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -152,8 +153,8 @@ def _words(tree: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 def streams(data: bytes) -> None:
     """Every reader of streams reads an event or says that it cannot; its endings can be read."""
-    for name in STREAMED:
-        reader = READERS[name].reader(Request(model="m", stream=True))
+    for name, structured in itertools.product(STREAMED, (False, True)):
+        reader = READERS[name].reader(Request(model="m", stream=True, structured=structured))
         decoder = Decoder()
         try:
             for event in [*decoder.feed(data), *decoder.finish()]:

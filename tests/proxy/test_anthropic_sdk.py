@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pydantic
 import pytest
 
 from tests.proxy.conftest import Make
@@ -179,6 +180,24 @@ async def test_a_blocked_stream_ends_well(stand: Make, mode: str) -> None:
         assert "MARK" not in said
         assert said.startswith(LONG[:40]) is (mode != "whole")
         assert len(await s.rows()) == 1
+
+
+class City(pydantic.BaseModel):
+    name: str
+
+
+async def test_a_blocked_stream_of_json_is_a_refusal(stand: Make) -> None:
+    """The client parses a text as soon as its block ends: JSON that is cut is neither closed nor goes on in words."""
+    begun = asyncio.Event()
+    async with stand() as s, client(s.url) as made:
+        s.upstream.reply = replies.sse(replies.halted(messages.stream(text('{"name":"' + LONG + "MARK")), begun, 0.6))
+        whole, names, failure = await streamed(made, begun, output_format=City)
+        assert failure is None
+        assert names[-1] == "message_stop"
+        assert whole["stop_reason"] == "refusal"
+        (block,) = whole["content"]
+        assert ('{"name":"' + LONG).startswith(block["text"])
+        assert len(block["text"]) >= 40
 
 
 CALLS: dict[str, tuple[list[dict[str, Any]], str]] = {

@@ -13,9 +13,8 @@ from classifiers.base import Role
 from proxy.dialects.base import BadRequest, Refusal, Request
 from proxy.dialects.chat import Chat
 from proxy.dialects.chat_stream import ChatReader
-from proxy.gate import Gate, Kind, Part
+from proxy.gate import Kind, Part
 from proxy.sse import Decoder
-from proxy.sse import read as read_event
 from proxy.strict import Malformed
 from tests.proxy.leaves import MARK, variants
 from tests.upstream import shapes
@@ -321,21 +320,3 @@ def test_a_block_speaks_as_the_stream_did() -> None:
     assert {(item["id"], item["model"], item["system_fingerprint"], item["created"]) for item in chunks} == {
         ("c", "m", "fp", 7)
     }
-
-
-def test_thoughts_do_not_hold_up_the_answer() -> None:
-    """What is held back of a channel that goes on no more would keep all that follows until the stream ends."""
-    gate, reader = Gate(20), ChatReader(Request(model="m"))
-    deltas = [{"reasoning_content": f"thought {n} "} for n in range(12)] + [
-        {"content": f"word {n} "} for n in range(30)
-    ]
-    left = 0
-    for delta in deltas:
-        raw = shapes.event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        part = reader.repeat(raw)
-        gate.push(part if part is not None else reader.read(read_event(raw)))
-        if gate.due():
-            gate.answer(gate.question())
-        released = [piece for release in gate.release() for piece in release.part.pieces]
-        left += sum(piece.channel.endswith("/content") for piece in released)
-    assert left >= 20

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.dialects.structured import FRAMES, structured
 from proxy.sse import Decoder
+from tests.conformance.speak_completions import legacy, legacy_event
 from tests.proxy.conftest import Make, Stand
 from tests.proxy.test_transparency import OBSERVE
 from tests.upstream import Reply, messages, replies, responses, shapes
@@ -51,7 +52,12 @@ PROSE: list[dict[str, Any]] = [
     {"tool_choice": 1},
     {"guided_json": None, "grammar": "", "structured_outputs": {}},
 ]
-PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "completions": "/v1/completions",
+}
 ASKS: dict[str, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}},
     "responses": {"input": "Hi", "text": {"format": {"type": "json_object"}}},
@@ -60,6 +66,7 @@ ASKS: dict[str, dict[str, Any]] = {
         "max_tokens": 9,
         "output_config": {"format": {"type": "json_schema", "schema": {}}},
     },
+    "completions": {"prompt": "Hi", "response_format": {"type": "json_object"}},
 }
 dialects = pytest.mark.parametrize("dialect", PATHS)
 
@@ -80,6 +87,8 @@ def events(dialect: str, text: str) -> list[bytes]:
             return shapes.stream([text], size=8)
         case "responses":
             return responses.stream(responses.message(responses.text(text)), size=8)
+        case "completions":
+            return [legacy_event(event) for event in shapes.stream([text], size=8)]
     return messages.stream(messages.text(text), size=8)
 
 
@@ -89,6 +98,8 @@ def whole(dialect: str, text: str) -> Reply:
             return replies.json(shapes.completion([text]))
         case "responses":
             return replies.json(responses.response(responses.message(responses.text(text))))
+        case "completions":
+            return replies.json(legacy(shapes.completion([text])))
     return replies.json(messages.message(messages.text(text)))
 
 
@@ -151,7 +162,19 @@ async def test_json_that_has_begun_does_not_go_on_in_words(stand: Make, dialect:
                 assert said[-1]["response"]["error"]["message"].startswith(WORDS)
                 assert [tree["sequence_number"] for tree in said] == list(range(len(said)))
             case "messages":
+                deltas = [tree["delta"] for tree in said if tree["type"] == "content_block_delta"]
+                text = "".join(delta["text"] for delta in deltas)
+                assert LONG.startswith(text)
+                assert text
+                assert "content_block_stop" not in [tree["type"] for tree in said]
                 assert said[-2]["delta"]["stop_reason"] == "refusal"
+                assert said[-2]["penstock"]["stage"] == "output"
+            case "completions":
+                text = "".join(c["text"] for tree in said for c in tree["choices"])
+                assert LONG.startswith(text)
+                assert text
+                assert said[-1]["choices"][0]["finish_reason"] == "content_filter"
+                assert said[-1]["penstock"]["stage"] == "output"
 
 
 @dialects
