@@ -190,6 +190,7 @@ class ChatReader:
         if type(index) is not int:
             raise Malformed("a choice's index is not an integer")
         self._open.setdefault(index, True)
+        begun = len(pieces)
         for key, value in choice.items():
             if key == "index":
                 continue
@@ -212,6 +213,7 @@ class ChatReader:
                 self._grow(pieces, value, f"/choices/{index}/text", Role.ASSISTANT, Kind.FLOW, index, place)
             else:
                 self._rest(pieces, {key: value}, f"/choices/{index}", Role.SETTING)
+        pieces[begun:] = _beside_thoughts(pieces[begun:])
 
     def _delta(
         self,
@@ -221,7 +223,7 @@ class ChatReader:
         index: int,
         path: tuple[str | int, ...],
     ) -> None:
-        base, begun = f"/choices/{index}", len(pieces)
+        base = f"/choices/{index}"
         for key, value in delta.items():
             if not value:
                 if key not in VOCABULARY:
@@ -251,7 +253,6 @@ class ChatReader:
                     self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
                 group = _thoughts(index) if role is Role.REASONING else index
                 self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, group, (*path, key))
-        pieces[begun:] = _beside_thoughts(pieces[begun:])
 
     def _grow(
         self,
@@ -363,8 +364,8 @@ def _answers(piece: Piece) -> bool:
 
 
 def _beside_thoughts(pieces: list[Piece]) -> list[Piece]:
-    """What a delta says: where it thinks and does not answer, all text that flows there says the thought again in a
-    server's own way, and ends with it."""
+    """What a choice says in one event: where it thinks and does not answer, all text that flows there says the thought
+    again in a server's own way, and ends with it."""
     if not any(piece.role is Role.REASONING for piece in pieces) or any(map(_answers, pieces)):
         return pieces
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -78,7 +78,7 @@ def events(server: str, texts: list[str], answer: list[str]) -> Iterator[bytes]:
 class Read:
     """What left of a stream, as the gate lets it go: by channel as it was said and as it is shown."""
 
-    def __init__(self, frames: Iterator[bytes]) -> None:
+    def __init__(self, frames: Iterable[bytes]) -> None:
         self.said: dict[str, str] = defaultdict(str)
         self.shown: dict[str, str] = defaultdict(str)
         self.asked = 0  # characters that a judge was asked
@@ -136,7 +136,8 @@ def test_what_is_masked_in_thoughts_is_masked_whole(
 def test_thoughts_do_not_hold_up_the_answer(server: str) -> None:
     """What is held back of a text that goes on no more would keep all that follows until the stream ends: also of one
     that comes beside thoughts alone. (What comes apart from them is not known to belong to them.)"""
-    read = Read(events(server, ["thought "] * 12, ["word "] * 30))
+    *sent, _ = events(server, ["thought "] * 12, ["word "] * 30)
+    read = Read(sent)
     assert read.order.count("/choices/0/content") >= 20
 
 
