@@ -51,13 +51,15 @@ class Fired:
 @dataclass(frozen=True, slots=True)
 class Mask:
     """[start, end) in code points of message number `message` is to be replaced by `replacement`, in which {n} is yet
-    to be numbered (`tokens`). `restore`: in the answer, the caller gets back what stood there."""
+    to be numbered (`tokens`). `restore`: in the answer, the caller gets back what stood there. `spelled`: the
+    replacement is written as the text writes it, escapes and all (`in_json`)."""
 
     message: int
     start: int
     end: int
     replacement: str
     restore: bool = False
+    spelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,7 @@ def merge_masks(masks: Sequence[tuple[Mask, int]]) -> tuple[Mask, ...]:
             continue
         longer = mask.end - mask.start > widest
         widest = max(widest, mask.end - mask.start)
-        replacement = mask.replacement if longer else last.replacement
-        restore = mask.restore and last.restore
-        merged[-1] = Mask(last.message, last.start, max(last.end, mask.end), replacement, restore)
+        kept = mask if longer else last
+        restore, end = mask.restore and last.restore, max(last.end, mask.end)
+        merged[-1] = Mask(last.message, last.start, end, kept.replacement, restore, kept.spelled)
     return tuple(merged)

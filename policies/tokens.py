@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from classifiers.base import Message, Role
+from classifiers.base import Message
 
 from .decision import Mask
+from .in_json import Texts
 from .model import NUMBER
 
 _DIGITS = r"[0-9]{1,9}"
@@ -37,8 +38,11 @@ class Tokens:
         """Of the names that were given, with {n} in place of the number."""
         return tuple(self._series)
 
-    def numbered(self, messages: Sequence[Message], masks: Sequence[Mask]) -> tuple[Mask, ...]:
-        """`masks` (sorted, not overlapping) of `messages`, with the names in place."""
+    def numbered(
+        self, messages: Sequence[Message], masks: Sequence[Mask], texts: Texts | None = None
+    ) -> tuple[Mask, ...]:
+        """`masks` (sorted, not overlapping, and `placed` in JSON) of `messages`, with the names in place. `texts` are
+        the messages where JSON; else it is looked whether they are."""
         forms = {mask.replacement for mask in masks if NUMBER in mask.replacement}
         if not forms:
             return tuple(masks)
@@ -47,6 +51,7 @@ class Tokens:
             if messages is not self._asked:
                 for message in self._asked:
                     series.reserve(message.text)
+        texts = texts or Texts(messages)
         own: dict[int, list[Mask]] = {}
         for mask in masks:
             own.setdefault(mask.message, []).append(mask)
@@ -56,7 +61,7 @@ class Tokens:
             for mask in own.get(index, ()):
                 self._reserve(forms, message.text[position : mask.start])
                 position = mask.end
-                made.append(self._named(mask, message, kept=messages is self._asked))
+                made.append(self._named(mask, texts, kept=messages is self._asked))
             if "#" not in message.origin:  # a derived text says nothing new
                 self._reserve(forms, message.text[position:])
         return tuple(made)
@@ -66,13 +71,11 @@ class Tokens:
             for form in forms:
                 self._series[form].reserve(text)
 
-    def _named(self, mask: Mask, message: Message, *, kept: bool) -> Mask:
+    def _named(self, mask: Mask, texts: Texts, *, kept: bool) -> Mask:
         series = self._series.get(mask.replacement)
         if series is None:
             return mask
-        value = message.text[mask.start : mask.end]
-        if message.role is Role.TOOL_CALL and "\\" in value:
-            value = _unescaped(value)
+        value = texts.value(mask)
         name = mask.replacement.replace(NUMBER, str(series.of(value)))
         if mask.restore and kept:
             self.values[name] = value
@@ -112,30 +115,33 @@ class Restoring:
         self._plain = re.compile("|".join(_pattern(form, re.escape) for form in self._forms))
         self._spelled: re.Pattern[str] | None = None
 
-    def also(self, messages: Sequence[Message], masks: Sequence[Mask]) -> tuple[Mask, ...]:
-        """`masks` of `messages`, sorted, and those that put values back where none of them is."""
+    def also(self, messages: Sequence[Message], masks: Sequence[Mask], texts: Texts | None = None) -> tuple[Mask, ...]:
+        """`masks` of `messages`, sorted, and those that put values back where none of them is: into JSON as JSON spells
+        them. `texts` as for `numbered`."""
         taken: dict[int, list[Mask]] = {}
         for mask in masks:
             taken.setdefault(mask.message, []).append(mask)
         more = [
             mask
-            for mask in self._found(messages)
+            for mask in self._found(texts or Texts(messages))
             if all(mask.end <= other.start or other.end <= mask.start for other in taken.get(mask.message, ()))
         ]
         return tuple(sorted([*masks, *more], key=lambda mask: (mask.message, mask.start))) if more else tuple(masks)
 
-    def _found(self, messages: Sequence[Message]) -> Iterator[Mask]:
-        for index, message in enumerate(messages):
+    def _found(self, texts: Texts) -> Iterator[Mask]:
+        for index, message in enumerate(texts.messages):
             if "#" in message.origin:
                 continue
-            in_json = message.role is Role.TOOL_CALL and is_json(message.text)
-            for found in self._pattern(in_json).finditer(message.text):
+            read = texts.json(index)
+            for found in self._pattern(read is not None).finditer(message.text):
                 assert found.lastindex is not None
                 name = self._forms[found.lastindex - 1].replace(NUMBER, found[found.lastindex])
                 value = self._values.get(name)
-                if value is not None:
-                    written = json.dumps(value, ensure_ascii=False)[1:-1] if in_json else value
-                    yield Mask(index, found.start(), found.end(), written)
+                if value is None:
+                    continue
+                start, end = found.span()
+                written = value if read is None else read.written(start, end, value)
+                yield Mask(index, start, end, written, spelled=read is not None)
 
     def _pattern(self, in_json: bool) -> re.Pattern[str]:
         if not in_json:
@@ -151,12 +157,6 @@ def _pattern(form: str, spelled: Callable[[str], str]) -> str:
     return f"{spelled(first)}({_DIGITS}){spelled(last)}"
 
 
-def is_json(text: str) -> bool:
-    """Whether a tool call's text is JSON, so that what is put into its strings must be escaped. One that was cut short
-    counts: it will be read as JSON or not at all."""
-    return text.lstrip()[:1] in {"{", "["}
-
-
 def _spellings(text: str) -> str:
     """An expression for `text` in a JSON string, where each letter may be spelled as an escape."""
     out = ""
@@ -165,11 +165,3 @@ def _spellings(text: str) -> str:
         escape = "".join(f"\\\\u(?i:{units[at : at + 2].hex()})" for at in range(0, len(units), 2))
         out += f"(?:{re.escape(json.dumps(letter, ensure_ascii=False)[1:-1])}|{escape})"
     return out
-
-
-def _unescaped(value: str) -> str:
-    """A part of a JSON text, escapes undone; as it is where it is no such part."""
-    try:
-        return str(json.loads(f'"{value}"', strict=False))
-    except ValueError:
-        return value

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from policies.engine import Decision
+from policies.in_json import Texts, placed, spelled
 
 from .dialects.base import Body, replaced
 from .spelling import respelled
@@ -36,14 +37,15 @@ def masked(raw: bytes, body: Body, decision: Decision) -> bytes:
 
 
 def put(tree: Any, body: Body, decision: Decision) -> None:
-    """Apply the decision's masks in `tree`, which `body` was read from."""
-    texts: dict[int, list[str]] = {}
+    """Apply the decision's masks in `tree`, which `body` was read from. What is JSON stays JSON."""
+    texts = Texts(body.messages)
+    changed_texts: dict[int, list[str]] = {}
     position: dict[int, int] = {}
-    for mask in decision.masks:
-        text = body.messages[mask.message].text
-        texts.setdefault(mask.message, []).extend((text[position.get(mask.message, 0) : mask.start], mask.replacement))
+    for mask in spelled(texts, placed(texts, decision.masks)):
+        before = body.messages[mask.message].text[position.get(mask.message, 0) : mask.start]
+        changed_texts.setdefault(mask.message, []).extend((before, mask.replacement))
         position[mask.message] = mask.end
-    for index, pieces in texts.items():
+    for index, pieces in changed_texts.items():
         message = body.messages[index]
         replaced(tree, message.origin, "".join(pieces) + message.text[position[index] :])
 

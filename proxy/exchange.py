@@ -22,6 +22,7 @@ from urllib.parse import unquote_plus
 from classifiers.base import Message, Role, said_before
 from classifiers.cache import Cache
 from policies.engine import Decision
+from policies.in_json import Texts, placed
 from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
@@ -162,9 +163,11 @@ class Exchange:
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
         joints: Sequence[Joint] = (),
+        texts: Texts | None = None,
     ) -> Decision:
-        """Ask the guard, and note the decision."""
-        decision = self.decide_now(stage, messages, unscannable, joints)
+        """Ask the guard, and note the decision. `texts` are the messages where JSON, for who knows it better than they
+        show."""
+        decision = self.decide_now(stage, messages, unscannable, joints, texts)
         if decision is None:
             if self._said is None and stage is Stage.OUTPUT:
                 self._before, self._said = self._before or said_before(self._asked), Cache(SAID)
@@ -175,7 +178,7 @@ class Exchange:
                 stage, self.dialect.name, messages, unscannable, self._before, scope, memory, joints
             )
             if decision.masks:
-                decision = self._named(decision, messages)
+                decision = self._named(decision, texts or Texts(messages))
             self.notes.decided(decision, messages, unscannable)
         return decision
 
@@ -185,23 +188,25 @@ class Exchange:
         messages: list[Message],
         unscannable: Sequence[tuple[Message, str]] = (),
         joints: Sequence[Joint] = (),
+        texts: Texts | None = None,
     ) -> Decision | None:
         """As `decide`, where nobody must be waited for; else None."""
         decision = self.guard.check_now(stage, self.dialect.name, messages, unscannable, joints)
         if decision is not None:
             if decision.masks:
-                decision = self._named(decision, messages)
+                decision = self._named(decision, texts or Texts(messages))
             self.notes.decided(decision, messages, unscannable)
         return decision
 
-    def _named(self, decision: Decision, messages: list[Message]) -> Decision:
-        """The decision with a name for each value that it masks. Rows of a file are a conversation each, and nothing is
-        put back into them."""
-        if all(NUMBER not in mask.replacement for mask in decision.masks):
-            return decision
-        if self._tokens is None or not self.one_request:
-            self._tokens = Tokens(self._asked if self.one_request else ())
-        return replace(decision, masks=self._tokens.numbered(messages, decision.masks))
+    def _named(self, decision: Decision, texts: Texts) -> Decision:
+        """The decision with its masks in their places and a name for each value that it masks. Rows of a file are a
+        conversation each, and nothing is put back into them."""
+        masks = placed(texts, decision.masks)
+        if any(NUMBER in mask.replacement for mask in masks):
+            if self._tokens is None or not self.one_request:
+                self._tokens = Tokens(self._asked if self.one_request else ())
+            masks = self._tokens.numbered(texts.messages, masks, texts)
+        return replace(decision, masks=masks)
 
     def restoring(self) -> Restoring | None:
         """What puts back into the answer what was masked in the request, where that is wanted."""

@@ -299,6 +299,11 @@ class Gate:
             ends.append(channel.total)
         return Question(tuple(messages), tuple(names), tuple(starts), tuple(ends))
 
+    def said(self, channel: str) -> tuple[str, Kind, bool]:
+        """All text of a channel so far, its kind, and whether nothing more will come."""
+        found = self._channels[channel]
+        return "".join(found.pieces), found.kind, found.closed
+
     def answer(self, question: Question, masks: Iterable[tuple[int, Mask]] = ()) -> None:
         """The question was judged and nothing in it blocks. `masks` are (index of the message, mask in that message's
         characters)."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from classifiers.base import Message, Role
 from policies.engine import Decision
+from policies.in_json import Growing, spelled
 from policies.model import Action, Stage
 
 from .answers import Answer, relayed
@@ -30,6 +31,7 @@ from .problems import UNAVAILABLE, Blocked, words
 from .sse import Decoder, Undecodable, read
 from .strict import Malformed
 from .upstream import WAKE, Response, UpstreamError
+from .windows import Windows
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -46,6 +48,8 @@ ALIKE = 48
 """Bytes in which an event begins like the one before it, and is like it as far as a reader of a stream can tell."""
 FEW = 8
 """Events that came together and are looked at one by one, though the first ones were alike."""
+SPELLED = 6
+"""Letters that JSON takes for one at most, where it is one of a name."""
 DRAIN = 1.0
 """Seconds that an upstream has to end its connection after its stream said that it is over."""
 
@@ -62,7 +66,9 @@ class Streamed:
         self._restoring = exchange.restoring()
         if self._restoring is not None:  # a name must be seen whole before its first letter leaves
             self._enforcing = True
-            hold_back = None if hold_back is None else max(hold_back, self._restoring.longest)
+            longest = self._restoring.longest * (SPELLED if request.structured else 1)
+            hold_back = None if hold_back is None else max(hold_back, longest)
+        self._growing: dict[str, Growing] | None = {} if request.structured else None
         self._gate = Gate(hold_back, enforcing=self._enforcing, sequel=self._reader.sequel)
         self._runs = FINE if hold_back is not None and hold_back < FAR else COARSE
         self._head = Answer(response.status, relayed(response), b"", response.reason)
@@ -218,7 +224,9 @@ class Streamed:
             question = gate.question()
             began = time.perf_counter()
             messages = [*question.messages, *_unescaped(question)]
-            decision = self._exchange.decide_now(Stage.OUTPUT, messages, (), self._joints(question))
+            decision = self._exchange.decide_now(
+                Stage.OUTPUT, messages, (), self._joints(question), self._windows(question)
+            )
             if decision is None:
                 return False
             if decision.action is Action.REVIEW:
@@ -277,10 +285,15 @@ class Streamed:
         """Answer the gate's question, or raise Blocked."""
         messages = [*question.messages, *_unescaped(question)]
         began = time.perf_counter()
-        decision = await self._exchange.decide(Stage.OUTPUT, messages, (), self._joints(question))
+        decision = await self._exchange.decide(
+            Stage.OUTPUT, messages, (), self._joints(question), self._windows(question)
+        )
         if decision.action is Action.REVIEW:
             decision = await self._exchange.resolved(decision)
         self._judged(question, decision, began)
+
+    def _windows(self, question: Question) -> Windows:
+        return Windows(question, self._gate, self._growing)
 
     def _joints(self, question: Question) -> Sequence[Joint]:
         """Where the answer goes on from what the request began."""
@@ -299,9 +312,11 @@ class Streamed:
             self._notes.kept.window(question, decision)
         if decision.fired and (stopped := decision.stopped()) is not None:
             raise Blocked(stopped)
-        masks = decision.masks
+        masks, windows = decision.masks, self._windows(question)
         if self._restoring is not None:
-            masks = self._restoring.also(question.messages, masks)
+            masks = self._restoring.also(question.messages, masks, windows)
+        if masks:
+            masks = spelled(windows, masks)
         self._gate.answer(question, [(m.message, Mask(m.start, m.end, m.replacement)) for m in masks])
 
     async def _judge_opaque(self) -> None:
