@@ -5,9 +5,10 @@ that they are counted by status and code, and once a second a record of each say
 stranger is who brings no key of ours; without keys everybody is, for a credential that nobody has checked is a name
 that its bearer chose.
 
-Decision: strangers get so much of the log and no more. Why: a record each was 1.6 MB a second for one client without a
-key, and where the disk or the queue was full every customer was refused. Cost: of a flood the paths and callers are
-known only where all are the same; its answers share one decision id; a killed process forgets the last second of it.
+Decision: strangers get so much of the log and no more. Why: a record each is 700 bytes on the disk as often as somebody
+without a key likes, and where disk or queue are full every customer is refused; now it is 2.4 kB a second for each
+code. Cost: of a flood the paths and callers are known only where all are the same; its answers share one decision
+id; a killed process forgets the last second of it, or all since the disk failed.
 
 INVARIANT: `times` of all records, 1 where it is not said, adds up to the refusals, but for what `Audit.lost` counts.
 What is a stranger's is appended only while half of the queue is free, and waits here otherwise.
