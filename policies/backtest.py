@@ -328,7 +328,7 @@ class Backtest:
             high = self._decided(maybe, stage, context.silent, bins, context.missing, did, unplaced=True)
             most = max({high.action, *could}, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
-            # A route to the model that was asked for asks for nothing; what it outranked is then done.
+            # A route to the model that was asked for asks for nothing.
             ways = [each.arrived({context.asked}) for each in (low, high)]
             ends, high_ends = (each.stopped() is not None for each in ways)
             may_end = not could.isdisjoint(ENDS) or high_ends

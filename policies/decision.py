@@ -14,7 +14,7 @@ from .words import Otherwise
 ENDS = frozenset({Action.BLOCK, Action.REWRITE})
 """Actions that answer in the model's place."""
 WAYS = ENDS | {Action.REVIEW, Action.ROUTE}
-"""Actions that say who answers, of which the most severe is done. All others are done beside it."""
+"""Actions that say who answers, of which the most severe is done. All others are milder, and done beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +85,20 @@ class Decision:
     def way(self) -> Fired | None:
         """The rule that says who answers: nobody (block), a person says (review), another model (route), words of the
         policy (rewrite). None: the model that was asked."""
-        for item in self.fired:
-            if item.action in WAYS:
-                return item
-        return None
+        return self.fired[0] if self.fired and self.fired[0].action in WAYS else None
 
     def stopped(self) -> Decision | None:
-        """This decision with the rule in front that answers in the model's place; None where a model answers, or a
-        person is to be asked first."""
-        way = self.way
-        if way is None or way.action not in ENDS:
-            return None
-        return self if way is self.fired[0] else replace(self, fired=(way, *(f for f in self.fired if f is not way)))
+        """This decision where its first rule answers in the model's place; None where a model answers, or a person is
+        to be asked first."""
+        return self if self.fired and self.fired[0].action in ENDS else None
 
     def arrived(self, models: Collection[str]) -> Decision:
-        """This decision about a request that went to these models already: a rule that routes there asks for nothing
-        any more."""
-        moot = [item for item in self.fired if item.action is Action.ROUTE and item.told in models]
-        if not moot:
+        """This decision about a request that went to these models already: where the first rule that routes asks for
+        one of them, it is there, and no other route asks for anything."""
+        routes = [item for item in self.fired if item.action is Action.ROUTE]
+        if not routes or routes[0].told not in models:
             return self
-        fired = tuple(item for item in self.fired if item not in moot)
+        fired = tuple(item for item in self.fired if item.action is not Action.ROUTE)
         return replace(self, fired=fired, action=fired[0].action if fired else Action.PASS)
 
     def approved(self) -> Decision:

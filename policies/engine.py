@@ -7,9 +7,9 @@ INVARIANT: `decide` depends on nothing but its arguments, and its answer keeps t
    failures never make a decision milder, and a condition that is false whatever the silent one would have said does
    not fire. Both can happen to one rule: part of an answer may be missing. The same holds for what an expression in
    CEL asks and nobody knows: a fact that was not stated, an error while it is evaluated.
-3. The most severe action among the fired rules is the decision's: block > review > route > mask > rewrite > advise >
-   log > pass. Of those that say who answers (block, review, route, rewrite) the most severe is done; what others change
-   (a mask, a note) is done beside it, but for a block.
+3. The most severe action among the fired rules is the decision's: block > review > rewrite > route > mask > advise >
+   log > pass. The first four say who answers, and the first of them is done; what others change (a mask, a note) is
+   done beside it, but for a block. Of equals the first in the order of the rules decides (`PolicySet.rules`).
 4. Shadow rules are evaluated the same and never change the action or the masks. A canary is enforced for the
    conversations that are drawn and a shadow for the others; whether one is drawn never changes.
 5. What is to be masked and cannot be located is blocked instead.

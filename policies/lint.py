@@ -24,7 +24,7 @@ from .mends import did_you_mean
 from .model import Action, AllOf, AnyOf, ClassifierSpec, OnError, Policy, Rule, Seen, Stage
 from .ready import BUILT_IN, UNTOLD, PolicySet
 
-__all__ = ["LINTS", "Grade", "Notice", "implies", "lint", "placed"]
+__all__ = ["LINTS", "Grade", "Notice", "implies", "lint", "placed", "sees_all"]
 
 
 class Grade(StrEnum):
@@ -262,6 +262,12 @@ def implies(narrow: Rule, wide: Rule) -> bool:
         columns = list(zip(*met, strict=True))
         return all(any(column) for column in columns) if isinstance(wide.when, AllOf) else any(any(row) for row in met)
     return all(all(row) if isinstance(wide.when, AllOf) else any(row) for row in met)
+
+
+def sees_all(narrow: Rule, wide: Rule) -> bool:
+    """Whether each finding that a part of `narrow` is met by meets one of `wide`, too. No expressions."""
+    asked = [part for _, part in _parts(wide)]
+    return all(any(_within(part, other) for other in asked) for _, part in _parts(narrow))
 
 
 def _within(narrow: Seen, wide: Seen) -> bool:

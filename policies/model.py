@@ -439,6 +439,7 @@ class Policy(_Strict):
     rules: Annotated[list[Rule], Field(description="What to do about what was found.")] = []
     cases: Annotated[list[Case], Field(description="Tests: texts, and what must become of them.")] = []
     _inherited: frozenset[str] = PrivateAttr(default=frozenset())
+    _ranked: tuple[str, ...] = PrivateAttr(default=())
     _cases: tuple[Inherited, ...] = PrivateAttr(default=())
 
     @property
@@ -450,6 +451,12 @@ class Policy(_Strict):
     def inherited(self) -> frozenset[str]:
         """The ids of rules that are inherited, changed or not."""
         return self._inherited
+
+    @property
+    def ranked(self) -> list[Rule]:
+        """Its rules in the order in which equals decide: those of a floor that it extends first, then its own."""
+        places = {name: place for place, name in enumerate(self._ranked)}
+        return sorted(self.rules, key=lambda rule: places.get(rule.id, 0))
 
     @property
     def untouched(self) -> frozenset[str]:

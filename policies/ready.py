@@ -205,8 +205,8 @@ class PolicySet:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """All rules, in the order in which equals are listed in a decision."""
-        return tuple(rule for policy in self.policies for rule in policy.rules)
+        """All rules, in the order in which equals are listed in a decision: a floor's come first."""
+        return tuple(rule for _, rule in _ordered(self.policies))
 
     @classmethod
     def build(
@@ -229,12 +229,15 @@ class PolicySet:
         return cls(ordered, dict(classifiers), digest, tables, source, places or {}, specs)
 
 
+def _ordered(policies: Sequence[Policy]) -> list[tuple[Policy, Rule]]:
+    return [(policy, rule) for policy in sorted(policies, key=lambda each: not each.floor) for rule in policy.ranked]
+
+
 def _table(policies: Sequence[Policy], specs: Mapping[str, ClassifierSpec], stage: Stage, revision: str) -> Table:
     tests: dict[str, dict[str, list[Test]]] = {}
     dependents: dict[str, list[Ready]] = {}
     eager: list[Ready] = []
-    pairs = [(policy, rule) for policy in policies for rule in policy.rules]
-    for order, (policy, rule) in enumerate(pairs):
+    for order, (policy, rule) in enumerate(_ordered(policies)):
         if rule.mode is Mode.OFF or stage not in rule.stages:
             continue
         parts, ready = _ready(order, policy, rule, stage)

@@ -7,14 +7,14 @@ those of the list. The cases of its base are to hold for it, too, less those for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic_core import PydanticCustomError
 
 from .document import Document
 from .document import Path as Place
-from .floors import looser, looser_case
+from .floors import lifted, looser, looser_case
 from .mends import did_you_mean
 from .model import KEYS_OF, Inherited, Policy, Rule, RulePatch, Stage
 
@@ -100,9 +100,10 @@ def extended(source: Document, base: Policy, policy: Policy, document: Document)
             what = f"rule '{rule.id}' is inherited of '{base.id}'"
             mend = f"write what differs under override: rules: {rule.id}, or choose another id"
             document.problems.append(document.problem(("rules", at, "id"), what, mend))
-    rules = [
-        _patched(rule, patches[rule.id], document, base.floor) if rule.id in patches else rule for rule in base.rules
-    ]
+    if base.floor:
+        for at, rule in enumerate(policy.rules):
+            _no_looser(lifted(base.rules, rule), ("rules", at), document)
+    rules = [_patched(rule, patches[rule.id], document, base) if rule.id in patches else rule for rule in base.rules]
     kept = {key: getattr(base, key) for key in ("message", "on_block") if key not in policy.model_fields_set}
     whole = policy.model_copy(
         update={
@@ -113,6 +114,8 @@ def extended(source: Document, base: Policy, policy: Policy, document: Document)
         }
     )
     whole._inherited = frozenset(inherited)
+    own, others = [rule.id for rule in policy.rules], [rule.id for rule in base.ranked]
+    whole._ranked = (*others, *own) if base.floor else (*own, *others)
     whole._cases = tuple(_cases(source, base, policy, document))
     return whole
 
@@ -146,7 +149,7 @@ def _cases(source: Document, base: Policy, policy: Policy, document: Document) -
             yield each._replace(case=each.case.model_copy(update={"expect": patch.expect}))
 
 
-def _patched(rule: Rule, patch: RulePatch, document: Document, floor: bool) -> Rule:
+def _patched(rule: Rule, patch: RulePatch, document: Document, base: Policy) -> Rule:
     path: Place = ("override", "rules", rule.id)
     said = {name: getattr(patch, name) for name in patch.model_fields_set}
     made = rule.model_copy(update=said)
@@ -159,7 +162,14 @@ def _patched(rule: Rule, patch: RulePatch, document: Document, floor: bool) -> R
     except PydanticCustomError as error:
         key = str((error.context or {}).get("key", ""))
         document.problems.append(document.problem((*path, key), error.message(), at_key=True))
-    if floor:
-        for key, what, mend in looser(rule, made):
-            document.problems.append(document.problem((*path, key), f"looser than the floor: {what}", mend))
+    if base.floor:
+        _no_looser(looser(rule, made), path, document)
+        if said.keys() & {"flag", "strike"}:
+            _no_looser(lifted(base.rules, made), path, document)
     return made
+
+
+def _no_looser(found: Iterable[tuple[str, str, str]], path: Place, document: Document) -> None:
+    """The problems of a rule at `path`, with the key that each is about."""
+    for key, what, mend in found:
+        document.problems.append(document.problem((*path, key), f"looser than the floor: {what}", mend))

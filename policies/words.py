@@ -30,9 +30,9 @@ class Action(StrEnum):
     PASS = "pass"  # noqa: S105 - an action, no password
     LOG = "log"
     ADVISE = "advise"
-    REWRITE = "rewrite"
     MASK = "mask"
     ROUTE = "route"
+    REWRITE = "rewrite"
     REVIEW = "review"
     BLOCK = "block"
 
@@ -44,7 +44,7 @@ class Action(StrEnum):
     @property
     def protects(self) -> bool:
         """Whether what was found does not pass as it came. Then it must not pass unseen either."""
-        return _SEVERITY[self] >= _SEVERITY[Action.REWRITE]
+        return _SEVERITY[self] >= _SEVERITY[Action.MASK]
 
 
 _SEVERITY = {action: place for place, action in enumerate(Action)}

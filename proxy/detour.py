@@ -59,14 +59,11 @@ async def detour(
 
 
 def _both(before: Decision, now: Decision) -> Decision:
-    """`now`, with what the decision before it changes of the request. Words of a rule that was outranked by the route
-    are outranked still."""
+    """`now`, with what the decision before it changes of the request."""
     known = {(item.policy, item.rule) for item in now.fired}
-    was = {(item.policy, item.rule) for item in before.fired}
     changes = {Action.MASK, Action.ADVISE}
     more = [item for item in before.fired if item.action in changes and (item.policy, item.rule) not in known]
-    own = [item for item in now.fired if item.action is not Action.REWRITE or (item.policy, item.rule) not in was]
-    fired = tuple(sorted((*own, *more), key=lambda item: -item.action.severity))
+    fired = tuple(sorted((*now.fired, *more), key=lambda item: -item.action.severity))
     if now.action is Action.BLOCK:
         return now
     masks = merge_masks([(mask, 0) for mask in now.masks] + [(mask, 1) for mask in before.masks])

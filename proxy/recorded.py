@@ -112,7 +112,7 @@ def _ends(actions: Collection[str], body: dict[str, Any]) -> bool:
     """Whether one of the rules that fired on a request answered it."""
     if _ENDING.isdisjoint(actions):
         return False
-    # Words that a route outranked answered nobody, where a model was asked.
+    # Words that a route outranked, as one did in an older Penstock, answered nobody, where a model was asked.
     return "routed" not in body or "upstream" not in body or str(Action.BLOCK) in actions
 
 

@@ -122,7 +122,7 @@ async def reviewed(exchange: Exchange, decision: Decision) -> Decision:
     held = Held(
         notes.id,
         {**notes.shown(), **_about(decision, asking)},
-        min(item.hold for item in asking),
+        (max if passes else min)(item.hold for item in asking),
         Otherwise.PASS if passes else Otherwise.BLOCK,
     )
     answer = await reviews.answer(held)

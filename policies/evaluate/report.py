@@ -17,9 +17,9 @@ Json = Mapping[str, Any]
 DONE = {
     "block": "blocked",
     "review": "held or blocked",
-    "route": "routed, held or blocked",
-    "mask": "masked or stopped",
-    "rewrite": "rewritten, masked or stopped",
+    "rewrite": "rewritten, held or blocked",
+    "route": "routed, rewritten or stopped",
+    "mask": "masked, routed or stopped",
     "advise": "advised or stopped",
     "log": "logged or stopped",
     "pass": "judged",

@@ -18,7 +18,7 @@ from policies.facts import Facts
 from policies.forms import Canary
 from policies.model import AllOf, AnyOf, Policy, Rule
 
-ORDER = ["pass", "log", "advise", "rewrite", "mask", "route", "review", "block"]
+ORDER = ["pass", "log", "advise", "mask", "route", "rewrite", "review", "block"]
 PROTECTING = ORDER[3:]
 
 

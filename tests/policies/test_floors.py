@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +11,18 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from classifiers.base import Message, Report
-from policies.engine import Action, Stage, decide
-from policies.facts import Facts
+from policies.check import check
+from policies.document import Document
+from policies.engine import Action, Decision, Stage, decide
+from policies.facts import Account, Facts
 from policies.floors import looser
 from policies.model import Policy, Rule
+from policies.variants import extended
 
 from .reference import ORDER, evaluate
-from .test_engine import built, make, messages, reports, rule, rules
+from .test_engine import USER, built, make, messages, reports, rule, rules
+from .test_expressions import expressions
+from .test_expressions import facts as known_facts
 
 LOTS = st.sampled_from([Facts(), Facts(lot=b"one"), Facts(lot=b"two"), Facts(lot=b"three")])
 
@@ -59,9 +66,87 @@ def test_what_is_no_looser_decides_nothing_milder(
 ) -> None:
     floor, mine = pair
     assume(not list(looser(floor.rules[0], mine.rules[0])))
-    before, after = (evaluate([policy], stage, texts, report, facts).action for policy in (floor, mine))
+    before, after = (evaluate([policy], stage, texts, report, facts) for policy in (floor, mine))
+    assert ORDER.index(after.action) >= ORDER.index(before.action)
+    assert after.action in {"block", "rewrite"} or after.masked >= before.masked
+    assert decide(built(mine), stage, texts, report, facts).action.severity >= Action(before.action).severity
+
+
+@st.composite
+def expressed(draw: st.DrawFn) -> tuple[Policy, Policy]:
+    """A rule with an expression, and a change of it."""
+    roles = st.sampled_from([["user"], ["user", "tool_result"], ["user", "tool_result", "assistant"]])
+    floor: dict[str, Any] = {
+        "stages": ["input"],
+        "roles": draw(roles),
+        "when": draw(expressions()),
+        "action": draw(st.sampled_from(["log", "rewrite", "block"])),
+        "on_error": draw(st.sampled_from([None, "block", "log"])),
+    }
+    change = {"roles": draw(roles), "action": draw(st.sampled_from([floor["action"], "block"]))}
+    return one(floor), one(floor | change)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(expressed(), messages, reports, known_facts)
+def test_an_expression_that_is_no_looser_decides_nothing_milder(
+    pair: tuple[Policy, Policy], texts: list[Message], report: Report, facts: Facts
+) -> None:
+    floor, mine = pair
+    assume(not list(looser(floor.rules[0], mine.rules[0])))
+    before, after = (evaluate([policy], Stage.INPUT, texts, report, facts).action for policy in (floor, mine))
     assert ORDER.index(after) >= ORDER.index(before)
-    assert decide(built(mine), stage, texts, report, facts).action.severity >= Action(before).severity
+
+
+@st.composite
+def owned(draw: st.DrawFn) -> tuple[Policy, Policy]:
+    """A floor, and a policy that extends it with rules of its own, in front of which its places in the file put it."""
+
+    often = {
+        "roles": ["user", "tool_result", "assistant"],
+        "when": {"finding": ["a.*"], "at_least": 0.2},
+        "mode": "enforce",
+    }
+    ways = st.sampled_from(["rewrite", "route", "review", "mask"]).map(lambda action: often | {"action": action})
+
+    def some(name: str) -> list[dict[str, Any]]:
+        made = [each | draw(st.just({}) | ways | ways) for each in draw(st.lists(rules, min_size=1, max_size=3))]
+        to = st.sampled_from(["small", "tiny"])
+        return [
+            {**each, "id": f"{name}{at}", "description": "d"}
+            | ({"route_to": draw(to)} if each["action"] == "route" else {})
+            for at, each in enumerate(made)
+        ]
+
+    floor = make(some("f"), id="z-floor", floor=True)
+    own = make(some("o"), id="a-tenant", extends="z-floor", applies_to={"accounts": ["tenant"]})
+    return floor, extended(Document("floor"), floor, own, Document("own"))
+
+
+def _letters(decision: Decision) -> set[tuple[int, int]]:
+    return {(mask.message, at) for mask in decision.masks for at in range(mask.start, mask.end)}
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(owned(), st.sampled_from(Stage), messages, reports, LOTS)
+def test_rules_of_its_own_undo_nothing_of_a_floor(
+    pair: tuple[Policy, Policy], stage: Stage, texts: list[Message], report: Report, facts: Facts
+) -> None:
+    before, after = (decide(built(policy), stage, texts, report, facts) for policy in pair)
+    assert after.action.severity >= before.action.severity
+    if before.action is not Action.REVIEW:
+        after = after.approved() if after.action is Action.REVIEW else after
+        assert after.action.severity >= before.action.severity
+    if before.fired and not before.fired[0].not_evaluated and after.action is before.action:
+        assert after.rule == before.rule, "of equals the floor's decides"
+    if before.stopped() is not None:
+        assert after.stopped() is not None, "nor is a model asked where the floor answers in its place"
+    if after.stopped() is None:
+        assert _letters(after) >= _letters(before)
+        assert set(after.advice) >= set(before.advice)
+    if before.way is not None and before.way.action is Action.ROUTE:
+        there = after.arrived({before.way.told})
+        assert there.way is None or there.way.action is not Action.ROUTE, "it stays where the floor sent it"
 
 
 @given(rules)
@@ -96,6 +181,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"when": {"finding": ["a.*", "b.y"], "at_least": 0.4}}, []),
     ({"when": {"finding": ["a.*", "b.y"], "at_least": 0.6}}, ["when"]),
     ({"when": 'score("a.x") > 0.1'}, ["when"]),
+    ({"mask_with": "<{LABEL}_{n}>", "restore": True}, ["restore"]),
     ({"strike": {"name": "loud", "within": "24h"}, "flag": "banned"}, []),
     ({"strike": {"name": "loud", "within": "23h"}}, ["strike"]),
 ]
@@ -107,12 +193,138 @@ def test_each_way_of_being_looser_is_named(change: dict[str, Any], keys: list[st
     assert [key for key, _, _ in looser(floor, mine)] == keys
 
 
+SAME: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"action": "rewrite", "rewrite_with": "Call the hotline."}, {"rewrite_with": "Go on."}, ["rewrite_with"]),
+    ({"action": "advise", "advice": "Follow no orders."}, {"advice": "Follow all orders."}, ["advice"]),
+    ({"action": "route", "route_to": "small"}, {"route_to": "big"}, ["route_to"]),
+    ({"action": "rewrite", "rewrite_with": "Call the hotline."}, {"message": "No.", "tags": ["a"]}, []),
+    ({"action": "log"}, {"action": "route", "route_to": "big"}, ["action"]),
+    ({"action": "review", "hold": "60s"}, {"otherwise": "pass"}, ["otherwise"]),
+    ({"action": "review", "hold": "60s", "otherwise": "pass"}, {"hold": "59s"}, ["hold"]),
+    ({"action": "review", "hold": "60s", "otherwise": "pass"}, {"hold": "61s"}, []),
+    ({"action": "review", "hold": "60s", "otherwise": "pass"}, {"otherwise": "block", "hold": "1s"}, []),
+]
+
+
+@pytest.mark.parametrize(("floor", "change", "keys"), SAME)
+def test_an_action_that_stays_does_no_less(floor: dict[str, Any], change: dict[str, Any], keys: list[str]) -> None:
+    base = rule() | floor
+    (before,), (after,) = make([base]).rules, make([base | change]).rules
+    assert [key for key, _, _ in looser(before, after)] == keys
+
+
+def test_a_part_of_a_mask_is_not_dropped() -> None:
+    both = [{"finding": ["a.x"], "at_least": 0.5}, {"finding": ["b.y"], "at_least": 0.5}]
+    masks = {**rule(), "action": "mask", "on_error": "log"}
+    floor, wider, fewer = (one({**masks, "when": when}).rules[0] for when in ({"all": both}, {"any": both}, both[0]))
+    assert list(looser(floor, wider)) == []
+    assert [key for key, _, _ in looser(floor, fewer)] == ["when"]
+
+
+FLOOR = """
+id: house
+version: 1
+owner: tests
+description: The operator's floor.
+floor: true
+classifiers:
+  w: {kind: patterns, patterns: {evil: {words: [evilword]}, drill: {words: [drillword]}}}
+rules:
+  - id: no-evil
+    description: Evil, but for a drill.
+    stages: [input]
+    roles: [user]
+    when: score("w.evil") >= 0.5 && score("w.drill") < 0.5
+    action: rewrite
+    rewrite_with: Please call the hotline.
+"""
+TENANT = """
+id: a-tenant
+version: 1
+owner: tests
+description: A tenant's variant.
+extends: house
+applies_to: {accounts: [tenant]}
+"""
+OTHER_ROLES = "override: {rules: {no-evil: {roles: [user, assistant, tool_result]}}}\n"
+OWN_ROUTE = """
+rules:
+  - id: mine
+    description: To a model of mine.
+    stages: [input]
+    roles: [user]
+    when: {finding: w.evil, at_least: 0.5}
+    action: route
+    route_to: big
+"""
+
+
+def test_an_expression_of_a_floor_keeps_its_roles(tmp_path: Path) -> None:
+    (tmp_path / "house.yaml").write_text(FLOOR)
+    (tmp_path / "tenant.yaml").write_text(TENANT + OTHER_ROLES)
+    told = "\n".join(check(str(tmp_path)).lines())
+    assert "tenant.yaml:8:37: looser than the floor: its expression is another one" in told
+    assert "leave them as they are" in told
+
+
+def test_words_of_a_floor_stand_before_a_route_of_a_tenant(tmp_path: Path) -> None:
+    (tmp_path / "house.yaml").write_text(FLOOR)
+    (tmp_path / "tenant.yaml").write_text(TENANT + OWN_ROUTE)
+    policies = check(str(tmp_path)).policy
+    assert policies is not None
+    text = [Message(USER[0].role, "evilword", "/m")]
+    seen = [replace(finding, classifier="w") for finding in policies.classifiers["w"].classify(text)]
+    for account in ("tenant", "other"):
+        facts = Facts(account=Account(account))
+        decision = decide(policies.facing(facts), Stage.INPUT, text, Report(tuple(seen)), facts)
+        assert (decision.action, decision.rule) == (Action.REWRITE, "no-evil")
+
+
+LIFTING: list[tuple[str, dict[str, Any], bool]] = [
+    ('!("trusted" in account.flags)', {"flag": "trusted"}, True),
+    ('!("trusted" in account.flags)', {"flag": "banned"}, False),
+    ('!("trusted" in account.flags)', {"strike": "trusted"}, False),
+    ('!("trusted" in account.flags)', {"flag": "trusted", "mode": "off"}, False),
+    ('"trusted" in account.flags', {"flag": "trusted"}, False),
+    ('!account.flags.exists(f, f == "trusted")', {"flag": "trusted"}, True),
+    ('account.flags.all(f, f.startsWith("a"))', {"flag": "anything"}, True),
+    ("size(account.flags) == 0", {"flag": "anything"}, True),
+    ('"banned" in account.flags ? request.settings.n > 1 : request.settings.n > 0', {"flag": "banned"}, True),
+    ('account.history["loud"] >= 3', {"strike": "loud"}, False),
+    ('account.history["loud"] < 3', {"strike": "loud"}, True),
+    ('!(account.history["loud"] >= 3)', {"strike": "loud"}, True),
+    ('account.history["loud"] == 0 || request.settings.n > 1', {"strike": "loud"}, True),
+    ('account.history["loud"] == 0', {"strike": "other"}, False),
+    ("!has(account.history.loud)", {"strike": "loud"}, True),
+    ('account.history["loud"] > account.history["mild"]', {"strike": "mild"}, True),
+    ('request.model == "a"', {"flag": "a", "strike": "b"}, False),
+]
+
+
+@pytest.mark.parametrize(("when", "mark", "lifts"), LIFTING)
+def test_no_mark_of_a_tenant_lifts_a_rule_of_a_floor(when: str, mark: dict[str, Any], lifts: bool) -> None:
+    floor = make([rule(id="f", when=f'score("a.x") >= 0.5 && ({when})'), rule(id="g")], floor=True)
+    every: list[dict[str, Any]] = [{"rules": [rule(id="o") | mark]}, {"override": {"rules": {"g": mark}}}]
+    for own in every:
+        if "override" in own and "mode" in mark:
+            continue  # which is looser for another reason
+        document, given = Document("t"), {"id": "t", "extends": "p", "applies_to": {"n": {"at_least": 2}}, **own}
+        extended(Document("f"), floor, make(given.pop("rules", []), **given), document)
+        assert [problem.what for problem in document.problems if "may fire no more" in problem.what] == [
+            problem.what for problem in document.problems
+        ]
+        assert bool(document.problems) == lifts, own
+
+
 def test_an_expression_stays_as_it_is() -> None:
     kept = rule(when='score("a.x") >= 0.5')
     (floor,), (same,) = make([kept]).rules, make([kept | {"action": "block"}]).rules
     (other,) = make([kept | {"when": 'score("a.x") >= 0.4'}]).rules
+    (fewer,), (more,) = (make([kept | {"roles": roles}]).rules for roles in (["user"], ["user", "tool_result"]))
     assert list(looser(floor, same)) == []
     assert [key for key, _, _ in looser(floor, other)] == ["when"]
+    assert [key for key, _, _ in looser(fewer, more)] == ["roles"]
+    assert [key for key, _, _ in looser(more, fewer)] == ["roles"]
 
 
 def test_a_part_that_is_dropped_must_not_hide_its_silence() -> None:

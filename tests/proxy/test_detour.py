@@ -210,17 +210,25 @@ rules:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_a_route_goes_before_words_unless_they_are_the_other_models(
-    tmp_path: Path, stand: Make, alone: bool
-) -> None:
+async def test_words_go_before_a_route(tmp_path: Path, stand: Make, alone: bool) -> None:
     """`alone`: no policy looks at more than the texts, so nothing is judged again."""
     others = {} if alone else {"tiny": SMALL.replace("[small]", "[tiny]")}
     async with stand(settings=together(tmp_path, words=WORDS.format(applies=""), **others)) as s:
-        assert "Our words." not in (await s.chat("LOCK", model="big")).text
-        assert json.loads(s.upstream.requests[-1].body)["model"] == "small"
-        # Who asks for it already goes nowhere.
-        assert "Our words." in (await s.chat("LOCK", model="small")).text
-        assert len(s.upstream.requests) == 1
+        for model in ("big", "small"):
+            assert "Our words." in (await s.chat("LOCK", model=model)).text
+        assert not s.upstream.requests
+        assert [row["routed"] for row in await settled(s)] == [None, None]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("model", ["big", "small", "tiny"])
+async def test_of_two_routes_the_first_decides(tmp_path: Path, stand: Make, model: str, alone: bool) -> None:
+    """Wherever the request comes from, and whether it is judged again or not."""
+    second = POLICY.format(to="tiny").replace("id: capable", "id: z-last").replace("- id: ", "- id: z-")
+    others = {} if alone else {"other": SMALL.replace("[small]", "[other]").replace("- id: ", "- id: o-")}
+    async with stand(settings=together(tmp_path, second=second, **others)) as s:
+        await s.chat("LOCK", model=model)
+        assert [json.loads(each.body)["model"] for each in s.upstream.requests] == ["small"]
 
 
 async def test_words_of_the_other_models_policy(tmp_path: Path, stand: Make) -> None:

@@ -265,19 +265,29 @@ def test_what_an_expression_asked_is_told_by_what_became_of_it(
     assert one.action is None, "an older description tells nothing of rules"
 
 
-@pytest.mark.parametrize(("to", "unasked"), [("m", False), ("other", True)])
-def test_words_answer_where_the_model_that_a_rule_routes_to_was_asked_for(to: str, unasked: bool) -> None:
-    """The route then asks for nothing, and what it outranked is done: the answer of then is no answer any more."""
-    rules = [rule("way", action="route", route_to=to), rule("words", action="rewrite", rewrite_with="w")]
+@pytest.mark.parametrize(
+    ("to", "words", "action", "unasked"),
+    [
+        ("m", False, Action.BLOCK, False),
+        ("other", False, Action.ROUTE, True),
+        ("m", True, Action.REWRITE, False),
+        ("other", True, Action.REWRITE, False),
+    ],
+)
+def test_a_route_leads_elsewhere_where_no_words_answer(to: str, words: bool, action: Action, unasked: bool) -> None:
+    """One to the model that was asked for asks for nothing: the answer of then is an answer still."""
+    rules = [rule("way", action="route", route_to=to)]
+    rules += [rule("words", action="rewrite", rewrite_with="w")] if words else []
     answered = rule("out", stages=["output"])
     now, rows = built(make([*rules, answered])), Rows()
     body = {"revision": "then", "model": "m", "output": {"scores": {"a.x": 0.9}, "role": "assistant"}}
     take(rows, "pn_1", "block", "out", body | {"input": {"scores": {"a.x": 0.9}, "role": "user"}})
     (one,) = Backtest(now, lambda _: describe(now)).decide(rows)
-    assert (one.action, one.unasked) == (Action.ROUTE, unasked)
+    assert (one.action, one.unasked) == (action, unasked)
 
 
 def test_words_that_a_route_outranked_ended_nothing() -> None:
+    """As it was in an older Penstock."""
     rows, seen = Rows(), {"rules": {"way": "route", "words": "rewrite"}}
     body = {"revision": "then", "model": "m", "input": seen, "output": {}}
     take(rows, "pn_1", "route", "way", body | {"routed": {"to": "other"}, "upstream": "u"})

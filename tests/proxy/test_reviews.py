@@ -122,6 +122,19 @@ async def test_nobody_answers(stand: Make, otherwise: str, status: int) -> None:
         assert told["seconds"] >= 1
 
 
+@pytest.mark.parametrize(("otherwise", "seconds"), [("block", 20), ("pass", 60)])
+async def test_two_rules_that_ask_wait_as_the_stricter_one_does(stand: Make, otherwise: str, seconds: int) -> None:
+    """What passes where nobody answers, waits the longer time; what is blocked then, the shorter one."""
+    text = policy("60s", otherwise)
+    start, end = text.index("  - id: odd"), text.index("  - id: no-mark")
+    second = text[start:end].replace("id: odd", "id: odder").replace("hold: 60s", "hold: 20s")
+    async with stand(text[:start] + second + text[start:]) as s, asking(s, "chat", False, Send(text="ODD"), Answer()):
+        (held,) = await waiting(s)
+        assert seconds - 15 < held["seconds_left"] <= seconds
+        assert (held["rules"], held["otherwise"]) == (["odder", "odd"], otherwise)
+        await say(s, "deny", held["id"])
+
+
 @pytest.mark.parametrize(("otherwise", "status"), [("block", 400), ("pass", 200)])
 async def test_too_many_wait(stand: Make, otherwise: str, status: int) -> None:
     async with stand(policy(otherwise=otherwise), settings={"max_reviews": 1}) as s:
