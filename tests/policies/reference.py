@@ -57,6 +57,13 @@ def acting(rule: Rule, facts: Facts | None) -> bool:
     return int(drawn, 16) / 16**16 < rule.mode.canary
 
 
+def read_there(messages: Sequence[Message], said: int) -> list[int]:
+    """The messages that say what stands in one place of a body, in whatever role."""
+    one = messages[said]
+    copies = [i for i, other in enumerate(messages) if (other.origin, other.text) == (one.origin, one.text)]
+    return copies if one.origin else [said]
+
+
 def evaluate(
     policies: Sequence[Policy], stage: str, messages: Sequence[Message], report: Report, facts: Facts | None = None
 ) -> Expected:
@@ -99,7 +106,7 @@ def evaluate(
         action,
         fired,
         shadow,
-        set() if action == "block" else masked,
+        set() if action == "block" else {(place, at) for said, at in masked for place in read_there(messages, said)},
         next((id for id, done, _ in fired if done in ("block", "review", "route", "rewrite")), None),
         [str(notes[id]) for id, done, _ in fired if done == "advise"],
     )

@@ -81,7 +81,9 @@ failures = st.builds(
     Failure, st.sampled_from([*CLASSIFIERS, "stranger"]), st.sampled_from(list(Silence)), st.just(""), unread
 )
 texts = st.sampled_from(["abcdef", "abcdef", "abcdef", "abc", ""])
-messages = st.lists(st.builds(Message, st.sampled_from(ROLES), texts, st.just("/t")), max_size=4)
+messages = st.lists(
+    st.builds(Message, st.sampled_from(ROLES), texts, st.sampled_from(["/t", "/t", "/u", ""])), max_size=4
+)
 reports = st.builds(
     Report, st.lists(findings, max_size=6).map(tuple), st.one_of(st.just(()), st.lists(failures, max_size=2).map(tuple))
 )
