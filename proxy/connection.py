@@ -151,8 +151,8 @@ class Connection(asyncio.Protocol):
     """One connection: at most one exchange at a time."""
 
     __slots__ = (
-        "_appetite", "_asked", "_body", "_buffered", "_chunked", "_complete", "_deadline", "_error", "_gap",
-        "_gathering", "_hasty", "_head", "_head_done", "_head_size", "_informational", "_keep_alive", "_loop",
+        "_appetite", "_asked", "_bare", "_body", "_buffered", "_chunked", "_complete", "_deadline", "_error", "_gap",
+        "_gathering", "_hasty", "_head", "_head_done", "_informational", "_keep_alive", "_loop",
         "_names", "_parser", "_paused", "_poll", "_pool", "_pulse", "_reason", "_sated", "_seen", "_sized", "_taste",
         "_transport", "_usual", "_values", "_waiter", "chunked", "kept", "rested", "usable",
     )  # fmt: skip
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._names: list[bytes] = []
         self._values: list[bytes] = []
         self._reason = b""
-        self._head_size = 0
+        self._bare = 0  # bytes since the last of a head or a body, which belong to neither as yet
         self._informational = 0
         self._head: Response | None = None  # until it is asked for
         self._head_done = False
@@ -296,8 +296,7 @@ class Connection(asyncio.Protocol):
             self.usable = False  # nobody asked for these bytes
             self.abandon()
             return
-        if not self._head_done:
-            self._head_size += len(data)
+        self._bare += len(data)
         before = len(self._body)
         try:
             self._parser.feed_data(data)
@@ -305,8 +304,8 @@ class Connection(asyncio.Protocol):
             self._fail(Fault.PROTOCOL, "the upstream wants to change the protocol")
         except httptools.HttpParserError:
             self._fail(Fault.PROTOCOL, "the upstream's answer is not valid HTTP/1.1")
-        if not self._head_done and self._head_size > MAX_HEAD:
-            self._fail(Fault.PROTOCOL, f"the upstream's header is larger than {MAX_HEAD} bytes")
+        if self._bare > MAX_HEAD and not self._complete:  # the parser would gather a trailer without end
+            self._fail(Fault.PROTOCOL, f"the upstream's header or trailer is larger than {MAX_HEAD} bytes")
         if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -406,7 +405,7 @@ class Connection(asyncio.Protocol):
                 self._limit(value)
         # Asked now: once the message is complete, the parser has forgotten it.
         self._keep_alive = self._parser.should_keep_alive()
-        self._head, self._head_done = head, True
+        self._head, self._head_done, self._bare = head, True, 0
 
     def _limit(self, value: bytes) -> None:
         """What the upstream says of how long, and for how many more requests, it keeps this connection."""
@@ -420,6 +419,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._fail(Fault.PROTOCOL, "the upstream sends bytes behind its answer")
             return
+        self._bare = 0
         self._body.append(body)
         self._buffered += len(body)
 

@@ -26,7 +26,7 @@ from .upstream import Headers
 log = get_logger("penstock.listener")
 
 MAX_HEAD = 64 * 1024
-TOO_LARGE = 431, "headers_too_large", f"The request's head is larger than {MAX_HEAD} bytes."
+TOO_LARGE = 431, "headers_too_large", f"The request's head, or a trailer of it, is larger than {MAX_HEAD} bytes."
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept."""
 LINGER = 2.0
@@ -167,12 +167,13 @@ class Caller:
 
 class Connection(asyncio.Protocol):
     """One client. `last`: it is closed behind the answer in flight. `old`: it speaks HTTP/1.0. `drained`: what a
-    sender waits for while the client reads too slowly. `since`: when (loop time) what it does now began."""
+    sender waits for while the client reads too slowly. `since`: when (loop time) what it does now began. `_bare`: bytes
+    that came since the last of a head or a body, and belong to neither as yet."""
 
     __slots__ = (
+        "_bare",
         "_body",
         "_caller",
-        "_head_size",
         "_headers",
         "_incoming",
         "_length",
@@ -197,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: Headers = []
-        self._head_size = self._length = 0
+        self._bare = self._length = 0
         self._incoming: Incoming | None = None
         self._seen: Incoming | None = None
         self._offer: Offer | None = None
@@ -214,7 +215,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Nothing of a request has come, and none is being answered."""
-        return self._caller is None and not self._head_size and self._incoming is None
+        return self._caller is None and not self._bare and self._incoming is None
 
     @property
     def answering(self) -> bool:
@@ -265,10 +266,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.deaf:
             return
-        if self._incoming is None:
-            if not self._head_size:
-                self.since = self._listener.loop.time()
-            self._head_size += len(data)
+        if self._incoming is None and not self._bare:
+            self.since = self._listener.loop.time()
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "unknown_method", "Penstock knows no such method: send POST or GET, in capital letters.")
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http", "This is not valid HTTP/1.1.")
-        if self._incoming is None and self._head_size > MAX_HEAD and not self.deaf:
+        if self._bare > MAX_HEAD and not self.deaf:  # the parser would gather a trailer without end
             self._refuse(*TOO_LARGE)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -347,7 +347,7 @@ class Connection(asyncio.Protocol):
                 lost = error
             incoming = self._seen = Incoming(method, target, headers, keep_alive)
             self.old = parser.get_http_version() == "1.0"
-        self._incoming, self._headers, self._target = incoming, [], b""
+        self._incoming, self._headers, self._target, self._bare = incoming, [], b"", 0
         if self.deaf:
             return
         wrong = None if incoming is seen else self._wrong(incoming, lost)
@@ -376,6 +376,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self.deaf:
             return
+        self._bare = 0
         self._size += len(body)
         if self._size > self._listener.max_body:
             self._too_large()
@@ -385,7 +386,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         incoming, pieces = self._incoming, self._body
         self._incoming = None
-        self._head_size = self._size = self._length = 0
+        self._bare = self._size = self._length = 0
         if self.deaf or incoming is None:
             return
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)

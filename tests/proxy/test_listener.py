@@ -75,6 +75,47 @@ async def test_a_head_that_is_too_large_is_refused_however_it_comes(stand: Make,
         assert len(s.upstream.requests) == 1
 
 
+CHUNKED = post(b"", head=JSON + b"transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"1\r\n{\r\n0\r\nx-t: %b", b"1\r\n{\r\n0\r\n%b: x", b"1\r\n{\r\n1;x=%b", b"0;x=%b"],
+    ids=["trailer", "trailer's name", "extension", "extension of the last"],
+)
+async def test_what_is_neither_head_nor_body_has_an_end(stand: Make, endless: bytes) -> None:
+    """The parser gathers a trailer in memory, and copies it with each piece that comes: its sender had held up all."""
+    async with stand() as s:
+        start, _, _ = (CHUNKED + endless).partition(b"%b")
+        reader, writer = await asyncio.open_connection(*s.running.address)
+        writer.write(start)
+        for _ in range(20):
+            writer.write(b"a" * 10_000)
+            await asyncio.sleep(0)
+        head, body = await answer(reader)
+        assert statuses(head) == [431]
+        assert b"trailer" in body
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        assert s.upstream.requests == []
+
+
+async def test_a_body_in_many_small_chunks_is_read(stand: Make) -> None:
+    """More bytes are said of its chunks than a head may have, but never many at a time, and a trailer may be long."""
+    async with stand() as s:
+        reader, writer = await asyncio.open_connection(*s.running.address)
+        text = CLEAN + b" " * 15_000
+        chunks = [b"1;x=1\r\n%c\r\n" % letter for letter in text]
+        assert sum(map(len, chunks)) - len(text) > module.MAX_HEAD
+        for start in range(0, len(chunks), 500):
+            writer.write((b"" if start else CHUNKED) + b"".join(chunks[start : start + 500]))
+            await writer.drain()
+        writer.write(b"0\r\nx-t: %b\r\n\r\n" % (b"a" * 10_000))
+        assert statuses((await answer(reader))[0]) == [200]
+        writer.close()
+        assert s.upstream.requests[0].body == text
+
+
 async def test_who_reads_nothing_is_let_go(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HIGH_WATER", 1024)
     piece = shapes.event({"choices": [{"index": 0, "delta": {"content": "x " * 4000}, "finish_reason": None}]})

@@ -256,6 +256,17 @@ async def test_trailers_are_no_headers() -> None:
         assert response.names.came == (b"Transfer-Encoding",)
 
 
+@pytest.mark.parametrize("endless", [b"2\r\n{}\r\n0\r\nX-Late: ", b"2\r\n{}\r\n1;x="])
+async def test_trailers_have_an_end(endless: bytes) -> None:
+    """The parser gathers them in memory: an upstream that never ends one is at fault, however fast it sends."""
+    start = head(b"Transfer-Encoding: chunked") + endless
+    async with pool([start, *([b"a" * 10_000] * 20), 60.0], gap=30) as (upstream, simulator):
+        response = await post(upstream)
+        with pytest.raises(UpstreamError, match="trailer is larger"):
+            await asyncio.wait_for(response.read(100), 20)
+        await asyncio.wait_for(simulator.requests[0].gone.wait(), 30)
+
+
 SLOW: dict[str, tuple[Reply, dict[str, float]]] = {
     "no head": ([60.0], {"first_byte": 0.2, "gap": 30}),
     "half a head": ([head(b"X: 1")[:-2], 60.0], {"first_byte": 0.2, "gap": 30}),
