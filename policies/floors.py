@@ -18,7 +18,8 @@ One rule is *no looser* than another, in this partial order, where all of these 
 - it leaves the same strike and flag, where the other one leaves any.
 
 No rule of a policy that extends a floor leaves a mark by which an expression of the floor's would no longer be true
-(`lifted`): `!("trusted" in account.flags)` would be for the tenant to say.
+(`lifted`): `!("trusted" in account.flags)` would be for the tenant to say. None strikes over less time than the floor
+counts the name over (`shorter`): one name is counted over one time, for every account, and the floor says over which.
 
 Rules of its own cannot undo a floor's: of all that fire the most severe is done and what others change is done beside
 it, words in place of an answer outrank another model, and of equals the floor's decides (`Policy.ranked`).
@@ -34,7 +35,7 @@ from collections.abc import Iterable, Iterator
 from .case_form import Case, CasePatch
 from .forms import Canary, HoldBack, Mode
 from .lint import implies, sees_all
-from .marks import spoken
+from .marks import over, spoken
 from .model import NEEDED, Action, OnError, Rule
 from .words import Otherwise
 
@@ -88,6 +89,15 @@ def lifted(floor: Iterable[Rule], mine: Rule) -> Iterator[_Loose]:
                     what = f"for an account with '{mark.name}' its rule '{rule.id}' may fire no more"
                     yield key, what, "leave another mark, or none"
                     break
+
+
+def shorter(floor: Iterable[Rule], mine: Rule) -> Iterator[_Loose]:
+    """Whether `mine` strikes what rules of the floor's read, over less time than they count it over."""
+    if mine.strike is not None and mine.mode is not Mode.OFF:
+        least = over(floor).get(mine.strike.name, 0)
+        if mine.strike.within < least:
+            what = f"it counts '{mine.strike.name}' over {spoken(least)}, for all accounts"
+            yield "strike", what, f"write within: {spoken(least)}, or strike under another name"
 
 
 def looser_case(floor: Case, patch: CasePatch) -> Iterator[_Loose]:

@@ -8,7 +8,8 @@ often it fired in it; whoever keeps accounts does the rest, and states the facts
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,9 +106,9 @@ class Memory:
         return self.flags or bool(self.counted)
 
 
-def memory_of(policies: Iterable[Policy]) -> Memory:
+def memory_of(policies: Sequence[Policy]) -> Memory:
     """What these policies leave and read. What is read and struck by none of their rules is counted over a day: rules
-    of another policy may strike it."""
+    of another policy may strike it. What a floor reads is counted over no less than the floor alone counts it over."""
     every = [(policy, rule) for policy in policies for rule in policy.rules if rule.mode is not Mode.OFF]
     left = {
         (policy.id, rule.id): Marks(rule.strike, rule.flag)
@@ -115,13 +116,31 @@ def memory_of(policies: Iterable[Policy]) -> Memory:
         if rule.strike is not None or rule.flag is not None
     }
     windows = {marks.strike.name: marks.strike.within for marks in left.values() if marks.strike is not None}
+    least = dict[str, int]()
+    for policy in policies:
+        for name, time in (over(policy.rules) if policy.floor else {}).items():
+            least[name] = max(time, least.get(name, 0))
     flags, counted = False, dict[str, int]()
     for variables, names in (_read(rule) for _, rule in every if isinstance(rule.when, str)):
         flags |= "account.flags" in variables
         if "account.history" in variables:
             counted |= windows  # it may look at all of them
             counted |= {name: windows.get(name, DAY) for name in names}
-    return Memory(left, flags, counted)
+    return Memory(left, flags, {name: max(time, least.get(name, 0)) for name, time in counted.items()})
+
+
+def over(rules: Iterable[Rule]) -> dict[str, int]:
+    """The names whose counts these rules read, and the seconds that they alone count each over; nothing of a rule
+    whose condition cannot be read, which is told where it stands."""
+    from .cel.condition import NoCondition
+
+    every = [rule for rule in rules if rule.mode is not Mode.OFF]
+    windows = {rule.strike.name: rule.strike.within for rule in every if rule.strike is not None}
+    found: dict[str, int] = {}
+    for rule in every:
+        with suppress(NoCondition):
+            found |= {name: windows.get(name, DAY) for name in read_by(rule)}
+    return found
 
 
 def _read(rule: Rule) -> tuple[frozenset[str], frozenset[str]]:

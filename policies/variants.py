@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from .document import Document
 from .document import Path as Place
-from .floors import lifted, looser, looser_case
+from .floors import lifted, looser, looser_case, shorter
 from .mends import did_you_mean
 from .model import KEYS_OF, Inherited, Policy, Rule, RulePatch, Stage
 
@@ -102,7 +102,7 @@ def extended(source: Document, base: Policy, policy: Policy, document: Document)
             document.problems.append(document.problem(("rules", at, "id"), what, mend))
     if base.floor:
         for at, rule in enumerate(policy.rules):
-            _no_looser(lifted(base.rules, rule), ("rules", at), document)
+            _no_looser((*lifted(base.rules, rule), *shorter(base.rules, rule)), ("rules", at), document)
     rules = [_patched(rule, patches[rule.id], document, base) if rule.id in patches else rule for rule in base.rules]
     kept = {key: getattr(base, key) for key in ("message", "on_block") if key not in policy.model_fields_set}
     whole = policy.model_copy(
@@ -165,7 +165,7 @@ def _patched(rule: Rule, patch: RulePatch, document: Document, base: Policy) -> 
     if base.floor:
         _no_looser(looser(rule, made), path, document)
         if said.keys() & {"flag", "strike"}:
-            _no_looser(lifted(base.rules, made), path, document)
+            _no_looser((*lifted(base.rules, made), *shorter(base.rules, made)), path, document)
     return made
 
 

@@ -316,6 +316,32 @@ def test_no_mark_of_a_tenant_lifts_a_rule_of_a_floor(when: str, mark: dict[str, 
         assert bool(document.problems) == lifts, own
 
 
+READ = rule(id="f", when='score("a.x") >= 0.5 && account.history["loud"] >= 3')
+SHORTER: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"within": "1s"}, "1d"),
+    ({}, {"within": "1d"}, ""),
+    ({}, {"within": "7d"}, ""),
+    ({"strike": {"name": "loud", "within": "2h"}}, {"within": "1h"}, "2h"),
+    ({"strike": {"name": "loud", "within": "2h"}}, {"within": "2h"}, ""),
+    ({"strike": {"name": "loud", "within": "2h"}, "mode": "off"}, {"within": "2h"}, "1d"),
+    ({}, {"name": "mild", "within": "1s"}, ""),
+]
+
+
+@pytest.mark.parametrize(("left", "strike", "least"), SHORTER)
+def test_no_strike_of_a_tenant_is_counted_over_less_than_a_floor_counts_it(
+    left: dict[str, Any], strike: dict[str, Any], least: str
+) -> None:
+    floor = make([READ, rule(id="g"), rule(id="h") | left], floor=True)
+    mark = {"strike": {"name": "loud"} | strike}
+    every: list[dict[str, Any]] = [{"rules": [rule(id="o") | mark]}, {"override": {"rules": {"g": mark}}}]
+    for own in every:
+        document, given = Document("t"), {"id": "t", "extends": "p", "applies_to": {"n": {"at_least": 2}}, **own}
+        extended(Document("f"), floor, make(given.pop("rules", []), **given), document)
+        told = [f"looser than the floor: it counts 'loud' over {least}, for all accounts"] if least else []
+        assert [problem.what for problem in document.problems] == told, own
+
+
 def test_an_expression_stays_as_it_is() -> None:
     kept = rule(when='score("a.x") >= 0.5')
     (floor,), (same,) = make([kept]).rules, make([kept | {"action": "block"}]).rules

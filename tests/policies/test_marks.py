@@ -50,6 +50,24 @@ def test_a_rule_that_is_off_leaves_and_reads_nothing() -> None:
     assert (memory.left, memory.flags, memory.counted) == ({}, False, {})
 
 
+READER = rule(id="b", when='account.history["loud"] >= 3')
+OWN = STRIKES | {"strike": {"name": "loud", "within": "1h"}}
+TIMES: dict[str, tuple[list[Any], bool, str, int]] = {
+    "shorter elsewhere": ([READER], True, "1s", DAY),
+    "longer elsewhere": ([READER], True, "7d", 7 * DAY),
+    "its own": ([READER, OWN], True, "1h", 3600),
+    "its own, that is off": ([READER, OWN | {"mode": "off"}], True, "1h", DAY),
+    "no floor": ([READER], False, "1s", 1),
+}
+
+
+@pytest.mark.parametrize(("rules", "floor", "within", "counted"), TIMES.values(), ids=TIMES.keys())
+def test_nobody_shortens_what_a_floor_counts_over(rules: list[Any], floor: bool, within: str, counted: int) -> None:
+    other = make([STRIKES | {"strike": {"name": "loud", "within": within}}], id="q", applies_to={"accounts": ["t"]})
+    for order in (1, -1):
+        assert memory_of([make(rules, floor=floor), other][::order]).counted == {"loud": counted}
+
+
 @pytest.mark.parametrize(
     ("history", "when", "fires"),
     [
