@@ -15,7 +15,7 @@ from policies.engine import Decision
 
 from ..changes import noted, put
 from ..dialects.base import BadRequest, Body, Dialect, Request
-from ..dialects.names import one_spelling
+from ..dialects.names import one_frame, one_spelling
 from ..strict import Malformed, parse
 
 VOCABULARY = frozenset(
@@ -95,9 +95,10 @@ def listed(number: int, item: Any, dialect: Dialect) -> Row:
 
 def _asked(number: int, tree: dict[str, Any], key: str, dialect: Dialect, param: str) -> Row:
     """The row `tree`, whose member `key` is what `dialect` is asked."""
-    if not isinstance(tree.get("custom_id"), str):
-        raise BadRequest(f"Row {number} was refused: 'custom_id' must be a string.", param)
     try:
+        one_frame(tree)
+        if not isinstance(tree.get("custom_id"), str):
+            raise BadRequest("'custom_id' must be a string.")
         request = dialect.read_request(one_spelling(tree.get(key)))
     except BadRequest as error:
         raise BadRequest(f"Row {number} was refused: {error}", param) from None

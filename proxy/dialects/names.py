@@ -25,6 +25,7 @@ _TURN = frozenset(
     "role content type text tool_calls tool_call_id".split()  # noqa: SIM905
 )
 _TURNS = ("messages", "input")
+_ROW = frozenset({"custom_id", "method", "url", "body", "params"})
 BESIDE: Mapping[str, Role] = {
     **dict.fromkeys(("messages", "prompt", "input", "inputs", "query", "suffix"), Role.USER),
     **dict.fromkeys(("template", "chat_template", "chat_template_kwargs"), Role.USER),
@@ -74,7 +75,12 @@ def one_spelling(tree: Any) -> Any:
     return tree
 
 
-def _check(fields: dict[str, Any], names: frozenset[str]) -> None:
+def one_frame(row: Mapping[str, Any]) -> None:
+    """`row`, a request of a batch, in its own frame. Raises BadRequest as `one_spelling` does."""
+    _check(row, _ROW)
+
+
+def _check(fields: Mapping[str, Any], names: frozenset[str]) -> None:
     for name in fields:
         if name not in names and (meant := name.casefold()) in names:
             raise BadRequest(f"A field is spelled so that some servers read it as '{meant}': write it so.", meant)

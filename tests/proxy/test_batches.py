@@ -118,6 +118,17 @@ rules:
 """
 
 
+TWINS: list[tuple[str, dict[str, Any]]] = [
+    ("body", {"Body": MESSAGE}),
+    ("body", {"BODY": None}),
+    ("params", {"Params": {}}),
+    ("url", {"Url": "/v1/images/edits"}),
+    ("method", {"Method": "GET"}),
+    ("custom_id", {"cu\u017ftom_id": "r2"}),
+]
+"""What a server in Go would take for the row's own."""
+
+
 @pytest.mark.parametrize(
     ("why", "content"),
     [
@@ -131,6 +142,8 @@ rules:
         ("Row 1 was refused: The body must be a JSON object", row("Hi", body="MARK")),
         ("Row 1 was refused: 'previous_response_id'", row("Hi", "/v1/responses", body={
             "model": "m", "input": "x", "previous_response_id": "resp_MARK"})),
+        *[(f"Row 1 was refused: A field is spelled so that some servers read it as '{meant}'", row("Hi", **twin))
+          for meant, twin in TWINS],
         ("Row 1 was refused: it holds a carriage return", row("Hi").replace(b'"body"', b'\r"body"')),
         ("Row 1 was refused: The request holds more than 40 texts", row("Hi", body={
             "model": "m", "messages": [{"role": "user", "content": ["a"] * 41}]})),
@@ -259,6 +272,10 @@ async def test_a_list_of_messages(stand: Make) -> None:  # noqa: F811
             ({"requests": items("Hi"), "x": "MARK"}, "blocked"),
             ({"requests": [*items("Hi"), {**items("Hi")[0], "custom_id": "SECRET"}]}, "Row 2;"),
             ({"requests": [{"custom_id": "a", "params": {"model": "m"}}]}, "Row 1 was refused"),
+            (
+                {"requests": [*items("Hi"), {**items("Hi")[0], "Params": MESSAGE}]},
+                "Row 2 was refused: A field is spelled",
+            ),
             ({"requests": ["MARK"]}, "Row 1 was refused"),
             ({"requests": []}, "'requests' must be"),
         ):
