@@ -29,8 +29,9 @@ from .engine import merge_masks
 _BEGINNING = re.compile(r"[ \t\n\r]*[\[{]")
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 """Without its last quote."""
-_STRINGS = re.compile(rf'(?:[^"]*+{_STRING}")*+', re.DOTALL)
-"""As much as ends with a string."""
+_STRINGS = re.compile(rf'(?>(?:[^"]*+{_STRING}"){{1,500}})', re.DOTALL)
+"""As many strings as there are, up to 500: without a bound it would remember each, and `)*+` of Python before 3.11.5 does
+not go back behind one that is cut short."""
 _LEXES = re.compile(
     rf'(?:[ \t\n\r{{}}\[\],:]++|{_STRING}"|-?[0-9][-+.0-9eE]*+|true|false|null|NaN|-?Infinity)*+'
     rf"(?:{_STRING}\\?|(-?[A-Za-z]*+))\Z",
@@ -254,8 +255,9 @@ def _lexes(text: str, at: int = 0) -> bool:
 
 def _strings(text: str, at: int, place: int) -> int:
     """The last place up to `place` at which a string has ended, or `at`, where none is open."""
-    found = _STRINGS.match(text, at, place)
-    return at if found is None else found.end()
+    while (found := _STRINGS.match(text, at, place)) is not None:
+        at = found.end()
+    return at
 
 
 def _run(text: str, least: int, place: int, letters: str) -> int:
