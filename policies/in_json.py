@@ -30,8 +30,8 @@ _BEGINNING = re.compile(r"[ \t\n\r]*[\[{]")
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 """Without its last quote."""
 _STRINGS = re.compile(rf'(?>(?:[^"]*+{_STRING}"){{1,500}})', re.DOTALL)
-"""As many strings as there are, up to 500: without a bound it would remember each, and `)*+` of Python before 3.11.5 does
-not go back behind one that is cut short."""
+"""As many strings as there are, up to 500: without a bound it would remember each, and `)*+` of Python before 3.11.5
+does not go back behind one that is cut short."""
 _LEXES = re.compile(
     rf'(?:[ \t\n\r{{}}\[\],:]++|{_STRING}"|-?[0-9][-+.0-9eE]*+|true|false|null|NaN|-?Infinity)*+'
     rf"(?:{_STRING}\\?|(-?[A-Za-z]*+))\Z",
