@@ -54,7 +54,8 @@ class Known:
             self.holder.request(request.tree)
             kept = _compares(request.tree) or (self.stores and (self.speaker.name in _STORING or _stored(request.tree)))
             listing = self.asked[0] == b"GET" and not named
-            request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing)
+            must = self.speaker.name == "batches"  # what is only stored is lost if it is not found again
+            request.own = functools.partial(self.holder.answered, kept=kept, all_of_them=listing, must=must)
         if models is not None and any(name not in models for name in request.helpers()):
             raise no_model()
         way = self.routing.way(self.family, request.model)

@@ -34,7 +34,7 @@ ERRORS: dict[int, str] = {
     500: "`internal_error`",
     502: "`upstream_error`, `upstream_unreadable` and other words of an upstream's fault",
     503: "`guard_unavailable`, `overloaded`, `audit_unavailable`, `policy_unavailable`, `server_shutdown`, "
-    "`upstream_saturated`",
+    "`upstream_saturated`, `owner_unavailable`",
     504: "`upstream_timeout`, `exchange_timeout`",
 }
 """What Penstock answers on the data plane instead of the provider: the status, and the codes that come with it."""

@@ -7,6 +7,7 @@ outcome of one that is gathered, the intent of one that passes on as it comes.
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Protocol
 from urllib.parse import quote, unquote
 
@@ -14,7 +15,7 @@ import orjson
 
 from policies.model import Stage
 
-from .accounts.holder import Holder
+from .accounts.holder import Holder, Unwritten, noted
 from .accounts.identity import Identity
 from .accounts.mentioned import check, models
 from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
@@ -88,17 +89,22 @@ class Relay:
             may = known.identity.models
             if may is not None and any(name not in may for name in models(plain(path) or path, query, body)):
                 raise no_model()
-            listing = known.holder is not None and check(known.holder, query, body) and method == b"GET"
+            kind = next((value for name, value in known.asked[2] if name.lower() == b"content-type"), b"")
+            listing = known.holder is not None and check(known.holder, query, body, kind) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
             if not _gathered(response, owned=known.holder is not None):
                 await self._stream(known, response, caller, notes)
                 return
             whole = await response.read(self._most)
-            notes.ended("relayed", "unjudged")
-            own = whole if known.holder is None else _owned(known.holder, response, whole, listing)
+            own = whole if known.holder is None else await _owned(known.holder, response, whole, listing)
             answer = Answer(response.status, relayed(response, keep_length=own is whole), own, response.reason)
+            notes.ended("relayed", "unjudged")
         except BadRequest as error:
             answer = self._not_found(known, error, notes)
+        except Unwritten as error:
+            notes.ended("refused", error.code)
+            self._metrics.refused.inc(error.code)
+            answer = problem(known.speaker, 503, error.code, str(error), notes.id)
         except UpstreamError as error:
             answer = self._failed(known, error, notes)
         except asyncio.CancelledError:
@@ -219,8 +225,8 @@ class Relay:
         return problem(speaker, status, code, message, "")
 
 
-def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> bytes:
-    """`whole`, once it is noted whose are the ids in it; of a list only what is this account's."""
+async def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> bytes:
+    """`whole`, once it is noted whose are the ids in it; of a list only what is this account's. Raises Unwritten."""
     kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
     if response.status >= 400 or kind != b"application/json":
         return whole
@@ -228,7 +234,8 @@ def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> b
         tree = parse(whole)
     except Malformed:
         return whole
-    return orjson.dumps(tree) if holder.answered(tree, kept=True, all_of_them=listing) else whole
+    own = functools.partial(holder.answered, kept=True, all_of_them=listing, must=True)
+    return orjson.dumps(tree) if await noted(own, tree) else whole
 
 
 def _gathered(response: Response, *, owned: bool) -> bool:

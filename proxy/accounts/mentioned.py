@@ -27,15 +27,20 @@ _CODED = re.compile(rb"(?<![a-z])name[ \t]*\*", re.IGNORECASE)
 _PLACE = re.compile(rb"/v1/models/(.+)|/v1/engines/(.+(?=/[^/]+$)|[^/]+$)", re.DOTALL)
 """Paths that name a model. Behind that of an engine may stand what is asked of it."""
 _AND, _EITHER = re.compile(rb"[^&]+"), re.compile(rb"[^&;]+")
+_PLACES = frozenset({"after", "after_id", "before", "before_id", "page"})
+"""Where a query says from which thing on a list goes: in a list of what one has, it leads nowhere."""
+_FILES = (b"multipart/", b"audio/", b"video/", b"image/", b"application/octet-stream")
 _JSON = re.compile(rb"[\s\x00\xef\xbb\xbf\xfe\xff]*[{\[]")
 """How JSON begins, in whatever encoding."""
 
 
-def check(holder: Holder, query: bytes, body: bytes) -> bool:
-    """Whether the path names no stored thing. Raises NotFound where it, the query or the body names somebody else's,
-    and BadRequest where that cannot be told."""
+def check(holder: Holder, query: bytes, body: bytes, kind: bytes = b"") -> bool:
+    """Whether the path names no stored thing. Raises NotFound where it, the query or the body (of content type `kind`)
+    names what is not this account's, and BadRequest where that cannot be told."""
     listing = not holder.named()
-    holder.body(_values(query))
+    asked = list(pairs(query))
+    holder.body([value for name, value in asked if listing or name not in _PLACES])
+    holder.body([value for _, value in asked], strict=False)
     if not body:
         return listing
     try:
@@ -44,7 +49,8 @@ def check(holder: Holder, query: bytes, body: bytes) -> bool:
         if _JSON.match(body):
             raise BadRequest(f"The body was refused: {error}.") from None
         holder.body([word.decode("ascii", "replace") for word in _FIELD.findall(body)])
-        holder.body(_values(body))
+        # What stands in files is for nobody to read as a form, and may be anything.
+        holder.body(_values(body), strict=not kind.strip().lower().startswith(_FILES))
     return listing
 
 

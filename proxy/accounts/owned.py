@@ -3,8 +3,9 @@
 The provider knows one account, the operator's; so what one caller stored there, any other could name. With keys an id
 may be used by the account that it was minted for through this Penstock. To all others it is as if it were not there.
 
-Decision: what is not in the table is nobody's. Why: a table that forgets must not give away. Cost: an id older than
-KEPT, or minted elsewhere, is not found.
+Decision: what is not in the table is nobody's, wherever it is named. Why: a table that forgets must not give away.
+Cost: an id older than KEPT, or minted elsewhere, is not found. The table is one machine's: replicas that share no
+data directory need callers that come back to the same one.
 """
 
 from __future__ import annotations
@@ -77,11 +78,12 @@ class Owned:
             self._db, self._inode = db, _inode(self._path)
         return self._db
 
-    def mint(self, account: str, ids: Iterable[str]) -> None:
-        """`ids` belong to `account` from now on, where they belong to nobody. What cannot be written is nobody's."""
+    def mint(self, account: str, ids: Iterable[str]) -> bool:
+        """`ids` belong to `account` from now on, where they belong to nobody. What cannot be written is nobody's: then
+        it is False."""
         names = [name for name in ids if 0 < len(name) <= _LONGEST]
         if not names:
-            return
+            return True
         now, owner = self._clock.now(), self._hash("account", account)
         rows = [(self._hash("id", name), owner, now) for name in names]
         try:
@@ -91,11 +93,32 @@ class Owned:
                 self._fresh = 0
                 self._tidy(self._clock.now())
         except (sqlite3.Error, OSError) as error:
+            if all(self._owner(name) for name in names):  # there was nothing to write
+                return True
             log.error("who owns an id was not written down", problem=str(error))
+            return False
+        return True
 
     def owns(self, account: str, name: str) -> bool:
         """Whether the id `name` belongs to `account`, or to everybody."""
         return name in self._shared or self._owner(name) == self._hash("account", account)
+
+    def lacks(self, account: str, names: Iterable[str]) -> bool:
+        """Whether one of these ids is neither this account's nor everybody's."""
+        owner, since = self._hash("account", account), self._clock.now() - self._kept
+        hashes = list({self._hash("id", name) for name in names if name not in self._shared})
+        try:
+            for at in range(0, len(hashes), TOGETHER):
+                some = hashes[at : at + TOGETHER]
+                marks = ",".join("?" * len(some))
+                asked = f"SELECT count(*) FROM owned WHERE id IN ({marks}) AND at > ? AND account = ?"  # noqa: S608 - no word
+                (count,) = self._open().execute(asked, (*some, since, owner)).fetchone()
+                if count != len(some):
+                    return True
+        except (sqlite3.Error, OSError) as error:
+            log.error("who owns an id cannot be read", problem=str(error))
+            return True
+        return False
 
     def foreign(self, account: str, names: Iterable[str]) -> bool:
         """Whether one of these ids is known to belong to somebody else."""

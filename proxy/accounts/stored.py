@@ -8,6 +8,12 @@ from typing import Any
 
 _VERB = re.compile(r"[a-z_]{1,40}")
 """A segment of a path that names no thing but what is to be done with one: ids have figures in them."""
+_KINDS = (
+    "agent|asst|audio|batch|cfile|chatcmpl|cntr|container|conv|cthr|dream|env|envr|eval|evalrun|file|ftjob|memstore|msg|"
+    "msgbatch|pmpt|resp|run|sesn|session|sess|skill|step|thread|tunnel|upload|video|vlt|vault|voice|vs|vsfb"
+)
+"""How ids of what is stored begin at the providers."""
+_SHAPE = re.compile(rf"(?:{_KINDS})[-_](?:[a-z_-]*[0-9A-Z=][\w=-]*|[a-z_-]*[a-z]{{16}}[a-z_-]*)", re.ASCII)
 _HOLDS = frozenset({dict, list})
 _COMPARED = (
     ("thread", "previous_message_id"),
@@ -26,6 +32,12 @@ def first_id(path: str, family: str) -> str | None:
         if segment and not _VERB.fullmatch(segment):
             return segment
     return None
+
+
+def shaped(word: str) -> bool:
+    """Whether a word looks like the id of something that a provider stored for somebody: a beginning that they give
+    such ids, and behind it figures, capitals or more letters than a word has. `file_search` is none."""
+    return _SHAPE.fullmatch(word) is not None
 
 
 def minted(tree: Any, *, kept: bool) -> Iterator[str]:

@@ -11,6 +11,8 @@ import orjson
 
 from classifiers.base import Role
 
+from ..accounts.holder import Unwritten, noted
+from ..answers import problem
 from ..dialects.base import BadRequest, Body, Dialect, Refusal, Request, StreamReader
 from ..dialects.names import one_spelling
 from ..exchange import Exchange, Lead
@@ -98,7 +100,12 @@ class Recorded(Exchange):
         tree = parse(raw)
         changed = at_home(tree)
         if request.own is not None and response.status < 400:
-            changed = request.own(tree) or changed
+            try:
+                changed = await noted(request.own, tree) or changed
+            except Unwritten as error:
+                self.notes.ended("refused", error.code)
+                await self.send(problem(self.dialect, 503, error.code, str(error), self.notes.id))
+                return
         await self.release(response, orjson.dumps(tree) if changed else raw, tree, altered=changed)
 
 

@@ -109,8 +109,13 @@ With `credentials: keys` all callers share the operator's account at the provide
 apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever
 else the official clients can name) is found by the account that it was minted for through this Penstock, and
 answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. On open
-routes, too, no query, form or JSON may name another's; JSON with two readings, and a compressed body, are refused
-there. Ids that all may name, of a shared vector store say, stand in `shared_ids`. Open routes need a key with the scope
+routes, too, no query, form or JSON may name another's, or hold a word that looks like a provider's id (`file-`, `vs_`,
+`batch_` and their like, with figures or capitals behind) and is not one's own: what was stored elsewhere, by another
+replica or more than 90 days ago is nobody's. A name of one's own that looks so needs another spelling. JSON with two
+readings, and a compressed body, are refused there. What was stored and could not be noted as somebody's is not told
+(503, `owner_unavailable`). Ids that all may name, of a shared vector store or a file that the operator stored say,
+stand in `shared_ids`. The table is in the data directory of each machine (`owned.db`): where replicas have one each, a
+load balancer must bring a caller who stores things back to the same replica. Open routes need a key with the scope
 `open`, batches one with `batches`.
 
 A model that may answer in the place of the one that is asked (`fallbacks`, `models`, further names behind commas) must

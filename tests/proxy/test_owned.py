@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
 import re
+import sqlite3
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.accounts.holder import Holder
 from proxy.accounts.owned import Owned
@@ -422,6 +427,31 @@ async def test_open_routes_show_each_account_its_own(stand: Make) -> None:
 FORM = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--b--\r\n'
 JSON = "application/json"
 MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
+    "an id that nobody has": (b'{"file_ids":["file-Xy8bQ2"]}', JSON, {}, 404),
+    "an id of letters alone": (b'{"file_ids":["file-abcdefghijklmnopqrstuvwx"]}', JSON, {}, 404),
+    "an id that nobody has, in a form": (FORM % (b"x", b"vs_68ab01"), "multipart/form-data; boundary=b", {}, 404),
+    "an id that nobody has, in a plain form": (b"a=1&b=vs_68ab01", "application/x-www-form-urlencoded", {}, 404),
+    "words that begin like ids": (
+        b'{"tools":[{"type":"file_search"}],"purpose":"batch_output","event":"thread.run.created","step":"run_tests",'
+        b'"format":"json","model":"gpt-4o-2024-08-06","name":"file-1.txt","kind":"file_citation","x":"batch"}',
+        JSON, {}, 200,
+    ),
+    "a message that is sent whole": (
+        b'{"items":[{"type":"message","id":"msg_68ab01","role":"user","content":[]}]}', JSON, {}, 200,
+    ),
+    "a message that is referred to": (b'{"items":[{"type":"item_reference","id":"msg_68ab01"}]}', JSON, {}, 404),
+    "a message that is sent whole and named": (
+        b'{"x":"msg_68ab01","items":[{"type":"message","id":"msg_68ab01","content":[]}]}', JSON, {}, 404,
+    ),
+    "another's under a whole message": (
+        b'{"items":[{"type":"message","id":"file-1","content":[]}]}', JSON, {}, 404,
+    ),
+    "a query in a file": (
+        FORM % (b"file", b"GET /?a=1&b=vs_68ab01&c"), "multipart/form-data; boundary=b", {}, 200,
+    ),
+    "another's in a query in a file": (
+        FORM % (b"file", b"GET /?a=1&b=file-1&c"), "multipart/form-data; boundary=b", {}, 404,
+    ),
     "a field of a form": (FORM % (b"file_id", b"file-1"), "multipart/form-data; boundary=b", {}, 404),
     "by bare line feeds": (FORM.replace(b"\r", b"") % (b"x", b"file-1"), "multipart/form-data; boundary=b", {}, 404),
     "a form by another name": (FORM % (b"file_id", b"file-1"), "application/octet-stream", {}, 404),
@@ -446,7 +476,7 @@ MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
     "JSON of wide letters": ('{"file_id":"file-1"}'.encode("utf-16"), JSON, {}, 400),
     "JSON that is squeezed": (gzip.compress(b'{"file_id":"file-1"}'), JSON, {"content-encoding": "gzip"}, 415),
     "bytes": (bytes(range(1, 256)), "application/octet-stream", {}, 200),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "kind", "more", "status"), MENTIONS.values(), ids=MENTIONS.keys())
@@ -467,6 +497,71 @@ async def test_no_body_on_an_open_route_leads_to_anothers(
             asked = await s.client.get("/v1/conversations?" + query, headers={"authorization": f"Bearer {s.keys['b']}"})
             assert asked.status_code == 404
         assert len(s.upstream.requests) == 2 + (status == 200)
+
+
+KINDS = ["file-", "file_", "vs_", "resp_", "batch_", "msg_", "conv_", "thread_", "ftjob-", "asst_", "cntr_", "upload_"]
+
+
+@given(st.sampled_from(KINDS), st.text("0123456789abcdefABCDEFxyz_-", max_size=24), st.sampled_from("09AZ"))
+def test_an_id_in_a_body_is_ones_own_or_not_found(kind: str, rest: str, odd: str) -> None:
+    """Whatever the table holds of it: an id that is forgotten, or was stored elsewhere, is not everybody's."""
+    with tempfile.TemporaryDirectory() as folder:
+        owned, name = table(Path(folder)), kind + rest + odd
+        owner, other = Holder(owned, "a"), Holder(owned, "b")
+        for holder in (owner, other):
+            with pytest.raises(NotFound):
+                holder.body({"deep": [{"file": f" {name}"}]})
+        owned.mint("a", [name])
+        owner.body({"deep": [{"file": f" {name}"}]})
+        with pytest.raises(NotFound) as refused:
+            other.body({"deep": [{"file": name}]})
+        assert refused.value.param == "file"
+        assert name not in str(refused.value)
+        owned.close()
+
+
+async def test_what_is_forgotten_is_named_by_nobody(stand: Make) -> None:
+    settings = {"open_routes": ["/v1/files", "/v1/vector_stores"], "shared_ids": ["file-All1"]}
+    keys = {"a": {"scopes": ["open"]}, "b": {"scopes": ["open"]}}
+    async with stand(policy=POLICY, settings=settings, keys=keys) as s:
+        s.upstream.reply = replies.json({"id": "file-B", "object": "file"})
+        assert (await call(s, "b", "POST", "/v1/files", content=b"x")).status_code == 200
+        s.upstream.reply = replies.json({"id": "vs_1", "object": "vector_store"})
+        for age, status in ((89, 200), (91, 404)):
+            with contextlib.closing(sqlite3.connect(s.data / "owned.db")) as db:
+                db.execute("UPDATE owned SET at = ?", (time.time() - age * 86_400,))
+                db.commit()
+            for who, wanted in (("a", 404), ("b", status)):
+                asked = await call(s, who, "POST", "/v1/vector_stores", json={"file_ids": ["file-B"]})
+                assert asked.status_code == wanted, (age, who)
+        asked = await call(s, "a", "POST", "/v1/vector_stores", json={"file_ids": ["file-All1"]})
+        assert asked.status_code == 200
+
+
+@pytest.mark.parametrize("judged", [False, True])
+async def test_what_cannot_be_noted_is_not_told(stand: Make, monkeypatch: pytest.MonkeyPatch, judged: bool) -> None:
+    """An upload whose owner would not find it again is no success; what was noted before is read all the same."""
+    monkeypatch.setattr("proxy.accounts.holder.AGAIN", 0.0)
+    settings: dict[str, Any] = {"judge_batches": True} if judged else {"open_routes": ["/v1/files"]}
+    keys = {"a": {"scopes": ["open", "batches"]}}
+    row = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions"}
+    row["body"] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}  # type: ignore[assignment]
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("x.jsonl", orjson.dumps(row))}}
+    async with stand(policy=POLICY, settings=settings, keys=keys) as s:
+        s.upstream.reply = replies.json({"id": "file-1", "object": "file"})
+        assert (await call(s, "a", "POST", "/v1/files", **form)).status_code == 200
+        with contextlib.closing(sqlite3.connect(s.data / "owned.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            s.upstream.reply = replies.json({"id": "file-2", "object": "file"})
+            refused = await call(s, "a", "POST", "/v1/files", **form)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "owner_unavailable")
+            assert "file-2" not in refused.text
+            s.upstream.reply = replies.json({"id": "file-1", "object": "file"})
+            assert (await call(s, "a", "GET", "/v1/files/file-1")).status_code == 200
+            db.execute("COMMIT")
+        assert (await call(s, "a", "GET", "/v1/files/file-2")).status_code == 404
+        refusals = [row["detail"] for row in await s.rows() if row["status"] == "refused"]
+        assert sorted(refusals) == ["not_found", "owner_unavailable"]
 
 
 NAMES: dict[str, tuple[bytes, str, str, int]] = {
