@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,9 +83,17 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter an option
             tier=tier,
             grants=dict(_grant(text, now) for text in grant or ()),
         )
+        file = KeyFile(settings.keys_path)
+        twins = [each for each in file.read() if each.name == name and each.state(now) == "active"]
         # A key that nobody can account for must not work: it is recorded first.
         _tell(settings, record, "key_created")
-        KeyFile(settings.keys_path).change(lambda known: [*known, record])
+        file.change(lambda known: [*known, record])
+    if twins:  # as while one takes the other's place: no error
+        typer.echo(
+            f"{len(twins) + 1} keys that work have this name now; end by its id what this one replaces:", err=True
+        )
+        for each in twins:
+            typer.echo(f"  penstock keys revoke {_told(each)}", err=True)
     if as_json:
         typer.echo(json.dumps({**_shown(record), "key": secret}))
         return
@@ -146,10 +154,12 @@ def revoke(which: Which, config: ConfigFile = None, data_dir: DataDir = None) ->
             typer.echo(f"{which} is revoked, if there is such a key: {error}", err=True)
             write_down(settings, {"status": "key_revoked", "key": which})
             return
-        found = _one(records, which)
-        if found.revoked is not None:
-            typer.echo("it was revoked before", err=True)
+        chosen = _meant(records, which)
+        if chosen and all(each.revoked is not None for each in chosen):
+            one = len(chosen) == 1
+            typer.echo("it was revoked before" if one else f"all {len(chosen)} were revoked before", err=True)
             return
+        found = _one(records, which)
         ended = found.model_copy(update={"revoked": now})
         file.revoke(found.id, now)  # first where no older copy of the keys takes it back
         file.change(lambda known: [ended if record.id == found.id else record for record in known])
@@ -206,17 +216,32 @@ def user() -> str:
         return str(os.getuid())
 
 
-def _one(records: Any, which: str) -> KeyRecord:
-    by_id = [record for record in records if record.id == which]
-    named = by_id or [record for record in records if record.name == which]
-    if not named:
+def _meant(records: Iterable[KeyRecord], which: str) -> list[KeyRecord]:
+    """The key of this id, else those of this name: of what works, of what expired, or of what was revoked.
+
+    Decision: a name means what works, and only where nothing does what has ended. Why: a rotation leaves a revoked key
+    of the same name, and who ends or shows "ci" means the one in use. Cost: an ended one that has a successor is found
+    by its id only."""
+    known, now = list(records), time.time()
+    by_id = [record for record in known if record.id == which]
+    named = by_id or [record for record in known if record.name == which]
+    states = [record.state(now) for record in named]
+    best = min(states, key=("active", "expired", "revoked").index, default="")
+    return [record for record, state in zip(named, states, strict=True) if state == best]
+
+
+def _one(records: Iterable[KeyRecord], which: str) -> KeyRecord:
+    found = _meant(records, which)
+    if not found:
         raise KeysUnavailable("there is no such key (`penstock keys list --all` shows them)")
-    if len(named) > 1:
-        raise KeysUnavailable(
-            f"{len(named)} keys have this name: name one by its id ({', '.join(r.id for r in named)})"
-        )
-    found: KeyRecord = named[0]
-    return found
+    if len(found) > 1:
+        listed = "".join(f"\n  {_told(record)}" for record in found)
+        raise KeysUnavailable(f"{len(found)} keys have this name: name one by its id{listed}")
+    return found[0]
+
+
+def _told(record: KeyRecord) -> str:
+    return f"{record.id}  {record.state(time.time())}, account {record.account}, made {_date(record.created)}"
 
 
 def _shown(record: KeyRecord) -> dict[str, Any]:

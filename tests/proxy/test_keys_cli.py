@@ -96,6 +96,54 @@ def test_a_key_is_revoked_for_good(desk: Desk) -> None:
     assert [row["status"] for row in desk.rows()] == ["key_created", "key_created", "key_revoked"]
 
 
+def id_of(desk: Desk, made: Result) -> str:
+    record = desk.keys().find(made.stdout.strip().encode())
+    assert record is not None
+    return record.id
+
+
+def test_after_a_rotation_the_name_is_that_of_the_key_that_works(desk: Desk) -> None:
+    old = id_of(desk, desk("create", "ci"))
+    assert desk("revoke", "ci").exit_code == 0
+    made = desk("create", "ci")
+    new = id_of(desk, made)
+    assert "this name" not in made.stderr, "the one before is revoked: nothing to say"
+    shown = desk("show", "ci")
+    assert (shown.exit_code, json.loads(shown.stdout)["id"]) == (0, new)
+    assert json.loads(desk("show", old).stdout)["state"] == "revoked"
+    ended = desk("revoke", "ci")
+    assert (ended.exit_code, new in ended.stderr) == (0, True)
+    again = desk("revoke", "ci")
+    assert (again.exit_code, again.stderr) == (0, "all 2 were revoked before\n")
+    assert [row["key"] for row in desk.rows() if row["status"] == "key_revoked"] == [old, new]
+    which = desk("show", "ci")
+    assert (which.exit_code, which.stderr.count(", made 2"), which.stderr.count("revoked")) == (1, 2, 2)
+
+
+def test_an_expired_key_does_not_stand_in_the_way_of_its_successor(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk("create", "ci", "--expires", "1s")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2)
+    new = id_of(desk, desk("create", "ci"))
+    ended = desk("revoke", "ci")
+    assert (ended.exit_code, new in ended.stderr) == (0, True)
+
+
+def test_keys_of_one_name_are_told_apart(desk: Desk) -> None:
+    """While one takes the other's place both work: said when it is made, and when a name could be either's."""
+    old = id_of(desk, desk("create", "ci", "--account", "team-a"))
+    made = desk("create", "ci", "--account", "team-b")
+    new = id_of(desk, made)
+    assert (made.exit_code, well_formed(made.stdout.strip())) == (0, True)
+    assert f"penstock keys revoke {old}  active, account team-a, made 2" in made.stderr
+    ended = desk("revoke", "ci")
+    assert ended.exit_code == 1
+    for id, account in ((old, "team-a"), (new, "team-b")):
+        assert re.search(rf"{id}  active, account {account}, made \d{{4}}-\d\d-\d\dT", ended.stderr)
+    assert desk("revoke", old).exit_code == 0
+    assert desk("revoke", "ci").exit_code == 0
+
+
 def test_a_key_is_revoked_by_its_id_where_the_keys_are_broken(desk: Desk) -> None:
     secret = desk("create", "ci").stdout.strip()
     id = json.loads(desk("list", "--json").stdout)[0]["id"]
