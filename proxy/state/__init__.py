@@ -22,6 +22,11 @@ new strikes on top. Why: nothing resets, and no outage refuses honest accounts. 
 meanwhile counts when it is back. A strike is known by its decision's id: sent twice it counts once; so a Redis that
 comes back empty is told everything again, by each machine what it knows.
 
+Decision: no rule shortens a flag, whichever process, machine or order it comes in; a person's word replaces what was
+there before it. Stores decide that as they write, in SQL and in a script of Redis. Why: a ban of thirty days had become
+one of a minute where two workers flagged in one second. Cost: our user of Redis must be let to EVAL; where clocks of
+machines differ, so does what was there before.
+
 Decision: a primary that Sentinels made out of a replica is told everything again as well. Why: what the one before had
 acknowledged last may not have reached it. Cost: a flag that was lifted in the very second before may stand again.
 """

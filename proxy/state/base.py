@@ -14,6 +14,10 @@ KEPT = LONGEST
 """Seconds that a strike, or a reset, is kept: no policy counts over a longer time."""
 
 
+RULE = "rule "
+"""How a flag's `by` begins where no person set it."""
+
+
 class Fault(StrEnum):
     """Why a store is of no use."""
 
@@ -51,14 +55,24 @@ class Strike(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """`account` is marked with `name` until `until` (unix seconds, infinity for ever). `by` is the rule, or the person,
-    who did that at `at`."""
+    """`account` is marked with `name` until `until` (unix seconds, infinity for ever). `by` is the rule (`RULE` and its
+    id), or the person, who did that at `at`."""
 
     account: str
     name: str
     until: float
     at: float
     by: str
+
+    def over(self, other: Flag) -> bool:
+        """Whether it takes the place of `other`, which has the same account and name. A person's word does, if it is no
+        older. Else what ends later stands, whichever came first: no rule shortens a flag. Stores say the same, in SQL
+        and in Lua."""
+        if not self.by.startswith(RULE) and self.at >= other.at:
+            return True
+        if not other.by.startswith(RULE) and other.at > self.at:
+            return False
+        return self.until > other.until
 
 
 class Store(Protocol):
@@ -78,7 +92,7 @@ class Store(Protocol):
         ...
 
     async def flag(self, flags: Sequence[Flag]) -> None:
-        """Mark accounts; what an account has already is replaced."""
+        """Mark accounts; what an account has already is replaced by what is to stand over it (`Flag.over`)."""
         ...
 
     async def unflag(self, account: str, name: str) -> bool:

@@ -44,8 +44,12 @@ _OLDEST = (
 _UNSENT = "SELECT account, name, decision, at FROM strikes WHERE sent = 0"
 _FLAG = (
     "INSERT INTO flags VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-    " until = excluded.until, at = excluded.at, who = excluded.who, sent = excluded.sent"
+    " until = excluded.until, at = excluded.at, who = excluded.who, sent = excluded.sent WHERE CASE"
+    " WHEN excluded.who NOT GLOB 'rule *' AND excluded.at >= at THEN 1"
+    " WHEN who NOT GLOB 'rule *' AND at > excluded.at THEN 0"
+    " ELSE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until) END"
 )
+"""`Flag.over`, here: only the file knows what another process wrote in this very second."""
 
 
 class Local:
@@ -184,8 +188,8 @@ class Local:
             for account, at in resets.items():
                 _forget(db, account, at)
             db.executemany("DELETE FROM flags WHERE account = ? AND name = ? AND at = ? AND sent = 1", told)
-            rows = [(f.account, f.name, None if f.until == inf else f.until, f.at, f.by) for f in flags]
-            db.executemany("INSERT OR IGNORE INTO flags VALUES (?, ?, ?, ?, ?, 1)", rows)
+            rows = [(f.account, f.name, None if f.until == inf else f.until, f.at, f.by, 1) for f in flags]
+            db.executemany(_FLAG, rows)
             db.execute("COMMIT")
 
     def waiting(self) -> int:

@@ -16,7 +16,7 @@ from policies.marks import Marks, Memory
 from ..logs import get_logger
 from ..metrics import Metrics
 from ..parts import Parts
-from .base import Flag, StateUnavailable, Strike
+from .base import RULE, Flag, StateUnavailable, Strike
 from .local import Local
 
 if TYPE_CHECKING:
@@ -157,10 +157,10 @@ class State:
             if marks.flag is not None:
                 name = marks.flag.name
                 flag = Flag(
-                    account, name, inf if marks.flag.lasts is None else now + marks.flag.lasts, now, f"rule {rule}"
+                    account, name, inf if marks.flag.lasts is None else now + marks.flag.lasts, now, f"{RULE}{rule}"
                 )
                 known = flags[name].until if name in flags else self._flags.get(account, {}).get(name, 0.0)
-                if flag.until > known:  # a flag that stands is never shortened
+                if flag.until > known:  # a flag that stands is never shortened; of what others do now the stores know
                     flags[name] = flag
         self._keep(list(strikes.values()), list(flags.values()))
         told: dict[str, Any] = {}

@@ -18,6 +18,7 @@ import pytest
 from policies.document import read
 from policies.facts import Account
 from policies.marks import DAY, Marks, Memory, memory_of
+from policies.marks import Flag as Marked
 from policies.marks import Strike as Struck
 from policies.mends import parse
 from policies.model import Policy
@@ -283,6 +284,41 @@ async def test_what_was_heard_for_one_policy_outlasts_the_question_of_another(tm
         assert [(await state.recall(ann, each)).history for each in (WIDE, NARROW, other)] == [
             {"mark": 9}, {"mark": 2}, {"hush": 1},
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["workers", "machines"])
+async def test_a_ban_is_not_shortened_by_who_knows_nothing_of_it(tmp_path: Path, own: Redis, shared: bool) -> None:
+    """Two that flag one account in the same second, and an operator who did before."""
+    left = {
+        ("p", name): Marks(flag=Marked.model_construct(name="banned", lasts=lasts))
+        for name, lasts in (("long", 30 * DAY), ("short", 60))
+    }
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    there = own.url() if shared else None
+    async with (
+        knowing(tmp_path / "one", there) as (one, file),
+        knowing(tmp_path / ("two" if shared else "one"), there) as (two, other),
+    ):
+        now, memory = time.time(), Memory(left=left)
+        one.leave("ann", memory, "pn_1", [("p", "long")])
+        two.leave("ann", memory, "pn_2", [("p", "short")])
+        file.mark([Flag("ben", "banned", inf, now, "operator")])
+        two.leave("ben", memory, "pn_3", [("p", "short")])
+
+        def both_know() -> bool:
+            return all(
+                {flag.account: flag.until > now + DAY for flag in each.marked()} == {"ann": True, "ben": True}
+                for each in (file, other)
+            )
+
+        await until(both_know)
+        if not shared:
+            return
+        line = Line(own.url(), 20)
+        await line.begin()
+        assert all(flag.until > now + DAY for flag in await RedisStore(line).flags())
+        await line.close()
 
 
 async def test_a_ban_that_another_process_tells_while_we_read_stands(

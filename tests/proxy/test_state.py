@@ -141,6 +141,50 @@ async def test_flags(several: Several) -> None:
         assert await other.flags() == [later]
 
 
+SAID = st.builds(
+    Flag, st.just("a"), st.just("banned"), st.sampled_from([40.0, 60.0, inf]), st.sampled_from([1.0, 2.0, 3.0]),
+    st.sampled_from(["rule x", "rule y", "ann"]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(said=st.lists(SAID, min_size=1, max_size=4))
+async def test_no_rule_shortens_a_flag(said: list[Flag], several: Several) -> None:
+    """Whoever sets it in whatever order; a person's word replaces what was there before it. Also in a file that hears
+    of it from Redis."""
+    now = time.time()
+    marks = [flag._replace(until=now + flag.until, at=now + flag.at) for flag in said]
+    async with several(2) as stores:
+        await stores[0].unflag("a", "banned")
+        for number, mark in enumerate(marks):
+            await stores[number % 2].flag([mark])
+        (left,) = await stores[0].flags()
+        if isinstance(stores[0], Local):
+            await stores[0].unflag("a", "banned")
+            for mark in marks:
+                stores[0].mirror([mark], {}, [])
+            assert stores[0].marked() == [left]
+    wanted = marks[0]
+    for mark in marks[1:]:
+        wanted = mark if mark.over(wanted) else wanted
+    assert left == wanted
+    if all(mark.by != "ann" for mark in marks):
+        assert left.until == max(mark.until for mark in marks)
+    if marks[-1].by == "ann" and marks[-1].at == max(mark.at for mark in marks):
+        assert left == marks[-1]
+
+
+@pytest.mark.parametrize("there", [b"no JSON", b"[]", b'{"at": 1}', b'{"until": "x", "at": 1, "by": "x"}'])
+async def test_what_others_wrote_in_place_of_a_flag_is_replaced(there: bytes, redis: Redis) -> None:
+    line, mark = Line(redis.url(), 20), Flag("a", "banned", inf, time.time(), "rule x")
+    await line.begin()
+    store = RedisStore(line)
+    await line.ask(("HSET", "penstock:flags", "a\nbanned", there))
+    await store.flag([mark])
+    assert mark in await store.flags()
+    await line.close()
+
+
 async def test_a_reset_forgets_one_account_up_to_then(several: Several) -> None:
     now = time.time()
     async with several(2) as (one, other):
@@ -172,7 +216,7 @@ AGES = st.sampled_from([1.0, 20.0, 40.0])
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("strike"), ACCOUNTS, NAMES, st.sampled_from("1234"), AGES),
-        st.tuples(st.just("flag"), ACCOUNTS, NAMES, st.sampled_from([30.0, inf])),
+        st.tuples(st.just("flag"), ACCOUNTS, NAMES, st.sampled_from([30.0, inf]), st.sampled_from(["x", "rule x"])),
         st.tuples(st.just("unflag"), ACCOUNTS, NAMES),
         st.tuples(st.just("reset"), ACCOUNTS, st.sampled_from([10.0, 30.0])),
     ),
@@ -198,7 +242,9 @@ async def test_any_order_of_things(steps: list[Any], tmp_path: Path, redis: Redi
                 name, decision, age = more
                 plain.struck.setdefault((account, name, decision), now - age)
             case "flag":
-                plain.marks[account, more[0]] = Flag(account, more[0], now + more[1], now - 20, "x")
+                mark = Flag(account, more[0], now + more[1], now - 20, more[2])
+                if (known := plain.marks.get((account, more[0]))) is None or mark.over(known):
+                    plain.marks[account, more[0]] = mark
             case "unflag":
                 plain.marks.pop((account, more[0]), None)
             case "reset":
@@ -219,7 +265,7 @@ async def _done(store: Store, what: str, account: str, more: list[Any], now: flo
         case "strike":
             await store.strike([Strike(account, more[0], more[1], now - more[2])])
         case "flag":
-            await store.flag([Flag(account, more[0], now + more[1], now - 20, "x")])
+            await store.flag([Flag(account, more[0], now + more[1], now - 20, more[2])])
         case "unflag":
             await store.unflag(account, more[0])
         case "reset":
