@@ -281,8 +281,8 @@ def settings_of(where: str | Path | None = None) -> Settings:
     try:
         return load(Path(file) if file else None, **named)
     except ConfigError as error:
-        problem = f"the settings do not say where it lies: {error}"
-        raise AuditUnavailable(problem, "mend them, or name it with --path") from None
+        problem = f"the settings do not say where it lies: mend them, or name it with --path\n{error}"
+        raise AuditUnavailable(problem) from None
 
 
 def _key_of(where: str) -> Key | None:
@@ -301,7 +301,8 @@ def reading(option: str = "--path") -> Iterator[None]:
     try:
         yield
     except AuditUnavailable as error:
-        typer.echo(clean(str(error).replace("--path", option)), err=True)
+        for line in str(error).splitlines():
+            typer.echo(clean(line.replace("--path", option)), err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()

@@ -18,6 +18,7 @@ import typer
 from .config import ConfigError, load
 from .doctor.base import Finding, Place, State
 from .doctor.checks import CHECKS, kubernetes_mend
+from .upstream_settings import check_keys
 
 
 class Output(StrEnum):
@@ -50,6 +51,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one parameter an option
             config, upstream=upstream, policy=policy, data_dir=data_dir, host=host, port=port, admin_host=admin_host,
             admin_port=admin_port, workers=workers,
         )  # fmt: skip
+        check_keys(settings.upstreams)
     except ConfigError as error:
         findings: Iterable[Finding] = [
             Finding("settings", State.WRONG, line, kubernetes_mend(line)) for line in str(error).splitlines()

@@ -33,6 +33,7 @@ from .config import ConfigError, Settings, load
 app = typer.Typer(help="The keys that callers ask with.", no_args_is_help=True)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
+_NO_FILE = "no file of settings is named: add --config penstock.yaml, or set PENSTOCK_CONFIG"
 LONGEST = 100 * 31_536_000
 """Seconds that anything may be given for: dates end in the year 9999."""
 
@@ -67,7 +68,8 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter an option
         settings = _settings(config, data_dir)
         if policy and policy not in settings.policies:
             known = ", ".join(settings.policies) or "none is configured"
-            raise KeysUnavailable(f"there is no policy {policy!r} in the settings ({known})")
+            mend = f"name it under `policies` in {config}" if config else _NO_FILE
+            raise KeysUnavailable(f"there is no policy {policy!r} in the settings ({known}): {mend}")
         now, secret = time.time(), mint()
         hashed = _hashing(settings)
         record = _record(

@@ -15,6 +15,7 @@ from .config import ConfigError, Settings, load
 from .files import fitted
 from .logs import configure_logs, get_logger, write_line
 from .server import CannotServe, Running, run
+from .upstream_settings import check_keys
 
 OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("upstream", str, "The model's base URL, like https://api.openai.com/v1."),
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     given = vars(_parser().parse_args(arguments))
     try:
         settings = load(given.pop("config"), **given)
+        check_keys(settings.upstreams)
     except ConfigError as error:
         return told(error)
     human = settings.log_format == "console" or (settings.log_format == "auto" and _is_terminal())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from .settings_source import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -37,15 +40,6 @@ class UpstreamSettings(BaseModel):
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
         return checked_key(value)
 
-    @field_validator("key_env")
-    @classmethod
-    def _key_env(cls, value: str | None) -> str | None:
-        if value is not None:
-            if not os.environ.get(value):
-                raise ValueError(f"the variable {value!r} is not set: set it, or leave key_env out")
-            checked_key(SecretStr(os.environ[value]))
-        return value
-
     @field_validator("ca_file")
     @classmethod
     def _ca_file(cls, value: Path | None) -> Path | None:
@@ -60,11 +54,25 @@ class UpstreamSettings(BaseModel):
         return self
 
     @property
+    def keyed(self) -> bool:
+        """Whether it gets the operator's key."""
+        return self.key is not None or self.key_env is not None
+
+    @property
     def secret(self) -> str | None:
-        """The operator's key, wherever it stands."""
+        """The operator's key, wherever it stands. Raises ValueError for a variable that is not set, or holds no key.
+
+        Decision: the variable of `key_env` is read here, and by `check_keys`, and not with the settings. Why: who
+        revokes a key or reads the audit needs the same file, and no provider's key in their shell. Cost: what asks
+        providers must call `check_keys` first, or learns late that a variable is missing."""
         if self.key is not None:
             return self.key.get_secret_value()
-        return os.environ[self.key_env] if self.key_env is not None else None
+        if self.key_env is None:
+            return None
+        if not (text := os.environ.get(self.key_env)):
+            raise ValueError(f"the variable {self.key_env!r} is not set: set it, or leave key_env out")
+        checked_key(SecretStr(text))
+        return text
 
 
 class RouteSettings(BaseModel):
@@ -76,6 +84,18 @@ class RouteSettings(BaseModel):
     models: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     upstream: str
     rename: Annotated[str, Field(min_length=1)] | None = None
+
+
+def check_keys(upstreams: Mapping[str, UpstreamSettings]) -> None:
+    """For what asks them: whether each variable that should hold a key does. Raises ConfigError."""
+    wrong = []
+    for name, each in upstreams.items():
+        try:
+            _ = each.secret
+        except ValueError as error:
+            wrong.append(f"setting upstreams.{name}.key_env: {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def checked_url(value: str) -> str:

@@ -22,7 +22,7 @@ def check_callers(place: Place) -> Iterator[Finding]:
     if settings.credentials == "keys":
         yield from _keys(settings)
         return
-    paid = [name for name, each in settings.all_upstreams.items() if each.secret is not None]
+    paid = [name for name, each in settings.all_upstreams.items() if each.keyed]
     mend = "set `credentials: keys` and make a key for each caller: `penstock keys create NAME`"
     if paid and settings.host not in HERE:
         detail = f"whoever reaches {settings.host} asks {', '.join(paid)} with the operator's key"

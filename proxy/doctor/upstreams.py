@@ -35,7 +35,7 @@ def check_upstreams(place: Place) -> Iterator[Finding]:
         return
     for backend in routing.backends:
         own = settings.all_upstreams[backend.name]
-        yield asyncio.run(_asked(place, own.url, backend, own.secret is not None))
+        yield asyncio.run(_asked(place, own.url, backend, own.keyed))
 
 
 async def _asked(place: Place, url: str, backend: Backend, keyed: bool) -> Finding:
