@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from .audit import Key
 from .dialects.base import Dialect, Request, Speaker
 from .dialects.moderations import Moderations
 from .exchange import Exchange
+from .paging import Own, own_page, page_of
 from .routing import Backend, Routing, Way, no_model
 from .upstream import Headers
 
@@ -49,6 +51,7 @@ class Known:
             request.queried = tuple(value for name, value in pairs(query) if name.lower() == "model")
         if models is not None and not request.modelless and request.model not in models:
             raise no_model()
+        listing = False
         if self.holder is not None:
             named = self.holder.named()
             self.holder.request(request.tree)
@@ -59,11 +62,21 @@ class Known:
         if models is not None and any(name not in models for name in request.helpers()):
             raise no_model()
         way = self.routing.way(self.family, request.model)
+        if listing and request.own is not None:
+            request.listed = functools.partial(self._listed, request.own, way.backend)
         for other in request.others():
             # Where it would lead elsewhere, or by another name, the provider cannot do what the table says.
             if (models is not None and other not in models) or not self._leads(other, way):
                 raise no_model()
         return way, self.head(way.backend)
+
+    async def _listed(self, own: Callable[[Any], bool], backend: Backend, raw: bytes, most: int) -> Own:
+        """The page that the caller gets of a list. Raises Malformed, Unwritten and UpstreamError."""
+
+        async def page(target: bytes) -> bytes:
+            return await page_of(backend, self.head(backend, b"GET", target), most)
+
+        return await own_page(own, raw, self.asked[1], self.family, page)
 
     def _leads(self, other: str, way: Way) -> bool:
         """Whether a request for the model `other` goes where `way` goes, under its own name."""

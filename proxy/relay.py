@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from typing import Protocol
 from urllib.parse import quote, unquote
 
@@ -26,6 +27,7 @@ from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
 from .models import listed, renamed
+from .paging import own_page, page_of
 from .problems import UNRECORDED
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
@@ -39,6 +41,8 @@ log = get_logger("penstock.relay")
 MODELS = b"/v1/models"
 RELAYED: tuple[bytes, ...] = (MODELS,)
 """GET on these and on one name below them passes unjudged: lists of models hold nothing that a caller wrote."""
+_DOWNLOAD = re.compile(rb"/(?:content|results)$")
+"""Paths of what somebody wrote into a file."""
 SMALL = 64 * 1024
 """Bytes of an answer on an open route up to which it is gathered before it leaves."""
 
@@ -92,11 +96,13 @@ class Relay:
             kind = next((value for name, value in known.asked[2] if name.lower() == b"content-type"), b"")
             listing = known.holder is not None and check(known.holder, query, body, kind) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
-            if not _gathered(response, owned=known.holder is not None):
+            # A file that somebody stored is bytes, and says nothing about whose anything is.
+            holder = None if not listing and _DOWNLOAD.search(path) and method == b"GET" else known.holder
+            if not _gathered(response, owned=holder is not None, listing=listing):
                 await self._stream(known, response, caller, notes)
                 return
             whole = await response.read(self._most)
-            own = whole if known.holder is None else await _owned(known.holder, response, whole, listing)
+            own = whole if holder is None else await self._owned(known, holder, backend, response, whole, listing)
             answer = Answer(response.status, relayed(response, keep_length=own is whole), own, response.reason)
             notes.ended("relayed", "unjudged")
         except BadRequest as error:
@@ -107,6 +113,11 @@ class Relay:
             answer = problem(known.speaker, 503, error.code, str(error), notes.id)
         except UpstreamError as error:
             answer = self._failed(known, error, notes)
+        except Malformed as error:
+            self._metrics.faults.inc(notes.upstream, "unreadable")
+            notes.ended("upstream_fault", "unreadable")
+            text = f"The upstream's answer cannot be read: {error}."
+            answer = problem(known.speaker, 502, "upstream_unreadable", text, notes.id)
         except asyncio.CancelledError:
             self._cancelled(caller, notes)
             raise
@@ -116,6 +127,23 @@ class Relay:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
             answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
         caller.answer(answer)
+
+    async def _owned(
+        self, known: Head, holder: Holder, backend: Backend, response: Response, whole: bytes, listing: bool
+    ) -> bytes:
+        """`whole`, once it is noted whose are the ids in it; of a list only what is this account's. Raises Unwritten,
+        Malformed where that cannot be told, and UpstreamError."""
+        if response.status >= 400 or response.status in {204, 304} or not (listing or _is_json(response)):
+            return whole
+        own = functools.partial(holder.answered, kept=True, all_of_them=listing, must=True)
+        if not listing:
+            return orjson.dumps(tree) if await noted(own, tree := parse(whole)) else whole
+
+        async def page(target: bytes) -> bytes:
+            return await page_of(backend, known.head(backend, b"GET", target), self._most)
+
+        kept, tree = await own_page(own, whole, known.asked[1], known.family, page)
+        return orjson.dumps(tree) if kept is None else kept
 
     async def _stream(self, known: Head, response: Response, caller: Caller, notes: Notes) -> None:
         """Pass an answer on as it comes, once its intent is durable. Where it breaks off, so does what the caller gets,
@@ -225,23 +253,16 @@ class Relay:
         return problem(speaker, status, code, message, "")
 
 
-async def _owned(holder: Holder, response: Response, whole: bytes, listing: bool) -> bytes:
-    """`whole`, once it is noted whose are the ids in it; of a list only what is this account's. Raises Unwritten."""
+def _is_json(response: Response) -> bool:
+    """Whether an answer says that it is one JSON text."""
     kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-    if response.status >= 400 or kind != b"application/json":
-        return whole
-    try:
-        tree = parse(whole)
-    except Malformed:
-        return whole
-    own = functools.partial(holder.answered, kept=True, all_of_them=listing, must=True)
-    return orjson.dumps(tree) if await noted(own, tree) else whole
+    return kind.endswith((b"/json", b"+json"))
 
 
-def _gathered(response: Response, *, owned: bool) -> bool:
-    """Whether an answer on an open route is worth no stream. `owned`: the ids in its JSON are looked at."""
-    kind = response.header(b"content-type") or b""
-    if response.status in {204, 304} or (owned and b"json" in kind.lower()):
+def _gathered(response: Response, *, owned: bool, listing: bool) -> bool:
+    """Whether an answer on an open route is worth no stream. `owned`: the ids in its JSON are looked at; `listing`: it
+    must be a list."""
+    if response.status in {204, 304} or listing or (owned and _is_json(response)):
         return True
     size = response.header(b"content-length")
     return size is not None and size.isdigit() and int(size) <= SMALL

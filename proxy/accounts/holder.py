@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..dialects.base import NotFound, TooMany
+from ..strict import Malformed
 from .stored import minted, referred, shaped
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ _NOT_YOURS = (
     "The request refers to an object that does not exist, or is not yours. (What only looks like the id of one needs "
     "another name.)"
 )
-_LISTED = ("data", "items")
+LISTED = ("data", "items")
+"""Where answers have lists of things."""
 
 
 class Holder:
@@ -87,29 +89,50 @@ class Holder:
 
     def answered(self, tree: Any, *, kept: bool, all_of_them: bool = False, must: bool = False) -> bool:
         """Note the ids that an answer gives away; `kept`: its own, too. `all_of_them`: it may list what belongs to
-        others, which is taken out. Returns whether `tree` was changed. Raises Unwritten where they `must` be noted, and
-        were not."""
-        if not self._owned.mint(self._account, minted(tree, kept=kept)) and must:
+        others, which is taken out. Returns whether `tree` was changed. Raises Malformed where that cannot be told, and
+        Unwritten where they `must` be noted, and were not."""
+        changed, giving = self._without_others(tree) if all_of_them else (False, [tree])
+        ids = [name for given in giving for name in minted(given, kept=kept)]
+        if not self._owned.mint(self._account, ids) and must:
             raise Unwritten
-        return all_of_them and self._without_others(tree)
-
-    def _without_others(self, tree: Any) -> bool:
-        changed = False
-        for name in _LISTED if isinstance(tree, dict) else ():
-            items = tree.get(name)
-            if not isinstance(items, list):
-                continue
-            own = [item for item in items if self._is_own(item)]
-            if len(own) != len(items):
-                tree[name], changed = own, True
-                for key, at in (("first_id", 0), ("last_id", -1)):
-                    if key in tree:
-                        tree[key] = own[at]["id"] if own else None
         return changed
+
+    def _without_others(self, tree: Any) -> tuple[bool, list[Any]]:
+        """Take out of a list what is not this account's: whether there was any, and what is left. Raises Malformed
+        where it is no list, or tells of others' things elsewhere."""
+        lists = [name for name in LISTED if isinstance(tree, dict) and isinstance(tree.get(name), list)]
+        if not lists:
+            raise Malformed("it should be a list, an object with 'data' or 'items'")
+        changed, left = False, list[Any]()
+        for name in lists:
+            own = [item for item in tree[name] if self._is_own(item)]
+            changed, left = changed or len(own) != len(tree[name]), left + own
+            tree[name] = own
+        for key, at in (("first_id", 0), ("last_id", -1)):
+            if key in tree:
+                named = left[at]["id"] if left else None
+                tree[key], changed = named, changed or tree[key] != named
+        if self._owned.lacks(self._account, _ids({key: value for key, value in tree.items() if key not in lists})):
+            raise Malformed("it names what is stored for others beside its list")
+        return changed, left
 
     def _is_own(self, item: Any) -> bool:
         name = item.get("id") if isinstance(item, dict) else None
         return isinstance(name, str) and self._owned.owns(self._account, name)
+
+
+def _ids(tree: Any) -> set[str]:
+    """What stands in `tree` as an id, or looks like one."""
+    found, stack = set[str](), [("", tree)]
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, dict):
+            stack += value.items()
+        elif isinstance(value, list):
+            stack += [(place, inner) for inner in value]
+        elif isinstance(value, str) and (place == "id" or shaped(value)):
+            found.add(value)
+    return found
 
 
 class Unwritten(Exception):

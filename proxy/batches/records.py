@@ -16,6 +16,7 @@ from ..answers import problem
 from ..dialects.base import BadRequest, Body, Dialect, Refusal, Request, StreamReader
 from ..dialects.names import one_spelling
 from ..exchange import Exchange, Lead
+from ..paging import Own
 from ..routing import Way
 from ..strict import Malformed, parse
 from ..upstream import Response
@@ -97,16 +98,22 @@ class Recorded(Exchange):
 
     async def whole(self, request: Request, response: Response) -> None:
         raw = await response.read(self.max_answer)
-        tree = parse(raw)
-        changed = at_home(tree)
-        if request.own is not None and response.status < 400:
-            try:
-                changed = await noted(request.own, tree) or changed
-            except Unwritten as error:
-                self.notes.ended("refused", error.code)
-                await self.send(problem(self.dialect, 503, error.code, str(error), self.notes.id))
-                return
+        try:
+            kept, tree = await self._own(request, raw)
+        except Unwritten as error:
+            self.notes.ended("refused", error.code)
+            await self.send(problem(self.dialect, 503, error.code, str(error), self.notes.id))
+            return
+        changed = at_home(tree) or kept is None
         await self.release(response, orjson.dumps(tree) if changed else raw, tree, altered=changed)
+
+    async def _own(self, request: Request, raw: bytes) -> Own:
+        """What of it is the caller's."""
+        if request.listed is not None:
+            return await request.listed(raw, self.max_answer)
+        tree = parse(raw)
+        changed = request.own is not None and await noted(request.own, tree)
+        return (None if changed else raw), tree
 
 
 def at_home(tree: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -126,7 +126,8 @@ class Body:
 @dataclass(slots=True)
 class Request(Body):
     """A request, read. `tree` is the parsed body; `own` is told an answer's object, whose ids are the account's from
-    then on, and says whether it took out of it what is not. `modelless`: it asks no model; it is about what is stored
+    then on, and says whether it took out of it what is not; `listed` is asked instead where a list is (`paging`), with
+    its bytes and the most that may be read. `modelless`: it asks no model; it is about what is stored
     at the provider. `structured`: words are no answer to it (`structured.py`). `queried` are models that its URL
     names."""
 
@@ -139,6 +140,7 @@ class Request(Body):
     usage_wanted: bool = False
     choices: int = 1
     own: Callable[[Any], bool] | None = None
+    listed: Callable[[bytes, int], Awaitable[tuple[bytes | None, Any]]] | None = None
 
     def others(self) -> list[str]:
         """Models that may answer where the one that is asked does not; an empty name is whichever the provider takes,

@@ -107,8 +107,10 @@ themselves; the refusal (`thread_unsupported_request`, the API's own word) has t
 
 With `credentials: keys` all callers share the operator's account at the provider, so what one stored there is kept
 apart here: an id in a path or a request (of an answer, a file, a container, a skill, a voice, a tunnel and whatever
-else the official clients can name) is found by the account that it was minted for through this Penstock, and
-answers 404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. On open
+else the official clients can name) is found by the account that it was minted for through this Penstock, and answers
+404 to all others (`previous_response_not_found` as OpenAI says it); lists hold what is one's own. A page of a list
+with nothing of one's own is passed over, up to 50 of them, for clients stop at an empty one; a list that is none (not
+JSON with `data` or `items`, or with two readings, or with others' ids beside them) is answered with 502. On open
 routes, too, no query, form or JSON may name another's, or hold a word that looks like a provider's id (`file-`, `vs_`,
 `batch_` and their like, with figures or capitals behind) and is not one's own: what was stored elsewhere, by another
 replica or more than 90 days ago is nobody's. A name of one's own that looks so needs another spelling. JSON with two

@@ -424,6 +424,61 @@ async def test_open_routes_show_each_account_its_own(stand: Make) -> None:
         assert (await call(s, "b", "POST", "/v1/conversations", json={"file": "file-2"})).status_code == 200
 
 
+THEIRS = {"object": "list", "data": [{"id": "file-B1", "filename": "b.txt"}], "has_more": False}
+TEXT = orjson.dumps(THEIRS)
+LISTS: dict[str, tuple[Reply, int]] = {
+    "as it should be": (replies.json(THEIRS), 200),
+    "compressed": (replies.json(THEIRS, gzip=True), 502),
+    "half a letter": (replies.content(TEXT.replace(b"b.txt", b"\\ud800"), content_type="application/json"), 502),
+    "a key twice": (
+        replies.content(TEXT.replace(b'"object"', b'"object":1,"object"'), content_type="application/json"), 502,
+    ),
+    "a byte order mark": (replies.content(b"\xef\xbb\xbf" + TEXT, content_type="application/json"), 502),
+    "another word for JSON": (replies.content(TEXT, content_type="text/json"), 200),
+    "JSON that calls itself text": (replies.content(TEXT, content_type="text/plain"), 200),
+    "a list by another name": (replies.json({"files": [{"id": "file-B1"}]}), 502),
+    "a list beside the list": (replies.json({**THEIRS, "more": [{"id": "b1"}]}), 502),
+    "an id beside the list": (replies.json({**THEIRS, "newest": "file-B1"}), 502),
+    "a list and nothing around it": (replies.json([{"id": "file-B1"}]), 502),
+    "events": (replies.sse([b"data: " + TEXT + b"\n\n"]), 502),
+    "a page": (replies.html("<a>file-B1</a>", status=200), 502),
+    "a page that leads elsewhere": (replies.html("<a>file-B1</a>", status=302), 502),
+    "a piece": (replies.content(TEXT[1:], content_type="application/json", status=206), 502),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reply", "status"), LISTS.values(), ids=LISTS.keys())
+async def test_a_list_that_cannot_be_read_is_not_passed_on(stand: Make, reply: Reply, status: int) -> None:
+    keys = {"a": {"scopes": ["open", "batches"]}}
+    for settings in ({"open_routes": ["/v1/files"]}, {"judge_batches": True}):
+        async with stand(policy=POLICY, settings=settings, keys=keys) as s:
+            s.upstream.reply = reply
+            answer = await call(s, "a", "GET", "/v1/files")
+            if "open_routes" in settings:
+                assert answer.status_code == status
+            assert answer.status_code in {200, 502}
+            assert "B1" not in answer.text
+            assert "b.txt" not in answer.text
+            if answer.status_code == 200:
+                assert answer.json() == {"object": "list", "data": [], "has_more": False}
+            else:
+                assert answer.json()["error"]["code"] == "upstream_unreadable"
+
+
+async def test_what_is_in_a_file_is_bytes(stand: Make) -> None:
+    """It passes as it is, and gives nobody the ids that somebody wrote into it."""
+    keys = {"a": {"scopes": ["open"]}}
+    async with stand(policy=POLICY, settings={"open_routes": ["/v1/files"]}, keys=keys) as s:
+        s.upstream.reply = replies.json({"id": "file-A1", "object": "file"})
+        assert (await call(s, "a", "POST", "/v1/files", content=b"x")).status_code == 200
+        for content in (b'{"id": "file-B1", "id": 1', b'{"id":"file-B1"}', b'{"files":[{"id":"file-B1"}]}'):
+            s.upstream.reply = replies.content(content, content_type="application/json")
+            assert (await call(s, "a", "GET", "/v1/files/file-A1/content")).content == content
+        assert (await call(s, "a", "GET", "/v1/files/file-B1/content")).status_code == 404
+        s.upstream.reply = replies.json({"id": "file-A1", "object": "file"}, gzip=True)
+        assert (await call(s, "a", "GET", "/v1/files/file-A1")).status_code == 502
+
+
 FORM = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--b--\r\n'
 JSON = "application/json"
 MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
