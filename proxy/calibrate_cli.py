@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,7 +54,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from policies.calibrate import Budget, together
     from policies.calibrate import calibrate as propose
     from policies.judged import CalibrateError
-    from policies.load import load
+    from policies.load import load, sources
 
     budget = Budget(
         parse_share(max_honest_block, "--max-honest-block"),
@@ -66,6 +66,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
         if budget.catch is not None and bad is None:
             raise Refused("--min-catch needs --bad FILE")
         texts = _texts(honest, False, role), [] if bad is None else _texts(bad, True, role)
+        before = dict(sources(policy)) if save else {}
         policies = load(policy)
         try:
             passing, failing = _judged(policies, *texts)
@@ -80,7 +81,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 - one parameter an option
                 typer.echo(clean(line))
         changed = [each for each in outcomes if each.changes]
         if save and changed:
-            _save(policy, changed)
+            _save(policy, before, changed)
         elif changed and not json:
             typer.echo("nothing is written: --write puts these thresholds into the files")
         elif save and not json:
@@ -173,21 +174,23 @@ def _plain(outcomes: Sequence[Outcome], stops: tuple[Rate, Rate]) -> dict[str, A
     return {"rules": rules, "stopped": {"now": one(stops[0]), "then": one(stops[1])}}
 
 
-def _save(policy: str, changed: Sequence[Outcome]) -> None:
-    """Runs the policy's cases with the new thresholds, and writes the files where all pass. Raises Refused."""
+def _save(policy: str, before: Mapping[str, bytes], changed: Sequence[Outcome]) -> None:
+    """Runs the policy's cases with the new thresholds, and writes the files where all pass and those that were there
+    `before` the texts were judged are there as they were. Raises Refused."""
     from policies.calibrate import marks, moves
     from policies.check import check
     from policies.document import read
     from policies.edited import EditError, edited
     from policies.judged import CalibrateError
-    from policies.load import packs, sources
+    from policies.load import packs
 
     if policy.removeprefix("pack:") in packs() and not Path(policy).exists():
         how = f"penstock policy copy {policy.removeprefix('pack:')} my-policies"
         raise Refused(f"{policy} is a shipped pack: copy it to a file of yours ({how}) and calibrate that")
+    _unchanged(policy, before)  # or what is said of the cases would be about files that nobody calibrated
     after: dict[str, bytes] = {}
     said: list[str] = []
-    for name, raw in sources(policy):
+    for name, raw in before.items():
         written = read(raw, name).value
         try:
             bounds = marks(written, changed)
@@ -208,11 +211,23 @@ def _save(policy: str, changed: Sequence[Outcome]) -> None:
             what = "the policies cannot be used with these thresholds; nothing was changed"
             mend = "write them by hand, and what must move with them"
         raise Refused("\n".join((what, *result.lines()[:-1], mend)))
+    _unchanged(policy, before)
     write_all({Path(name): raw for name, raw in after.items()})
     for line in dict.fromkeys(said):
         print(line, file=sys.stderr)
     for name in after:
         print(f"written: {clean(name)}", file=sys.stderr)
+
+
+def _unchanged(policy: str, before: Mapping[str, bytes]) -> None:
+    """Raises Refused where the files are others than `before`."""
+    from policies.load import sources
+
+    now = dict(sources(policy))
+    others = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if others:
+        told = ", ".join(map(clean, others))
+        raise Refused(f"{told}: changed meanwhile, by somebody else; nothing was written: calibrate again")
 
 
 @contextlib.contextmanager

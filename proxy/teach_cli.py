@@ -82,11 +82,14 @@ def teach(  # noqa: PLR0913, PLR0917 - one parameter an option
             raise Refused(f"{policy}: no such file or directory")
         if place.exists() and not force:
             raise Refused(f"{place} is there already: --force replaces it, --out names another")
+        before = _known(place)
         brought = _brought(label, examples, bad, good, (positive, negative, ignore))
         passing = _passing(honest)
         encoder = open_encoder(model or DEFAULT_MODEL)
         with _progress() as say:
             head, lesson = fit(label, brought, encoder, passing, share, said, say)
+        if _known(place) != before:
+            raise Refused(f"{place}: written meanwhile, by somebody else; it is left as it is: --out names another")
         write_all({place: head.dump()})
     if json:
         typer.echo(dumps(head.card, indent=1))
@@ -189,24 +192,32 @@ def write(path: Path, raw: bytes) -> None:
 def write_all(files: Mapping[Path, bytes]) -> None:
     """All of these files or none: whatever comes between, an interrupt too, those that are written already are as they
     were, or gone where there were none. Raises OSError, and Refused where one cannot be put back."""
-    before = {path: path.read_bytes() if path.is_file() else None for path in files}
+    before = {path: _known(path) for path in files}
     try:
         for path, raw in files.items():
             write(path, raw)
     except BaseException:
-        lost = [path for path, raw in before.items() if not _put_back(path, raw)]
+        lost = [path for path, raw in before.items() if not _put_back(path, raw, files[path])]
         if lost:
             names = ", ".join(str(path) for path in lost)
             raise Refused(f"{names}: written, and cannot be put back as it was; restore it by hand") from None
         raise
 
 
-def _put_back(path: Path, raw: bytes | None) -> bool:
-    """Whether the file is as it was; it was not there where `raw` is None."""
+def _known(path: Path) -> bytes | None:
+    """What the file holds; None where there is none."""
+    return path.read_bytes() if path.is_file() else None
+
+
+def _put_back(path: Path, raw: bytes | None, ours: bytes) -> bool:
+    """Whether the file is as it was; it was not there where `raw` is None. One that holds anything but what is `ours`
+    was not written yet, or is somebody else's by now."""
     try:
+        if _known(path) != ours:
+            return True
         if raw is None:
-            path.unlink(missing_ok=True)
-        elif path.read_bytes() != raw:
+            path.unlink()
+        else:
             write(path, raw)
     except OSError:
         return False

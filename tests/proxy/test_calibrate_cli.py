@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from policies import check as checks
+from policies import judged
 from policies.load import load
 from proxy import teach_cli
 from proxy.cli import app
@@ -189,6 +190,47 @@ def test_what_comes_between_leaves_the_files_as_they_were(
     assert told.exit_code == code
     assert ("interrupted; nothing was written" in told.output) is (code == 130)
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("when", ["judged", "checked"])
+@pytest.mark.parametrize("name", ["a.yaml", "b.yaml", "c.yaml"])
+def test_what_somebody_saves_meanwhile_is_left(
+    when: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the file that is to be written, in another one, in a new one; while texts are judged and while cases run."""
+    place = policies(tmp_path, a=BASE, b=VARIANT + GAMMA)
+    module, of = (judged, "judge") if when == "judged" else (checks, "check")
+    real, new = getattr(module, of), contents(place).get(name, "") + "# saved by a colleague\n"
+
+    def saved(*given: object, **more: object) -> object:
+        found = real(*given, **more)
+        (place / name).write_text(new, "utf-8")
+        return found
+
+    monkeypatch.setattr(module, of, saved)
+    expected = contents(place) | {name: new}
+    told = calibrate(place, "--write")
+    assert told.exit_code == 1
+    said = "changed meanwhile, by somebody else; nothing was written: calibrate again"
+    assert f"penstock: {place / name}: {said}" in told.output
+    assert contents(place) == expected
+
+
+def test_what_somebody_saves_over_ours_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"one")
+    real = teach_cli.write
+
+    def write(path: Path, raw: bytes) -> None:
+        if path == other:
+            one.write_bytes(b"a colleague's")
+            raise OSError(28, "No space left on device")
+        real(path, raw)
+
+    monkeypatch.setattr(teach_cli, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        teach_cli.write_all({one: b"ours", other: b"ours"})
+    assert one.read_bytes() == b"a colleague's"
 
 
 @pytest.mark.parametrize("after", [1, 2])

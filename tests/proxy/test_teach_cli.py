@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from classifiers import teach as lessons
 from classifiers.base import Message, Role
 from policies.check import check
 from policies.load import load
@@ -109,6 +111,25 @@ def test_nothing_is_replaced_unasked(copy: Path) -> None:
     assert told.exit_code == 1
     assert "is there already: --force replaces it" in told.output
     assert penstock(*again, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_head_that_somebody_wrote_meanwhile_is_left(force: bool, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = copy / "heads" / "refund_fraud.json"
+    real = lessons.teach
+    if not force:
+        head.unlink()
+
+    def slowly(*given: Any) -> Any:
+        head.write_text("a colleague's", "utf-8")
+        return real(*given)
+
+    monkeypatch.setattr(lessons, "teach", slowly)
+    more = ("--force",) if force else ()
+    told = penstock("teach", "refund_fraud", "--examples", EXAMPLES, "--policy", copy, *more)
+    assert told.exit_code == 1
+    assert f"{head}: written meanwhile, by somebody else" in told.output
+    assert head.read_text("utf-8") == "a colleague's"
 
 
 def test_texts_may_come_in_two_files(tmp_path: Path) -> None:
