@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from classifiers.base import Finding, Message, Report, Role
 
-from .dialects.escapes import Span, Unescaped, unescaped
+from .dialects.escapes import Span, Unescaped, decoded
 
 _PARTS = {
     "#joined": re.compile(r"/[0-9]+(?:/text)?"),
@@ -86,6 +86,7 @@ class _Writings:
             if (at := origins.get(messages[index].origin.removesuffix(_DECODED))) is not None
         }
         self._unescaped: dict[int, Unescaped] = {}
+        self._same: dict[int, bool] = {}
         self._read = frozenset(self._written.values())
 
     def placed(self, findings: Sequence[Finding]) -> list[Finding]:
@@ -116,10 +117,8 @@ class _Writings:
             return None
         at = self._written.get(finding.message)
         span = None
-        if at is not None and finding.span is not None:
-            reading = self._reading(at)
-            if reading.text == self._messages[finding.message].text:
-                span = reading.written(finding.span)
+        if at is not None and finding.span is not None and self._is_read(finding.message, at):
+            span = self._reading(at).written(finding.span)
         return replace(finding, span=None) if at is None or span is None else replace(finding, message=at, span=span)
 
     def _whole(self, finding: Finding, read: Sequence[tuple[Span, float]]) -> Finding | None:
@@ -139,10 +138,16 @@ class _Writings:
                 return None
         return replace(finding, span=(start, end))
 
+    def _is_read(self, reading: int, at: int) -> bool:
+        """Whether a reading says what is written in the message `at`, asked once: it may be megabytes."""
+        if reading not in self._same:
+            self._same[reading] = decoded(self._messages[at].text) == self._messages[reading].text
+        return self._same[reading]
+
     def _reading(self, at: int) -> Unescaped:
         known = self._unescaped.get(at)
         if known is None:
-            known = self._unescaped[at] = unescaped(self._messages[at].text)
+            known = self._unescaped[at] = Unescaped(self._messages[at].text)
         return known
 
 
