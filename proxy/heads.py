@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .batches.table import kind_of
 from .listener import Incoming
-from .surface import METHODS, Family, Opened, closed, family_of
+from .surface import METHODS, Family, Opened, closed, family_of, plain
 from .upstream import Headers
 
 _SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"host", b"x-api-key", b"api-key"})
@@ -22,7 +23,9 @@ def unserved(
             text += " " + closed(family)
         return 405, "method_not_allowed", text, [(b"allow", b", ".join(allowed))]
     if family is not None:
-        return 404, "route_closed", closed(family), []
+        place = plain(incoming.path)
+        judged = kind_of(incoming.method, place) if place is not None else None
+        return 404, "route_closed", closed(family, str(judged) if judged else ""), []
     text = "Penstock does not serve this path: it is not on the list of judged endpoints."
     if family_of(b"/v1" + incoming.path) is not None:
         text += " Does the base URL of your client end in /v1?"

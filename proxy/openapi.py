@@ -11,7 +11,7 @@ from typing import Any
 
 from .admin import ROUTES, Word
 from .app import DIALECTS, SERVED
-from .batches.routes import TABLE
+from .batches.table import TABLE
 from .dialects.moderations import CATEGORIES
 from .relay import RELAYED
 from .routing import family_of

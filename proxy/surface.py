@@ -138,8 +138,13 @@ def _opens(name: str, family: Family) -> bool:
     return family.path == name or (family.path.startswith(name + "/") and not family.alone)
 
 
-def closed(family: Family) -> str:
-    """What a caller reads who asks for a closed family."""
+def closed(family: Family, judged: str = "") -> str:
+    """What a caller reads who asks for a closed family. `judged` is what passes at this path with `judge_batches`."""
+    if judged:
+        return (
+            f"This route of Penstock is closed. The operator opens it, judged, with `judge_batches: true`: {judged}. "
+            f"`open_routes: [{family.path}]` would open it unjudged, with all below it."
+        )
     return (
         f"Penstock cannot judge what passes at {family.path} ({family.holds}), so this route is closed. "
         f"The operator can open it unjudged: `open_routes: [{family.path}]`."

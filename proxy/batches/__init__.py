@@ -1,8 +1,9 @@
 """Requests by the hundred: uploads judged row by row before they leave, results judged row by row before they arrive.
 
-`routes` says which request is what, `form` reads an upload's multipart body, `rows` reads one row of either way, and
-`upload`, `results` and `records` are the exchanges: of a file or list of requests, of what became of them, and of the
-objects around them (files, batches), whose every leaf is judged. All of it exists only with `judge_batches: true`.
+`table` says which request is what, `routes` how it is served, `form` reads an upload's multipart body, `rows` reads one
+row of either way, and `upload`, `results` and `records` are the exchanges: of a file or list of requests, of what
+became of them, and of the objects around them (files, batches), whose every leaf is judged. All of it exists only with
+`judge_batches: true`.
 
 Decision: an upload is forwarded whole or refused whole; a row that a rule masks or adds a note to goes as the rule made
 it, all others byte for byte. Why: nobody gets half a batch, nor another one than was judged. Cost: whoever sends has to

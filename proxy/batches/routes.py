@@ -1,10 +1,9 @@
-"""Which request about batches is what: one table of methods and paths."""
+"""How each request about batches is served."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ..dialects.base import Dialect
 from ..exchange import Exchange
@@ -13,39 +12,9 @@ from ..upstream import Headers
 from .form import boundary_of
 from .records import Recorded, Records
 from .results import Fetched, Results
+from .table import Kind, kind_of
 from .upload import Files, Lists, Uploaded
 
-
-class Kind(StrEnum):
-    """What passes at a path."""
-
-    FILE = "a file of requests, judged row by row (`purpose` batch only)"
-    LIST = "a list of requests, judged row by row"
-    RESULTS = "results, judged row by row"
-    BATCH = "a batch for a judged path; request and answer judged"
-    RECORD = "facts about files and batches; request and answer judged"
-
-
-TABLE: tuple[tuple[str, str, Kind], ...] = (
-    ("POST", "/v1/files", Kind.FILE),
-    ("GET", "/v1/files", Kind.RECORD),
-    ("GET", "/v1/files/{id}", Kind.RECORD),
-    ("DELETE", "/v1/files/{id}", Kind.RECORD),
-    ("GET", "/v1/files/{id}/content", Kind.RESULTS),
-    ("POST", "/v1/batches", Kind.BATCH),
-    ("GET", "/v1/batches", Kind.RECORD),
-    ("GET", "/v1/batches/{id}", Kind.RECORD),
-    ("POST", "/v1/batches/{id}/cancel", Kind.RECORD),
-    ("POST", "/v1/messages/batches", Kind.LIST),
-    ("GET", "/v1/messages/batches", Kind.RECORD),
-    ("GET", "/v1/messages/batches/{id}", Kind.RECORD),
-    ("DELETE", "/v1/messages/batches/{id}", Kind.RECORD),
-    ("POST", "/v1/messages/batches/{id}/cancel", Kind.RECORD),
-    ("GET", "/v1/messages/batches/{id}/results", Kind.RESULTS),
-)
-"""Each request about batches. `{id}` is one name."""
-
-_KINDS = {(method.encode(), tuple(path.encode().split(b"/"))): kind for method, path, kind in TABLE}
 _OBJECTS = {
     "chat.completion": "/v1/chat/completions",
     "response": "/v1/responses",
@@ -104,12 +73,3 @@ class Batches:
 def _unranged(headers: Headers) -> Headers:
     """A request's headers without those that ask for a piece of a file: a piece of a row cannot be judged."""
     return [pair for pair in headers if pair[0].lower() not in {b"range", b"if-range"}]
-
-
-def kind_of(method: bytes, path: bytes) -> Kind | None:
-    """What the plain `path` is, asked with `method`."""
-    segments = path.split(b"/")
-    at = 4 if segments[2:4] == [b"messages", b"batches"] else 3
-    if len(segments) > at:
-        segments[at] = b"{id}"
-    return _KINDS.get((method, tuple(segments)))

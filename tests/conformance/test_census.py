@@ -17,7 +17,7 @@ import pytest
 
 from classifiers.training.labels import LABELS as ENCODER
 from proxy.app import DIALECTS, SERVED
-from proxy.batches.routes import TABLE
+from proxy.batches.table import TABLE
 from proxy.config import ConfigError
 from proxy.config import load as load_settings
 from proxy.dialects.moderations import APPROXIMATED, CATEGORIES, LABELS
@@ -338,12 +338,37 @@ async def test_a_judged_path_stays_judged(stand: Make) -> None:  # noqa: F811
 
 async def test_a_refusal_names_the_mend(stand: Make) -> None:  # noqa: F811
     async with stand() as s:
-        for method, path in (("POST", "/v1/files"), ("GET", "/v1/files/file-1"), ("GET", "/v1/chat/completions")):
+        for method, path in (("POST", "/v1/images"), ("PUT", "/v1/files/file-1"), ("GET", "/v1/chat/completions")):
             message = (await drive(s, method, path)).json()["error"]["message"]
             family = family_of(path.encode())
             assert family is not None
             assert f"`open_routes: [{family.path}]`" in message
             assert "closed" in message
+            assert "judge_batches" not in message
+
+
+@pytest.mark.parametrize(("method", "path", "what"), TABLE, ids=[f"{method} {path}" for method, path, _ in TABLE])
+async def test_a_refusal_names_judging_before_opening(
+    stand: Make,  # noqa: F811
+    method: str,
+    path: str,
+    what: str,
+) -> None:
+    """What can be judged is not to be opened unjudged for want of a word."""
+    async with stand() as s:
+        refused = await drive(s, method, path.replace("{id}", "file-1"))
+        assert refused.status_code == 404
+        message = refused.json()["error"]["message"]
+        assert f"`judge_batches: true`: {what}" in message
+        assert message.index("judge_batches") < message.index("`open_routes: [/v1/")
+        assert "closed" in message
+
+
+async def test_where_batches_are_judged_nothing_advises_it(stand: Make) -> None:  # noqa: F811
+    async with stand(settings={"judge_batches": True}) as s:
+        message = (await drive(s, "PUT", "/v1/batches/batch_1")).json()["error"]["message"]
+        assert "judge_batches" not in message
+        assert "`open_routes: [/v1/batches]`" in message
 
 
 async def test_a_refusal_speaks_as_its_caller_does(stand: Make) -> None:  # noqa: F811

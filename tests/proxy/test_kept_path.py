@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.accounts.secret import PREFIX, mint
 from proxy.app import DIALECTS, SERVED
-from proxy.batches.routes import TABLE
+from proxy.batches.table import TABLE
 from proxy.kept_path import LONGEST, MARK, kept, kept_name
 from proxy.surface import FAMILIES
 
