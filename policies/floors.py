@@ -77,9 +77,10 @@ def looser(floor: Rule, mine: Rule) -> Iterator[_Loose]:
 
 
 def lifted(floor: Iterable[Rule], mine: Rule) -> Iterator[_Loose]:
-    """By which marks `mine`, which is no rule of the floor's, keeps one of its rules from firing for an account."""
+    """By which marks `mine`, which is no rule of the floor's, keeps one of its rules from firing for an account. A
+    shadow leaves none."""
     for key, mark in (("flag", mine.flag), ("strike", mine.strike)):
-        for rule in floor if mark is not None and mine.mode is not Mode.OFF else ():
+        for rule in floor if mark is not None and share(mine) > 0 else ():
             if isinstance(rule.when, str) and rule.mode is not Mode.OFF:
                 from .cel.lifted import ANY, lifting
 
@@ -93,7 +94,7 @@ def lifted(floor: Iterable[Rule], mine: Rule) -> Iterator[_Loose]:
 
 def shorter(floor: Iterable[Rule], mine: Rule) -> Iterator[_Loose]:
     """Whether `mine` strikes what rules of the floor's read, over less time than they count it over."""
-    if mine.strike is not None and mine.mode is not Mode.OFF:
+    if mine.strike is not None and share(mine) > 0:
         least = over(floor).get(mine.strike.name, 0)
         if mine.strike.within < least:
             what = f"it counts '{mine.strike.name}' over {spoken(least)}, for all accounts"

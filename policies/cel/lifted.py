@@ -10,7 +10,7 @@ from classifiers.base import Role
 from ..model import Stage
 from .condition import NoCondition, compiled
 from .parts import Both, Choice, Either, Fact, Not, Part
-from .plain import HAS
+from .plain import HAS, Value
 
 ANY = "*"
 """In place of a name: any."""
@@ -49,6 +49,20 @@ def _of_fact(part: Fact, wanted: bool) -> frozenset[Mark]:
     if "'account.history'" in part.key:
         named = part.variable == "account.history" and part.sign == HAS
         found |= {("strike", name) for name in part.counts or {str(part.value) if named else ANY}}
-    # More marks make these true, and never false.
-    rising = part.sign == HAS or (part.sign in {">=", ">"} and part.variable.startswith("account.history["))
-    return frozenset() if rising and wanted else frozenset(found)
+    # More marks make what rises true and never false, and what falls false and never true.
+    rises = part.sign == HAS or (_counts_marks(part.variable) and _beyond(part.sign, part.value))
+    falls = _counts_marks(part.variable) and _beyond(_OPPOSITE.get(part.sign, ""), part.value)
+    return frozenset() if (rises if wanted else falls) else frozenset(found)
+
+
+_OPPOSITE = {"<": ">=", "<=": ">", "==": "!="}
+
+
+def _counts_marks(variable: str) -> bool:
+    """Whether it is a number that marks make larger and never smaller."""
+    return variable.startswith("account.history[") or variable in {"size(account.flags)", "size(account.history)"}
+
+
+def _beyond(sign: str, number: Value | None) -> bool:
+    """Whether a number that is so stays so when it grows; none is below 0."""
+    return sign in {">=", ">"} or (sign == "!=" and number == 0)

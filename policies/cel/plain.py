@@ -31,6 +31,8 @@ def plain(node: Node) -> Plain | None:
         return Plain(node.name, "==", True)
     if node.kind is Kind.LOOP:
         return _exists(node)
+    if node.has and _is_history(node.of[0]):
+        return Plain("account.history", HAS, node.name)
     if node.kind is not Kind.CALL or len(node.of) != 2:
         return None
     if node.name == "@in":

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from classifiers.base import Message, Report
+from classifiers.base import Message, Report, Role
+from policies.cel.condition import compiled
+from policies.cel.lifted import ANY, lifting
 from policies.check import check
 from policies.document import Document
 from policies.engine import Action, Decision, Stage, decide
@@ -296,6 +298,28 @@ LIFTING: list[tuple[str, dict[str, Any], bool]] = [
     ('account.history["loud"] == 0 || request.settings.n > 1', {"strike": "loud"}, True),
     ('account.history["loud"] == 0', {"strike": "other"}, False),
     ("!has(account.history.loud)", {"strike": "loud"}, True),
+    ("!has(account.history.loud)", {"strike": "other"}, False),
+    ("has(account.history.loud)", {"strike": "loud"}, False),
+    ("has(account.history.loud) ? request.settings.n > 1 : request.settings.n > 2", {"strike": "loud"}, True),
+    ("size(account.flags) >= 2", {"flag": "anything"}, False),
+    ("size(account.flags) > 0", {"flag": "anything"}, False),
+    ("2 <= size(account.flags)", {"flag": "anything"}, False),
+    ("size(account.flags) != 0", {"flag": "anything"}, False),
+    ("size(account.flags) != 1", {"flag": "anything"}, True),
+    ("size(account.flags) == 2", {"flag": "anything"}, True),
+    ("size(account.flags) < 2", {"flag": "anything"}, True),
+    ("!(size(account.flags) < 2)", {"flag": "anything"}, False),
+    ("!(size(account.flags) == 0)", {"flag": "anything"}, False),
+    ("!(size(account.flags) >= 2)", {"flag": "anything"}, True),
+    ("size(account.history) > 1", {"strike": "loud"}, False),
+    ("size(account.history) <= 1", {"strike": "loud"}, True),
+    ('!(account.history["loud"] <= 3)', {"strike": "loud"}, False),
+    ('account.history["loud"] != 0', {"strike": "loud"}, False),
+    ('account.history["loud"] != 3', {"strike": "loud"}, True),
+    ("size(tools) < 2", {"flag": "anything"}, False),
+    ('!("trusted" in account.flags)', {"flag": "trusted", "mode": "shadow"}, False),
+    ('account.history["loud"] < 3', {"strike": "loud", "mode": "shadow"}, False),
+    ('!("trusted" in account.flags)', {"flag": "trusted", "mode": {"canary": "1%"}}, True),
     ('account.history["loud"] > account.history["mild"]', {"strike": "mild"}, True),
     ('request.model == "a"', {"flag": "a", "strike": "b"}, False),
 ]
@@ -314,6 +338,52 @@ def test_no_mark_of_a_tenant_lifts_a_rule_of_a_floor(when: str, mark: dict[str, 
             problem.what for problem in document.problems
         ]
         assert bool(document.problems) == lifts, own
+
+
+WORDS = ("a", "b")
+_LEAVES = [
+    *(form.format(word) for word in WORDS for form in (
+        '"{}" in account.flags', 'account.flags.exists(f, f == "{}")', "has(account.history.{})",
+        '"{}" in account.history', 'account.flags.all(f, f != "{}")', "account.history.{} == account.history.b",
+    )),
+    *(f"{thing} {sign} {number}" for thing in ("size(account.flags)", "size(account.history)", "account.history.a")
+      for sign in ("<", "<=", ">", ">=", "==", "!=") for number in (0, 1, 2)),
+    "request.settings.n > 1",
+]  # fmt: skip
+CONDITIONS = st.recursive(
+    st.sampled_from(_LEAVES),
+    lambda inner: st.one_of(
+        st.builds("!({})".format, inner),
+        st.builds("({}) && ({})".format, inner, inner),
+        st.builds("({}) || ({})".format, inner, inner),
+        st.builds("({}) ? ({}) : ({})".format, inner, inner, inner),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    when=CONDITIONS,
+    flags=st.frozensets(st.sampled_from(WORDS)),
+    history=st.dictionaries(st.sampled_from(WORDS), st.integers(1, 3)),
+    kind=st.sampled_from(("flag", "strike")),
+    word=st.sampled_from(WORDS),
+)
+def test_a_condition_that_is_true_stays_so_but_for_marks_that_are_named(
+    when: str, flags: frozenset[str], history: dict[str, int], kind: Any, word: str
+) -> None:
+    condition = compiled(when, Stage.INPUT, frozenset(Role))
+
+    def holds(account: Account) -> bool:
+        return condition.weigh(0, 0, Stage.INPUT, [], [], Facts(account=account))[0]
+
+    before = Account("x", flags=flags, history=history)
+    after = replace(before, flags=flags | {word})
+    if kind == "strike":
+        after = replace(before, history=history | {word: history.get(word, 0) + 1})
+    if holds(before) and not holds(after):
+        assert not lifting(when, [Stage.INPUT], list(Role)).isdisjoint({(kind, word), (kind, ANY)})
 
 
 READ = rule(id="f", when='score("a.x") >= 0.5 && account.history["loud"] >= 3')
