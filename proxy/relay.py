@@ -16,6 +16,7 @@ import orjson
 
 from policies.model import Stage
 
+from .accounts.heard import Heard
 from .accounts.holder import Holder, Unwritten, noted
 from .accounts.identity import Identity
 from .accounts.mentioned import check, models
@@ -99,7 +100,8 @@ class Relay:
             # A file that somebody stored is bytes, and says nothing about whose anything is.
             holder = None if not listing and _DOWNLOAD.search(path) and method == b"GET" else known.holder
             if not _gathered(response, owned=holder is not None, listing=listing):
-                await self._stream(known, response, caller, notes)
+                heard = Heard(holder) if holder is not None and _tells(response) else None
+                await self._stream(known, response, caller, notes, heard)
                 return
             whole = await response.read(self._most)
             own = whole if holder is None else await self._owned(known, holder, backend, response, whole, listing)
@@ -133,6 +135,8 @@ class Relay:
     ) -> bytes:
         """`whole`, once it is noted whose are the ids in it; of a list only what is this account's. Raises Unwritten,
         Malformed where that cannot be told, and UpstreamError."""
+        if not listing and _tells(response):
+            Heard(holder).feed(whole)
         if response.status >= 400 or response.status in {204, 304} or not (listing or _is_json(response)):
             return whole
         own = functools.partial(holder.answered, kept=True, all_of_them=listing, must=True)
@@ -145,7 +149,7 @@ class Relay:
         kept, tree = await own_page(own, whole, known.asked[1], known.family, page)
         return orjson.dumps(tree) if kept is None else kept
 
-    async def _stream(self, known: Head, response: Response, caller: Caller, notes: Notes) -> None:
+    async def _stream(self, known: Head, response: Response, caller: Caller, notes: Notes, heard: Heard | None) -> None:
         """Pass an answer on as it comes, once its intent is durable. Where it breaks off, so does what the caller gets,
         as it would without us."""
         try:
@@ -161,6 +165,8 @@ class Relay:
         caller.flush()
         try:
             while (piece := await response.next()) is not None:
+                if heard is not None:
+                    heard.feed(piece)
                 caller.send(piece)
                 if caller.drained is not None:
                     await caller.drained
@@ -257,6 +263,12 @@ def _is_json(response: Response) -> bool:
     """Whether an answer says that it is one JSON text."""
     kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
     return kind.endswith((b"/json", b"+json"))
+
+
+def _tells(response: Response) -> bool:
+    """Whether an answer is a stream of events about what came to be."""
+    kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    return response.status < 400 and kind == b"text/event-stream"
 
 
 def _gathered(response: Response, *, owned: bool, listing: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialects.base import NotFound, TooMany
 from ..strict import Malformed
-from .stored import minted, referred, shaped
+from .stored import minted, referred, shaped, told
 
 if TYPE_CHECKING:
     from .owned import Owned
@@ -96,6 +96,13 @@ class Holder:
         if not self._owned.mint(self._account, ids) and must:
             raise Unwritten
         return changed
+
+    def told(self, event: Any, known: set[str]) -> None:
+        """Note the ids in an event of a stream, but for the `known` ones; they are known then."""
+        if new := {name for name in told(event) if name not in known}:
+            self._owned.mint(self._account, new)
+            if len(known) < MOST:
+                known |= new
 
     def _without_others(self, tree: Any) -> tuple[bool, list[Any]]:
         """Take out of a list what is not this account's: whether there was any, and what is left. Raises Malformed

@@ -23,7 +23,9 @@ _COMPARED = (
 """Where else an earlier answer is named: (field, the name in it)."""
 _CITES = frozenset({"file_citation", "container_file_citation", "file_path"})
 """What an answer said of files, sent back with its turn: nobody is given them for it."""
-_KEPT = ("id", "conversation", "output_file_id", "error_file_id")
+_KEPT = ("id", "conversation", "output_file_id", "error_file_id", "thread_id")
+_BEGUN = ("response", "thread")
+"""What an event of a stream tells of, where it is not that itself."""
 
 
 def first_id(path: str, family: str) -> str | None:
@@ -50,10 +52,19 @@ def minted(tree: Any, *, kept: bool) -> Iterator[str]:
     output += [_inner(item, "environment", "container_id") for item in items]
     output += _written(tree.get("content"))
     output += [_spoken(choice.get("message")) for choice in _list(tree.get("choices")) if isinstance(choice, dict)]
+    if kept:  # files that came of an upload in parts, or of a training
+        file = tree.get("file")
+        output += [file if isinstance(file, dict) else None, *_list(tree.get("result_files"))]
     for value in [tree.get("container"), *output, *(tree.get(name) for name in (_KEPT if kept else ()))]:
         found = value.get("id") if isinstance(value, dict) else value
         if isinstance(found, str):
             yield found
+
+
+def told(event: Any) -> Iterator[str]:
+    """The ids that an event of a stream gives away which nobody judges."""
+    for tree in [event, *(event.get(name) for name in _BEGUN)] if isinstance(event, dict) else []:
+        yield from minted(tree, kept=True)
 
 
 def _written(content: Any) -> list[Any]:

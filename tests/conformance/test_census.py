@@ -121,9 +121,10 @@ load balancer must bring a caller who stores things back to the same replica. Op
 `open`, batches one with `batches`.
 
 A model that may answer in the place of the one that is asked (`fallbacks`, `models`, further names behind commas) must
-be one that the key may use, lead where the other leads, and be judged by the same policies; a rule that sends a request
-elsewhere takes none. A model that a tool sets to work (an advisor, a painter) must be one that the key may use, and so
-must those that a query, JSON or a form names on open routes.
+be one that the key may use, lead where the other leads, and be judged by the same policies; a rule that sends a
+request elsewhere takes none. A model that a tool sets to work (an advisor, a painter) must be one that the key may
+use, and so must those that a query, JSON or a form names on open routes: what stands there under a key `model`, at any
+depth but in `metadata`.
 
 ## What differs from asking the provider directly
 
