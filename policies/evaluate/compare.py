@@ -8,7 +8,7 @@ counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 DRAWS = 1000
 AT = 0.01
-"""The share of false alarms at which runs without actions in common are compared."""
+"""The share of false alarms at which runs are compared that are not both of policies."""
 SURE = 0.05
 FEW = 6
 """Families, or rows without one, that each side needs before a bootstrap can tell a change from chance: five that all
@@ -157,11 +157,24 @@ def _surface(pair: Pair, first: Run, second: Run, seed: int) -> dict[str, Any]:
 
 
 def _actions(first: Run, second: Run) -> list[str]:
-    """Actions that both can take, strictest first; the other's where no rule of one policy acts, which takes none."""
+    """Actions by which their decisions are told, strictest first: of two policies those that either can take, as one
+    that takes none of them, or milder ones, lets that pass; else none."""
+    return _of(first, second, set.union) if _alike(first, second) else []
+
+
+def _ranks(first: Run, second: Run) -> list[str]:
+    """Actions for which both have scores, strictest first."""
+    return _of(first, second, set.intersection)
+
+
+def _of(first: Run, second: Run, joined: Callable[[set[str], set[str]], set[str]]) -> list[str]:
     one, other = (set(run.manifest["subject"].get("actions", ())) for run in (first, second))
-    alike = first.manifest["subject"]["kind"] == second.manifest["subject"]["kind"]
-    both = one & other if (one and other) or not alike else one | other
-    return [action.value for action in reversed(Action) if action.value in both]
+    found = joined(one, other)
+    return [action.value for action in reversed(Action) if action.value in found]
+
+
+def _alike(first: Run, second: Run) -> bool:
+    return bool(first.manifest["subject"]["kind"] == second.manifest["subject"]["kind"])
 
 
 def _acts(run: Run) -> bool:
@@ -171,7 +184,7 @@ def _acts(run: Run) -> bool:
 
 
 def _flags(pair: Pair, first: Run, second: Run) -> list[tuple[str, Bools, Bools]]:
-    """(name, flagged by first, by second), each (n,): for each action in common; without any, at AT false alarms."""
+    """(name, flagged by first, by second), each (n,): for each action of two policies; else at AT false alarms."""
     found: list[tuple[str, Bools, Bools]] = []
     for action in _actions(first, second):
         severity = Action(action).severity
@@ -212,7 +225,7 @@ def _rankings(pair: Pair, first: Run, second: Run, seed: int) -> list[dict[str, 
     bad = part.bad
     if not bad.any() or bad.all() or not (_rank(part.first) and _rank(part.second)):
         return []
-    names = _actions(first, second) or [""]
+    names = _ranks(first, second) or [""]
     found: list[dict[str, Any] | None] = []
     seen: list[tuple[Floats, Floats]] = []
     for name in names:

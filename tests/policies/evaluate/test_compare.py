@@ -179,6 +179,48 @@ def test_a_policy_of_which_no_rule_acts(small: Evaluation, tmp_path: Path) -> No
     assert compare(first, third)["surfaces"]["user"]["decisions"] == []
 
 
+@pytest.mark.parametrize("least", ["log", "mask"])
+def test_an_action_that_one_policy_lost_is_told(least: str, small: Evaluation, tmp_path: Path) -> None:
+    """Both block the same; what the second of its rules found, of bad texts alone, one of them only passes."""
+    fewer = outcomes(200, 2.0)
+    more = [
+        replace(
+            each,
+            action=least if each.bad and each.action == "pass" else each.action,
+            scores={**each.scores, least: 1.0},
+        )
+        for each in fewer
+    ]
+    found_more = sum(each.action == least for each in more)
+    assert found_more > 3
+    first = write(tmp_path / "a", more, small, actions=["block", least])
+    second = write(tmp_path / "b", fewer, small, digest="2" * 64)
+    for pair, side in (((first, second), "only_first"), ((second, first), "only_second")):
+        surface = compare(*pair)["surfaces"]["user"]
+        told = [row for row in surface["decisions"] if row["side"] == "bad"]
+        assert [row["at"] for row in told] == ["block", least]
+        assert [row[side] for row in told] == [0, found_more]
+        assert {row["score"] for row in surface["ranking"]} == {"block"}
+    lines = "\n".join(words(compare(first, second)))
+    assert f"{least}: bad texts caught 100.0 % ->" in lines
+
+
+def test_policies_that_share_no_action_are_told_apart(small: Evaluation, tmp_path: Path) -> None:
+    """What one blocks the other masks: of blocks all are lost, of masks or more none."""
+    blocks = outcomes(200, 2.0)
+    masks = [
+        replace(each, action="mask" if each.action == "block" else "pass", scores={"mask": each.scores["block"]})
+        for each in blocks
+    ]
+    first = write(tmp_path / "a", blocks, small)
+    second = write(tmp_path / "b", masks, small, actions=["mask"], digest="2" * 64)
+    surface = compare(first, second)["surfaces"]["user"]
+    caught = sum(each.action == "block" for each in blocks if each.bad)
+    told = {row["at"]: row["only_first"] for row in surface["decisions"] if row["side"] == "bad"}
+    assert told == {"block": caught, "mask": 0}
+    assert all(row["difference"] == 0 for row in surface["ranking"])
+
+
 def test_nothing_found_twice_is_told(small: Evaluation, tmp_path: Path) -> None:
     made = [replace(each, scores={"block": -math.inf}, action="pass") for each in outcomes(200, 1.0)]
     text = "\n".join(words(compare(write(tmp_path / "a", made, small), write(tmp_path / "b", made, small))))
