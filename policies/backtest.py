@@ -2,8 +2,9 @@
 
 No classifier is asked, and no rule is written a second time here. Between two neighbouring thresholds all scores decide
 alike, so a million exchanges come down to some hundred patterns: numpy finds them, and `decide` itself decides each
-pattern once. What the record cannot tell (a classifier that was not asked, a place that was not kept) is decided twice,
-as mildly and as severely as it could have been; where the two differ, the decision is unknown and not guessed.
+pattern once. What the record cannot tell (a classifier that was not asked, or is another one now, a place that was not
+kept) is decided twice, as mildly and as severely as it could have been; where the two differ, the decision is unknown
+and not guessed. What a classifier saw or failed at says nothing of the one that has its name now.
 
 What an expression asks beside scores (an account, its strikes, counts, sequences) is in no record. But where the same
 rule was in force, whether it fired is; what rules would have left on accounts is taken as it was.
@@ -193,7 +194,7 @@ class Backtest:
             return f"revision {revision or '(none)'} is not kept: nobody knows what it asked"
         names = sorted({name for stage in Stage for name, _ in self._missing(stage, revision)})
         if names:
-            return f"revision {revision} did not ask {', '.join(names)} about the same texts"
+            return f"revision {revision} did not ask {', '.join(names)} about the same texts, or it is another one now"
         if blind:
             return "in which reading of a text something was seen was not recorded then"
         if any(self._open(stage, frozenset()) for stage in Stage):
@@ -324,15 +325,14 @@ class Backtest:
             gone = frozenset(rule.id for rule in open_)
             sure, maybe = (self._with(each, gone, settled) for each in (context.sure, context.maybe))
             did = [rule for rule in left if settled.get(rule.id)]
-            low = self._decided(sure, stage, context.silent, bins, frozenset(), did)
-            high = self._decided(maybe, stage, context.silent, bins, context.missing, did, unplaced=True)
+            low = self._decided(sure, stage, context, bins, did, severe=False)
+            high = self._decided(maybe, stage, context, bins, did, severe=True)
             most = max({high.action, *could}, key=_RANK.__getitem__)
             first = low.fired[0] if low.fired else None
             # A route to the model that was asked for asks for nothing.
-            ways = [each.arrived({context.asked}) for each in (low, high)]
-            ends, high_ends = (each.stopped() is not None for each in ways)
+            ends, high_ends = (each.arrived({context.asked}).stopped() is not None for each in (low, high))
             may_end = not could.isdisjoint(ENDS) or high_ends
-            routes = {each.way.told for each in ways if each.way is not None and each.way.action is Action.ROUTE}
+            routes = _routes(low, high, context.asked)
             to = "?" if len(routes) > 1 or Action.ROUTE in could else "".join(routes)
             said = ("", "", "", ()) if first is None else (first.rule, first.policy, first.reason, first.tags)
             self._verdicts[key] = Verdict(low.action, most, *said, ends, may_end, to, context.blind)
@@ -380,44 +380,44 @@ class Backtest:
         self,
         policies: PolicySet,
         stage: Stage,
-        silent: Silences,
+        context: Context,
         bins: Sequence[tuple[Column, int]],
-        missing: frozenset[Gap],
-        did: Sequence[Rule] = (),
-        unplaced: bool = False,
+        did: Sequence[Rule],
+        severe: bool,
     ) -> Decision:
-        """What the engine says of such findings. `missing` classifiers find all they can, rules in `did` fire; with
-        `unplaced`, what may have had no place in the text has none."""
-        failed, present = silent
-        roles = sorted({*present, *(column[0] for column, _ in bins), *(str(role) for _, role in missing)})
+        """What the engine says of such findings; rules in `did` fire. Classifiers that were not asked find nothing, and
+        what they found or failed at as others is not theirs. With `severe` they find all they can and fail as well,
+        and what may have had no place in the text has none."""
+        (failed, present), missing = context.silent, context.missing
+        roles = sorted({*present, *(column[0] for column, _ in bins), *(str(role) for _, role in missing if severe)})
         place = {role: at for at, role in enumerate(roles)}
         found: list[Finding] = []
         for (role, name, placeless, view), step in bins:
             steps = self._thresholds(stage, name)
             assert steps is not None  # columns that no rule asks for are left out
             classifier, _, label = name.partition(".")
+            if (classifier, role) in missing:
+                continue
             score, at = float(steps[step - 1]), place[role]
             nowhere = placeless or classifier in BUILT_IN
             if not nowhere:
                 found.append(Finding(classifier, label, score, at, (0, 1), view))
-            if nowhere or (unplaced and not self._exact(classifier)):
+            if nowhere or (severe and not self._exact(classifier)):
                 found.append(Finding(classifier, label, score, at, None, view))
-        tests = policies.tables[stage].tests
-        for classifier, role in missing:
-            for label in tests.get(classifier, ()):
-                found += [Finding(classifier, label, 1.0, place[str(role)], span) for span in ((0, 1), None)]
-        # One that was not asked might have failed as well.
-        unasked = {name for name, _ in missing}
         left = frozenset(map(Role, present))
-        failures = tuple(
-            Failure(name, Silence.UNAVAILABLE, roles=None if name in unasked else left)
-            for name in sorted(failed | unasked)
-        )
+        unread = {name: left - {role for one, role in missing if one == name} for name in failed}
+        failures = [Failure(name, Silence.UNAVAILABLE, roles=unread[name]) for name in sorted(failed)]
+        if severe:
+            tests = policies.tables[stage].tests
+            for classifier, role in missing:
+                for label in tests.get(classifier, ()):
+                    found += [Finding(classifier, label, 1.0, place[str(role)], span) for span in ((0, 1), None)]
+            failures += [Failure(name, Silence.UNAVAILABLE) for name in sorted({name for name, _ in missing})]
         messages = [Message(Role(role), "x", f"/{role}") for role in roles]
         for rule in did:
             found.append(Finding(_FIRED, _label(rule), 1.0, len(messages), (0, 1)))
             messages.append(Message(rule.roles[0], "x", "/fired"))
-        return decide(policies, stage, messages, Report(tuple(found), failures))
+        return decide(policies, stage, messages, Report(tuple(found), tuple(failures)))
 
     def _exact(self, classifier: str) -> bool:
         """Whether its findings have a place, unless the record says otherwise."""
@@ -439,6 +439,17 @@ def _known(decision: Decision | None, asked: str) -> Verdict:
         return Verdict(decision.action, decision.action, ends=ends, may_end=ends)
     one = decision.fired[0]
     return Verdict(decision.action, decision.action, one.rule, one.policy, one.reason, one.tags, ends, ends)
+
+
+def _routes(low: Decision, high: Decision, asked: str) -> set[str]:
+    """The models that could answer in place of the one that was asked, "" for none, where rules beside those of `low`
+    could have fired, up to all of `high`."""
+    way = low.arrived({asked}).way
+    least, most = ([each for each in one.fired if each.action is Action.ROUTE] for one in (low, high))
+    routes = {way.told if way is not None and way.action is Action.ROUTE else ""}
+    if [each.rule for each in least] != [each.rule for each in most]:
+        routes |= {"" if each.told == asked else each.told for each in most}
+    return routes
 
 
 def _together(first: Verdict, second: Verdict, stopped: bool) -> Again:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from proxy.metrics import Metrics
 from proxy.record import Notes
 from proxy.recorded import _parsed, take
 from tests.policies.test_engine import CLASSIFIERS, LABELS, ROLES, built, make, policies_of, rule, rules
+from tests.policies.words import Words
 
 Seen = tuple[list[Message], Report]
 
@@ -67,7 +69,8 @@ readings = st.sampled_from(
 )
 asking = st.builds(lambda given, when: given | {"when": when, "roles": list(map(str, ROLES))}, rules, readings)
 sets = st.lists(st.lists(st.one_of(rules, asking), min_size=1, max_size=4), min_size=1, max_size=2).map(policies_of)
-exchanges = st.lists(st.tuples(seen(), seen()), min_size=1, max_size=5)
+exchange = st.tuples(seen(), seen())
+exchanges = st.lists(exchange, min_size=1, max_size=5)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +153,99 @@ def again(old: list[dict[str, Any]], new: list[dict[str, Any]], *findings: Findi
     record(rows, then, ([Message(Role.USER, "abcdef", "/t")], Report(findings)), ([], Report()))
     (one,) = Backtest(now, {then.revision: describe(then)}.get).decide(rows)
     return one
+
+
+def otherwise(policies: list[Policy], changed: Collection[str]) -> PolicySet:
+    """As `built`, where classifiers in `changed` look for something else under their old names."""
+    words = {name: dict.fromkeys(LABELS, "v" if name in changed else "w") for name in CLASSIFIERS}
+    return PolicySet.build(policies, {name: Words(name, words[name]) for name in CLASSIFIERS})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sets, sets, st.lists(st.tuples(exchange, exchange), min_size=1, max_size=5), st.sets(st.sampled_from(CLASSIFIERS))
+)
+def test_what_a_changed_classifier_saw_is_not_known(
+    old: list[Policy], new: list[Policy], all_seen: list[tuple[tuple[Seen, Seen], tuple[Seen, Seen]]], changed: set[str]
+) -> None:
+    """Of the same texts: what it finds and fails at now has nothing to do with what it found and failed at then."""
+    then, now, rows = built(*old), otherwise(new, changed), Rows()
+    truth: list[Action] = []
+    for was, is_ in all_seen:
+        first, second = map(without_six_decimals, was)
+        record(rows, then, heard_by(then, Stage.INPUT, first), heard_by(then, Stage.OUTPUT, second))
+        stages = zip(Stage, (first, second), map(without_six_decimals, is_), strict=True)
+        answers = [heard_by(now, stage, mixed(before, after, changed)) for stage, before, after in stages]
+        truth.append(decided(now, *answers)[1])
+    for one, expected in zip(Backtest(now, {then.revision: describe(then)}.get).decide(rows), truth, strict=True):
+        if one.action is not None and not one.unasked:
+            assert one.action is expected
+
+
+def mixed(then: Seen, now: Seen, changed: Collection[str]) -> Seen:
+    """The texts of `then`, and what is seen of them where the `changed` classifiers see what `now` says."""
+    (texts, was), is_ = then, now[1]
+    found = [each for each in was.findings if each.classifier not in changed]
+    found += [
+        replace(each, message=at, span=None if "#" in texts[at].origin else (0, 3))
+        for each in is_.findings
+        if each.classifier in changed
+        for at in [each.message % len(texts)]
+    ]
+    failures = [each for each in was.failures if each.classifier not in changed]
+    failures += [each for each in is_.failures if each.classifier in changed]
+    return texts, Report(tuple(found), tuple(failures))
+
+
+@pytest.mark.parametrize(
+    ("found", "fails", "now", "action"),
+    [
+        # It blocked, and looks for less now.
+        ([Finding("a", "x", 0.9, 0, (0, 3))], False, {}, None),
+        # It failed, and was replaced.
+        ([], True, {}, None),
+        ([], True, {"action": "log"}, None),
+        ([Finding("a", "x", 0.9, 0, (0, 3))], False, {"action": "log", "on_error": "log"}, None),
+        # Whatever it finds now, nothing comes of it, or the other one blocks.
+        ([Finding("a", "x", 0.9, 0, (0, 3))], True, {"mode": "shadow"}, Action.PASS),
+        ([Finding("b", "x", 0.9, 0, (0, 3))], False, {}, Action.BLOCK),
+    ],
+)
+def test_an_old_finding_or_failure_is_not_the_new_classifiers(
+    found: list[Finding], fails: bool, now: dict[str, Any], action: Action | None
+) -> None:
+    other = rule("s", when={"finding": "b.x", "at_least": 0.5})
+    then = built(make([rule(), other]))
+    trial, rows = Backtest(otherwise([make([rule(**now), other])], {"a"}), {then.revision: describe(then)}.get), Rows()
+    report = Report(tuple(found), (Failure("a", Silence.TIMEOUT),) if fails else ())
+    record(rows, then, ([Message(Role.USER, "abcdef", "/t")], report), ([], Report()))
+    (one,) = trial.decide(rows)
+    assert one.action is action
+    assert ("did not ask a about the same texts, or it is another one now" in one.why) == (action is None)
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_failure_stands_for_the_roles_that_were_asked_about(role: str) -> None:
+    """Of a role that it is asked about since, nobody knows whether it would have failed there."""
+    then = built(make([rule(roles=["user"])]))
+    now, rows = built(make([rule(roles=["user", "system"])])), Rows()
+    texts = [Message(Role(role), "abcdef", "/t")]
+    record(rows, then, (texts, Report((), (Failure("a", Silence.TIMEOUT),))), ([], Report()))
+    (one,) = Backtest(now, {then.revision: describe(then)}.get).decide(rows)
+    assert one.action is (Action.BLOCK if role == "user" else None)
+
+
+def test_the_answer_of_a_model_that_perhaps_would_not_be_asked_is_not_known() -> None:
+    """What a changed classifier routed to another model may stay with the one that was asked for."""
+    way = rule("way", action="route", route_to="small", on_error="pass")
+    answered = rule("out", stages=["output"], when={"finding": "b.x", "at_least": 0.5})
+    then, now = built(make([way, answered])), otherwise([make([way, answered])], {"a"})
+    rows = Rows()
+    said = [Message(Role.ASSISTANT, "abcdef", "/t")], Report((Finding("b", "x", 0.9, 0, (0, 3)),))
+    record(rows, then, ([Message(Role.USER, "abcdef", "/t")], Report((HIGH,))), said)
+    assert rows.actions == ["block"]
+    (one,) = Backtest(now, {then.revision: describe(then)}.get).decide(rows)
+    assert one.action is None
 
 
 HIGH = Finding("a", "x", 0.7, 0, (0, 3))
