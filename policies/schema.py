@@ -41,7 +41,7 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield from ((f"pii.{label}", "Where a classifier 'pii' is of the kind pii.") for label in data)
     yield "secrets.*", "Where a classifier 'secrets' is of the kind secrets: any key, token or password."
     yield "surface.unscannable", "A part that no classifier can read, such as an image."
-    yield "surface.opaque", "What the provider has encrypted, and only he can read."
+    yield "surface.opaque", "What the provider has encrypted, or keeps of its own thoughts, and only he can read."
 
 
 def plain() -> dict[str, Any]:

@@ -33,9 +33,9 @@ from .metrics import Metrics
 Recall = Callable[[], Coroutine[Any, Any, Account]]
 """The account, with what is remembered of it."""
 SURFACE = "surface"
-ENCRYPTED = "encrypted"
-"""The kind of a part that a provider sealed and that must come back unchanged: a finding of its own (`opaque`)."""
 """The built-in source of findings that are facts about a body's form, not opinions of a classifier."""
+OPAQUE = frozenset({"encrypted", "recalled"})
+"""Kinds of parts that a provider sealed, or keeps, and that must come back unchanged: a finding of their own."""
 
 
 class Guard:
@@ -207,7 +207,7 @@ class Guard:
             first = len(messages)
             messages = messages + [message for message, _ in unscannable]
             found = tuple(
-                Finding(SURFACE, "opaque" if kind == ENCRYPTED else "unscannable", 1.0, first + i)
+                Finding(SURFACE, "opaque" if kind in OPAQUE else "unscannable", 1.0, first + i)
                 for i, (_, kind) in enumerate(unscannable)
             )
             report = report._replace(findings=report.findings + found)

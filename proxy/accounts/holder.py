@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialects.base import NotFound, TooMany
 from ..strict import Malformed
-from .stored import minted, referred, shaped, told
+from .stored import minted, recalled, referred, shaped, told
 
 if TYPE_CHECKING:
     from .owned import Owned
@@ -59,6 +59,11 @@ class Holder:
                     # As OpenAI says it: its clients know the code.
                     raise Unanswered("There is no such previous response, or it is not yours.", field)
                 raise NotFound("There is no such object, or it is not yours.", field)
+        # Of unknown ones another replica may know: an agent that keeps nothing on purpose goes to any of them.
+        thoughts = dict(recalled(tree))
+        if thoughts and self._owned.foreign(self._account, thoughts):
+            lost = next((name for name in thoughts if self._owned.foreign(self._account, [name])), None)
+            raise NotFound("There is no such object, or it is not yours.", thoughts.get(lost or ""))
 
     def body(self, tree: Any, *, strict: bool = True) -> None:
         """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing, nor,

@@ -43,13 +43,14 @@ def shaped(word: str) -> bool:
 
 
 def minted(tree: Any, *, kept: bool) -> Iterator[str]:
-    """The ids that an answer gives away: of the containers that it worked in, and if it is `kept` at the provider its
-    own, and those of what came to be with it."""
+    """The ids that an answer gives away: of the containers that it worked in, of its thoughts, and if it is `kept` at
+    the provider its own, and those of what came to be with it."""
     if not isinstance(tree, dict):
         return
     items = [item for item in _list(tree.get("output")) if isinstance(item, dict)]
     output = [item.get("container_id") for item in items]
     output += [_inner(item, "environment", "container_id") for item in items]
+    output += [item.get("id") for item in items if item.get("type") == "reasoning"]
     output += _written(tree.get("content"))
     output += [_spoken(choice.get("message")) for choice in _list(tree.get("choices")) if isinstance(choice, dict)]
     if kept:  # files that came of an upload in parts, or of a training
@@ -86,6 +87,16 @@ def refers(item: dict[str, Any]) -> bool:
     return False
 
 
+def recalls(item: dict[str, Any]) -> bool:
+    """Whether an item is thoughts that do not travel with it: where the provider keeps answers it finds them by their
+    id, whatever summary stands beside it. Clients send them back so with every turn."""
+    return item.get("type") == "reasoning" and bool(item.get("id")) and not _sealed(item.get("encrypted_content"))
+
+
+def _sealed(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(id, the field that holds it) of each stored thing that a request leads to."""
     for name in ("previous_response_id", "conversation", "container", "input_file_id", "thread"):
@@ -98,6 +109,13 @@ def referred(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for outer, inner_name in _COMPARED:
         yield from _named(_inner(tree, outer, inner_name), f"{outer}.{inner_name}")
     yield from _files(tree)
+
+
+def recalled(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """As `referred`, of thoughts: clients that store nothing on purpose send their ids, too."""
+    for index, item in enumerate(_list(tree.get("input"))):
+        if isinstance(item, dict) and recalls(item):
+            yield from _named(item.get("id"), f"input[{index}].id")
 
 
 def _worked_with(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from classifiers.base import Role
 
-from ..accounts.stored import refers
+from ..accounts.stored import recalls, refers
 from .base import BadRequest, Body, escaped, looks_sealed
 from .chat_body import OPAQUE, is_bytes, opaque_kind, spelled
 from .chat_body import VOCABULARY as CHAT
@@ -104,7 +104,9 @@ def check_shape(body: Body, tree: dict[str, Any], opened: frozenset[str]) -> Non
     for index, item in enumerate(tree["input"] if isinstance(tree.get("input"), list) else ()):
         if not isinstance(item, dict):
             raise BadRequest(f"'input[{index}]' must be an object.", f"input[{index}]")
-        if refers(item):
+        if recalls(item):
+            body.unscannable.append((f"/input/{index}", "recalled"))
+        elif refers(item):
             if "item_reference" in opened:
                 body.unscannable.append((f"/input/{index}", "stored"))
                 continue

@@ -132,6 +132,8 @@ class ResponsesReader:
             closes = self._frame(pieces, opaque, tree, name)
         else:
             closes = self._event(pieces, opaque, tree, name, raw)
+            if name == "response.output_item.done" and self._request.own is not None:
+                self._request.own({"output": [tree.get("item")]})  # its thoughts can be named later
         return Part(raw, tuple(pieces), closes, tree, tuple(opaque))
 
     def released(self, part: Part) -> None:

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.clients.sayings import Saying
+from tests.clients.sayings import AFTER, Saying
 from tests.packages import ROOT, node_packages, packages
 from tests.proxy.conftest import Stand, standing
+from tests.upstream import Request, replies, responses
 
 FOLDER = Path(__file__).parent
 SCENARIOS: list[dict[str, Any]] = YAML(typ="safe").load(FOLDER / "scenarios.yaml")
@@ -63,7 +64,7 @@ CLIENTS = {
 }
 
 
-def command(client: Client, url: str) -> tuple[list[str], dict[str, str]]:
+def command(client: Client, *where: str) -> tuple[list[str], dict[str, str]]:
     """How a driver is started."""
     kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR"}}
     kept["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the internet first
@@ -71,15 +72,15 @@ def command(client: Client, url: str) -> tuple[list[str], dict[str, str]]:
         folder = node_packages(FOLDER / "node")
         for file in (FOLDER / "node").glob("*.mjs"):
             shutil.copy(file, folder)  # Node looks for packages beside the program
-        return ["node", str(folder / client.driver), url], kept
+        return ["node", str(folder / client.driver), *where], kept
     path = os.pathsep.join([str(packages(client.lock)), str(ROOT)])
-    return [sys.executable, "-m", f"tests.clients.drivers.{client.driver}", url], {**kept, "PYTHONPATH": path}
+    return [sys.executable, "-m", f"tests.clients.drivers.{client.driver}", *where], {**kept, "PYTHONPATH": path}
 
 
 @asynccontextmanager
-async def driven(client: Client, url: str) -> AsyncIterator[Callable[[dict[str, Any]], Any]]:
-    """A client in its process: a function that gives it an order and returns what came of it."""
-    program, environment = await asyncio.to_thread(command, client, url)
+async def driven(client: Client, *where: str) -> AsyncIterator[Callable[[dict[str, Any]], Any]]:
+    """A client in its process, by its base URL and perhaps a key: it takes an order and tells what came of it."""
+    program, environment = await asyncio.to_thread(command, client, *where)
     process = await asyncio.create_subprocess_exec(
         *program, env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20
     )
@@ -169,6 +170,34 @@ async def test_what_a_client_does(tmp_path: Path, client: Client) -> None:
                 for stream in (False, True):
                     wrong += await play(s, ask, client, scenario, dialect, stream)
     assert not wrong, "\n".join(wrong)
+
+
+def thinking(request: Request) -> replies.Reply:
+    """A model that thinks before it calls the tool, and before it says what that told: its thoughts have ids, and are
+    kept at the provider."""
+    asked = request.json()
+    items = asked["input"] if isinstance(asked["input"], list) else []
+    called = any(item.get("type") == "function_call_output" for item in items)
+    said = responses.message(responses.text(AFTER)) if called else responses.call()
+    output = [responses.reasoning("A lookup is due.", id=f"rs_{len(items)}"), said]
+    if asked.get("stream"):
+        return replies.sse(responses.stream(*output))
+    return replies.json(responses.response(*output))
+
+
+@pytest.mark.parametrize("keys", [False, True])
+async def test_an_agent_sends_its_thoughts_back(tmp_path: Path, keys: bool) -> None:
+    """It names them by the ids that it was given: under `baseline` it goes on, and with keys it alone."""
+    order = {"dialect": "responses", "tools": True, "prompt": "What is the weather like?"}
+    held: dict[str, dict[str, Any]] | None = {"a": {}, "b": {}} if keys else None
+    async with standing(tmp_path, settings={"policy": "baseline"}, keys=held) as s:
+        s.upstream.reply = thinking
+        async with driven(CLIENTS["openai-agents"], s.url, s.keys["a"] if keys else "sk-test") as ask:
+            for stream in (False, True):
+                assert await ask({**order, "stream": stream}) == {"text": AFTER, "error": None, "ran": ["Paris"]}
+        sent = [item for request in s.upstream.requests for item in request.json()["input"]]
+        assert len([item for item in sent if item.get("type") == "reasoning" and item["id"].startswith("rs_")]) == 2
+        assert {row["status"] for row in await s.rows()} == {"released"}
 
 
 @pytest.mark.clients

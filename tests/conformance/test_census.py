@@ -102,6 +102,9 @@ Messages that goes on, lead to texts that were not judged here, or to an answer 
 until `open_fields` names it. Then it is a part that nobody can read (`surface.unscannable`; kind `stored` or
 `background`), and the policy decides: `baseline` refuses. The tool runners of Anthropic's SDKs go on with a `thread` by
 themselves; the refusal (`thread_unsupported_request`, the API's own word) has them send the whole conversation instead.
+Thoughts of Responses that come back without `encrypted_content` are found there by their id, too; agents send them so
+with every turn, and they pass under `baseline` like encrypted ones (`surface.opaque`; kind `recalled`). With keys those
+that are known to be another account's answer 404.
 `prompt_id`, `preset` and `@preset/` in a model's name lead to instructions that a gateway keeps: always such a part
 (kind `stored`), and where a key has its models, refused (404), for they may name another.
 

@@ -84,6 +84,7 @@ PARTS: dict[str, Any] = {
     },
     "screenshot": {"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "f"}},
     "encrypted reasoning": {"type": "reasoning", "summary": [], "encrypted_content": "Z0FBQUFB"},
+    "reasoning by its id": {"type": "reasoning", "id": "rs_1", "summary": []},
     "compaction": {"type": "compaction", "encrypted_content": "Z0FBQUFB"},
 }
 

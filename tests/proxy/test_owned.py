@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from proxy.accounts.holder import Holder
 from proxy.accounts.owned import Owned
-from proxy.accounts.stored import first_id, minted, referred
+from proxy.accounts.stored import first_id, minted, recalled, referred
 from proxy.audit import Key
 from proxy.dialects.base import NotFound
 from proxy.logs import captured
 from tests.proxy.conftest import DEFAULTS, RULES, Make, Stand
-from tests.upstream import Reply, Request, messages, replies, responses, shapes
+from tests.upstream import End, Reply, Request, messages, replies, responses, shapes
 
 HASHED = Key(b"k" * 32).keyed_hash
 
@@ -230,11 +230,40 @@ def test_what_a_request_refers_to(tmp_path: Path, tree: dict[str, Any], ids: set
             other.request(tree)
 
 
+THOUGHTS = [
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {"type": "reasoning", "summary": []},
+    {"type": "reasoning", "id": "rs_2", "summary": [{"text": "x"}], "content": []},
+    {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": ""},
+    {"type": "reasoning", "id": "rs_4", "summary": [], "encrypted_content": None},
+    {"type": "reasoning", "id": "rs_5", "summary": [], "encrypted_content": "gAAAAAB"},
+]
+
+
+def test_thoughts_are_nobodys_until_they_are_known(tmp_path: Path) -> None:
+    """Another replica may know them. Then they are one account's, each of them."""
+    holder, other, tree = Holder(table(tmp_path), "a"), Holder(table(tmp_path), "b"), {"input": THOUGHTS}
+    assert list(recalled(tree)) == [(f"rs_{n}", f"input[{at}].id") for n, at in ((1, 0), (2, 2), (3, 3), (4, 4))]
+    assert list(referred(tree)) == []
+    table(tmp_path).mint("a", ["rs_5"])
+    other.request(tree)
+    table(tmp_path).mint("a", ["rs_3"])
+    holder.request(tree)
+    with pytest.raises(NotFound) as caught:
+        other.request(tree)
+    assert caught.value.param == "input[3].id"
+
+
 GIVES: dict[str, tuple[Any, set[str], set[str]]] = {
     "response": ({"id": "resp_1", "conversation": {"id": "conv_1"}}, {"resp_1", "conv_1"}, set()),
     "batch": ({"id": "batch_1", "output_file_id": "file-2", "error_file_id": None}, {"batch_1", "file-2"}, set()),
     "message": ({"type": "message", "id": "msg_1", "container": {"id": "c_1"}}, {"msg_1", "c_1"}, {"c_1"}),
     "container": ({"id": "r", "output": [{"container_id": "c_1"}, {}, "x"]}, {"r", "c_1"}, {"c_1"}),
+    "thoughts": (
+        {"id": "r", "output": [{"type": "reasoning", "id": "rs_1"}, {"type": "message", "id": "m"}]},
+        {"r", "rs_1"},
+        {"rs_1"},
+    ),
     "files that code wrote": (
         {
             "content": [
@@ -324,6 +353,33 @@ async def ask(s: Stand, who: str, **more: Any) -> httpx2.Response:
 
 async def call(s: Stand, who: str, method: str, path: str, **more: Any) -> httpx2.Response:
     return await s.client.request(method, path, headers={"authorization": f"Bearer {s.keys[who]}"}, **more)
+
+
+@pytest.mark.parametrize("last", ["completed", None])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thoughts_are_named_by_their_account_only(stand: Make, stream: bool, last: str | None) -> None:
+    """Whatever is kept; in a stream from the event on that ends them, for it may be cut."""
+    items = [responses.reasoning("Hm.", id="rs_1"), responses.message(responses.text("Hello."))]
+    async with stand(settings={"policy": "baseline"}, keys={"a": {}, "b": {}}) as s:
+        events = responses.stream(*items)
+        s.upstream.reply = replies.json(responses.response(*items))
+        if stream:
+            s.upstream.reply = replies.sse(events if last else [*events[:-1], End.CLOSE])
+        assert (await ask(s, "a", stream=stream)).status_code == 200
+        before = len(s.upstream.requests)
+        thoughts = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}
+        for who, item in (
+            ("b", thoughts),
+            ("b", {**thoughts, "encrypted_content": ""}),
+            ("b", {**thoughts, "content": []}),
+        ):
+            other = await ask(s, who, input=[item, {"role": "user", "content": "Go on."}])
+            assert (other.status_code, other.json()["error"]["param"]) == (404, "input[0].id"), other.text
+            assert "rs_" not in other.text
+        assert len(s.upstream.requests) == before
+        s.upstream.reply = replies.json(responses.response(*items))
+        for who, item in (("a", thoughts), ("b", {**thoughts, "id": "rs_2"})):  # unknown: another replica's, say
+            assert (await ask(s, who, input=[item, {"role": "user", "content": "Go on."}])).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -22,6 +22,7 @@ rules:
     action: block
     stream: {{hold_back: 1}}
 """
+RECALLED = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}
 HISTORY: dict[str, tuple[str, Any]] = {
     "/v1/messages": ("content", [{"type": "redacted_thinking", "data": "EmwKAhgB"}]),
     "/v1/responses": ("input", [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAB"}]),
@@ -53,3 +54,19 @@ async def test_only_a_rule_of_its_own_stops_what_is_sealed(stand: Make, path: st
         assert len(s.upstream.requests) == 1 + (not stops)
         metrics = (await s.client.get(s.admin_url + "/metrics")).text
         assert any("unscanned" in line and 'kind="encrypted"' in line for line in metrics.splitlines())
+
+
+@pytest.mark.parametrize("label", ["opaque", "unscannable"])
+async def test_thoughts_that_the_provider_keeps_are_such_a_part(stand: Make, label: str) -> None:
+    """A provider that keeps answers finds them by their id, whatever their summary says."""
+    async with stand(policy=RULE.format(label=label)) as s:
+        s.upstream.reply = replies.json(responses.response(responses.message(responses.text("Hi"))))
+        for item, refused in (
+            (RECALLED, label == "opaque"),
+            ({**RECALLED, "encrypted_content": None}, label == "opaque"),
+            ({**RECALLED, "id": None}, False),
+        ):
+            asked = {"model": "m", "input": [item, {"role": "user", "content": "Go on."}]}
+            assert (await s.client.post("/v1/responses", json=asked)).status_code == (400 if refused else 200), item
+        metrics = (await s.client.get(s.admin_url + "/metrics")).text
+        assert any("unscanned" in line and 'kind="recalled"' in line for line in metrics.splitlines())

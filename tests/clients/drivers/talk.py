@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 URL = sys.argv[1]
-KEY = "sk-test"
+KEY = sys.argv[2] if len(sys.argv) > 2 else "sk-test"
 TOOL = "get_weather"
 ABOUT = "The weather in a city."
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
