@@ -29,4 +29,8 @@ machines differ, so does what was there before.
 
 Decision: a primary that Sentinels made out of a replica is told everything again as well. Why: what the one before had
 acknowledged last may not have reached it. Cost: a flag that was lifted in the very second before may stand again.
+
+Decision: what is to be told anew is looked at in slices, in a thread, and told for a second at a time between looks at
+flags. Why: a year of strikes in one go stood still for everybody. Cost: where it is cut short it begins again, and some
+is told twice.
 """

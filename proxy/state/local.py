@@ -22,6 +22,10 @@ PATIENCE = 0.25
 """Seconds that another process's write is waited for: the event loop waits, too."""
 TOGETHER = 100
 """Strikes that are told Redis at once."""
+SLICE = 1000
+"""Strikes that are looked at in one go where all are to be told anew: others wait some milliseconds."""
+Key = tuple[str, str, str]
+"""Account, name and decision of a strike."""
 
 _SCHEMA = (
     "PRAGMA journal_mode = WAL",
@@ -42,6 +46,7 @@ _OLDEST = (
     " (SELECT at FROM strikes WHERE account = ? AND name = ? ORDER BY at DESC LIMIT 1 OFFSET ?)"
 )
 _UNSENT = "SELECT account, name, decision, at FROM strikes WHERE sent = 0"
+_KEYS = "SELECT account, name, decision FROM strikes"
 _FLAG = (
     "INSERT INTO flags VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
     " until = excluded.until, at = excluded.at, who = excluded.who, sent = excluded.sent WHERE CASE"
@@ -138,14 +143,20 @@ class Local:
 
     # ---- what Redis was not told yet
 
-    def unsent(self, account: str | None = None) -> list[Strike]:
-        """The strikes of an account that Redis was not told of; or some of anybody's."""
+    def unsent(self, account: str, since: Mapping[str, float]) -> list[Strike]:
+        """The strikes of an account that Redis was not told of, of these names and after these times (unix seconds)."""
         with self._using() as db:
-            if account is None:
-                rows = db.execute(f"{_UNSENT} LIMIT ?", (TOGETHER,))
-            else:
-                rows = db.execute(f"{_UNSENT} AND account = ?", (account,))
-            return [Strike(*row) for row in rows]
+            rows = [
+                row
+                for name, at in since.items()
+                for row in db.execute(f"{_UNSENT} AND account = ? AND name = ? AND at > ?", (account, name, at))
+            ]
+        return [Strike(*row) for row in rows]
+
+    def some_unsent(self) -> list[Strike]:
+        """Some strikes of anybody's that Redis was not told of."""
+        with self._using() as db:
+            return [Strike(*row) for row in db.execute(f"{_UNSENT} LIMIT ?", (TOGETHER,))]
 
     def sent(self, strikes: Iterable[Strike]) -> None:
         """Redis has these."""
@@ -160,17 +171,32 @@ class Local:
         with self._using() as db:
             _all(db, "UPDATE flags SET sent = 1 WHERE account = ? AND name = ? AND at = ?", rows)
 
-    def telling(self, born: str) -> bool:
-        """Redis is this memory now. If it was another one, it is to be told everything anew: whether that is so."""
+    def knows(self, born: str) -> bool:
+        """Whether Redis, which is this memory now, is the one that was told what is sent."""
         with self._using() as db:
-            if db.execute("SELECT 1 FROM told WHERE born = ?", (born,)).fetchone():
-                return False
+            return db.execute("SELECT 1 FROM told WHERE born = ?", (born,)).fetchone() is not None
+
+    def untell(self, after: Key | None) -> Key | None:
+        """Redis was not told of the next strikes in order, those behind `after`: the last one of them, and nothing once
+        there are no more. For a thread; whoever else wants the file waits for a slice and no longer."""
+        first = "" if after is None else " WHERE (account, name, decision) > (?, ?, ?)"
+        with self._using() as db:
+            rows = db.execute(
+                f"{_KEYS}{first} ORDER BY account, name, decision LIMIT ?", (*(after or ()), SLICE)
+            ).fetchall()
+            if rows:
+                _all(
+                    db, "UPDATE strikes SET sent = 0 WHERE account = ? AND name = ? AND decision = ? AND sent = 1", rows
+                )
+        return rows[-1] if rows else None
+
+    def telling(self, born: str) -> None:
+        """From now on Redis is this memory. It is to be told every mark; of the strikes `untell` has seen to that."""
+        with self._using() as db:
             db.execute("BEGIN IMMEDIATE")
-            db.execute("UPDATE strikes SET sent = 0")
             db.execute("UPDATE flags SET sent = 0")
             db.execute("INSERT OR REPLACE INTO told VALUES (1, ?)", (born,))
             db.execute("COMMIT")
-            return True
 
     def told(self) -> list[tuple[str, str, float]]:
         """The marks (account, name, since) that Redis was told of. Ask before Redis is read, for `mirror`."""

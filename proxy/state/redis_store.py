@@ -144,13 +144,17 @@ def _read() -> Iterator[None]:
 
 
 def _striking(strikes: Sequence[Strike]) -> Iterator[Command]:
+    """Six commands for each name of an account, however many strikes there are."""
+    together: dict[tuple[str, str], list[Strike]] = {}
     for each in strikes:
-        key, names = _key(each.account, each.name), _names(each.account)
-        yield "ZADD", key, "NX", repr(each.at), each.decision
-        yield "ZREMRANGEBYSCORE", key, "-inf", repr(each.at - KEPT)
+        together.setdefault((each.account, each.name), []).append(each)
+    for (account, name), some in together.items():
+        key, names = _key(account, name), _names(account)
+        yield "ZADD", key, "NX", *(part for each in some for part in (repr(each.at), each.decision))
+        yield "ZREMRANGEBYSCORE", key, "-inf", repr(max(each.at for each in some) - KEPT)
         yield "ZREMRANGEBYRANK", key, 0, -MOST - 1
         yield "EXPIRE", key, KEPT
-        yield "SADD", names, each.name
+        yield "SADD", names, name
         yield "EXPIRE", names, KEPT
 
 

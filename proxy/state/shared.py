@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -109,7 +110,7 @@ class State:
         if redis is not None and redis.line.up:
             self.waited += 1
             try:
-                fresh = self._local.unsent(account)
+                fresh = self._local.unsent(account, since)
                 counts = await redis.counts(account, since, fresh)
                 self._local.sent(fresh)
             except StateUnavailable:
@@ -218,7 +219,7 @@ class State:
                 try:
                     # In this order: what was forgotten there must not be told anew.
                     await self._hear(redis)
-                    await self._tell()
+                    await self._tell(within=LOOK)  # a year of strikes must not keep us from hearing of a ban
                 except StateUnavailable as error:
                     if redis.line.up:  # else the line has told of it
                         self._line_changed(error)
@@ -239,8 +240,8 @@ class State:
             if self._local.has_room():
                 self._parts.well("state")
 
-    async def _tell(self) -> None:
-        """Redis gets what it was not told of."""
+    async def _tell(self, within: float = inf) -> None:
+        """Redis gets what it was not told of; what is left after so many seconds, at the next turn."""
         redis = self._behind
         if redis is None or not redis.line.up:
             return
@@ -248,14 +249,20 @@ class State:
         if flags:
             await redis.flag(flags)
             self._local.sent_flags(flags)
-        while strikes := self._local.unsent():
+        end = time.monotonic() + within
+        while strikes := self._local.some_unsent():
             await redis.strike(strikes)
             self._local.sent(strikes)
+            if time.monotonic() > end:
+                self._wake.set()
+                return
 
     async def _hear(self, redis: RedisStore) -> None:
         version = await redis.version()
         if version != self._version_there:
-            if self._local.telling(await redis.born()):
+            born = await redis.born()
+            if not self._local.knows(born):
+                await self._anew(born)
                 log.info("redis is told all that is known here")
             told = self._local.told()  # a mark that another process tells meanwhile may be missing from what is read
             flags, resets = await redis.all()
@@ -265,6 +272,14 @@ class State:
                     self._heard.pop(account, None)
             self._resets = resets
             self._version_there = version
+
+    async def _anew(self, born: str) -> None:
+        """Redis is another memory than was told: it is to be told everything. Where that is cut short, or another
+        process is at it, it begins again: what is told twice counts once."""
+        last = await asyncio.to_thread(self._local.untell, None)
+        while last is not None:
+            last = await asyncio.to_thread(self._local.untell, last)
+        self._local.telling(born)
 
     def _know(self, flags: Iterable[Flag]) -> None:
         known: dict[str, dict[str, float]] = {}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from math import inf
@@ -319,6 +320,39 @@ async def test_a_ban_is_not_shortened_by_who_knows_nothing_of_it(tmp_path: Path,
         await line.begin()
         assert all(flag.until > now + DAY for flag in await RedisStore(line).flags())
         await line.close()
+
+
+async def test_a_new_redis_is_told_all_without_holding_anybody_up(
+    tmp_path: Path, own: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No slice is looked at by the event loop, and however much is to be told, it looks up in between."""
+    monkeypatch.setattr("proxy.state.local.SLICE", 50)
+    real, slices, turns = Local.untell, list[bool](), list[None]()
+    hear = State._hear
+
+    def untell(local: Local, after: Any) -> Any:
+        slices.append(threading.current_thread() is threading.main_thread())
+        return real(local, after)
+
+    async def heard(state: State, redis: RedisStore) -> None:
+        turns.append(None)
+        await hear(state, redis)
+
+    monkeypatch.setattr(Local, "untell", untell)
+    monkeypatch.setattr(State, "_hear", heard)
+    monkeypatch.setattr("proxy.state.shared.LOOK", 0.0)
+    every = [Strike("ann", "mark", f"x{number}", time.time() - number) for number in range(450)]
+    file = Local(tmp_path / "state.db")
+    file.put(every)
+    file.sent(every)
+    file.close()
+    async with knowing(tmp_path, own.url()) as (_, local):
+        assert slices == [False] * 10
+        before = len(turns)
+        await until(lambda: local.waiting() == 0)
+        assert len(turns) - before >= 3
+        assert own.run("ZCARD", "penstock:{ann}:strikes:mark") == 450
+    assert slices == [False] * 10
 
 
 async def test_a_ban_that_another_process_tells_while_we_read_stands(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -331,6 +332,54 @@ def test_the_newest_strikes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert local.counted("a", {"loud": now - 19.5, "quiet": now - 60}) == {"loud": 20, "quiet": 1}
     assert local.waiting() == 21
     local.close()
+
+
+def test_all_is_to_be_told_anew_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of them others write, and what Redis is told then it may be told again."""
+    monkeypatch.setattr("proxy.state.local.SLICE", 3)
+    local, other = Local(tmp_path / "state.db"), Local(tmp_path / "state.db")
+    every = [strike(str(number), name, account=account) for account in "ab" for name in "xy" for number in range(4)]
+    local.put(every)
+    local.sent(every)
+    last, left = local.untell(None), [local.waiting()]
+    while last is not None:
+        other.put([strike("new", str(len(left)))])
+        last = local.untell(last)
+        left.append(local.waiting())
+    assert max(after - before for before, after in itertools.pairwise(left)) <= 4
+    assert not local.knows("another")
+    local.telling("another")
+    assert other.knows("another")
+    assert not {(each.account, each.name, each.decision) for each in every} - {each[:3] for each in local.some_unsent()}
+    for each in (local, other):
+        each.close()
+
+
+def test_before_a_count_only_what_it_asks_for_is_told(tmp_path: Path) -> None:
+    local, now = Local(tmp_path / "state.db"), time.time()
+    local.put(
+        [strike("old", at=now - 100), strike("new", at=now - 10), strike("quiet", "quiet"), strike("x", account="b")]
+    )
+    assert [each.decision for each in local.unsent("a", {"loud": now - 60})] == ["new"]
+    assert [each.decision for each in local.unsent("a", {"loud": now - 200, "none": 0})] == ["old", "new"]
+    local.close()
+
+
+async def test_many_strikes_are_few_commands(redis: Redis) -> None:
+    """Redis answers nobody while it reads thousands."""
+    line, now, asked = Line(redis.url(), 20), time.time(), []
+    await line.begin()
+    store, ask = RedisStore(line), line.ask
+
+    async def counted(*commands: Any) -> list[Any]:
+        asked.append(len(commands))
+        return await ask(*commands)
+
+    store._ask = counted
+    every = [strike(str(number), name, now - number / 100) for number in range(3000) for name in ("many", "more")]
+    assert await store.counts("a", {"many": now - 60, "more": now - 20}, every) == {"many": 3000, "more": 2000}
+    assert asked == [14]
+    await line.close()
 
 
 def test_what_another_process_tells_meanwhile_is_not_taken_away(tmp_path: Path) -> None:
