@@ -48,7 +48,9 @@ async def detour(
         seen.add(route.told)
         found = exchange.elsewhere(route.told) if exchange.elsewhere is not None else None
         if found is None:
-            raise NoRoute("The policy routes this request to a model that is not there: tell the operator.")
+            raise NoRoute(
+                "The policy routes this request to a model that is not served in this API: tell the operator."
+            )
         way, head = replace(found[0], model=found[0].model or route.told), found[1]
         exchange.notes.routed(request.model, route.told, route.rule)
         guard = exchange.guard.asked_of(route.told)

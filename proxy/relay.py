@@ -219,9 +219,9 @@ class Relay:
         return Answer(200, [(b"content-type", b"application/json"), *ids(notes.id)], page)
 
     async def _one(self, known: Head, name: str, may: Patterns | None, notes: Notes) -> Answer:
-        way = self._routing.way(known.family, name)
         if may is not None and name not in may:
             raise no_model()
+        way = self._routing.way(known.family, name)
         target = () if way.model is None else (b"GET", MODELS + b"/" + quote(way.model, safe=":@").encode())
         response, body = await self._ask(way.backend, known.head(way.backend, *target), None, notes)
         if way.model is None or response.status != 200:

@@ -2,7 +2,8 @@
 
 A route holds patterns of model names and the upstream that serves them; the first that matches stands, and
 `default_upstream` takes what matches none. An upstream that does not serve the caller's family of dialects is passed
-over. No header and no other field of a request leads anywhere.
+over for a later route that names the model too, and never for the default. No header and no other field of a request
+leads anywhere.
 """
 
 from __future__ import annotations
@@ -144,9 +145,15 @@ class Routing:
         return way
 
     def _look(self, family: str, model: str) -> Way:
+        # A name that is not there is none, whatever `*` says.
+        named = False
         for route in self._routes:
-            if family in route.way.backend.serves and model in route.models:
-                return route.way
+            if model in route.models:
+                if family in route.way.backend.serves:
+                    return route.way
+                named = bool(model)
+        if named:
+            raise _other_api(family)
         if self._rest is not None and family in self._rest.backend.serves:
             return self._rest
         raise no_model()
@@ -187,6 +194,16 @@ def unserved(policies: PolicySet, routing: Routing) -> list[str]:
 def no_model() -> NotFound:
     """What is said of a model that is not served here, or not to this account: the two sound the same."""
     return NotFound("This model does not exist, or you do not have access to it.", "model", "model_not_found")
+
+
+def _other_api(family: str) -> NotFound:
+    """What is said of a model whose routes lead only to upstreams that serve the other family: no other provider gets a
+    prompt in their place."""
+    theirs = "Anthropic's (/v1/messages)" if family == "openai" else "OpenAI's (as /v1/chat/completions)"
+    text = (
+        f"This model is not served in this API: ask for it in {theirs}, or have it routed to an upstream of this one."
+    )
+    return NotFound(text, "model", "model_not_found")
 
 
 def routing_of(settings: Settings) -> Routing:

@@ -528,6 +528,16 @@ async def test_a_row_whose_model_leads_elsewhere(stand: Make) -> None:  # noqa: 
         assert (await upload(s, form(row("Hi")))).status_code == 502  # it is sent, and nobody is there
 
 
+async def test_a_row_whose_model_another_api_serves(stand: Make) -> None:  # noqa: F811
+    """The file's upstream does not stand in for the one that a route names."""
+    claude = {"url": "http://127.0.0.1:2", "serves": ["anthropic"]}
+    chosen = {"upstream": "", "upstreams": {"a": {"url": "http://127.0.0.1:1"}, "b": claude},
+              "routes": [{"models": ["c*"], "upstream": "b"}], "default_upstream": "a"}  # fmt: skip
+    async with stand(settings={**ON, **chosen}) as s:
+        refused = await upload(s, form(row("Hi").replace(b'"m"', b'"c1"')))
+        assert refused.json()["error"]["message"].startswith("Row 1 was refused: This model is not served in this API")
+
+
 async def test_a_row_asks_what_its_key_may(stand: Make) -> None:  # noqa: F811
     async with stand(settings=ON, keys={"ci": {"models": ["m"], "scopes": ["batches"]}}) as s:
         s.upstream.reply = replies.json(FILE)

@@ -116,6 +116,23 @@ async def test_the_table_says_where_it_goes(stand: Make, tmp_path: Path) -> None
             assert (row["upstream"], row["routed"]["to"]) == ("two", "small")
 
 
+async def test_a_rule_leads_to_no_other_provider_than_the_table(stand: Make) -> None:
+    """Where the upstream of the model does not serve this API, the default does not stand in for it."""
+    async with Upstream() as default, Upstream() as other:
+        settings = {
+            "upstreams": {"one": {"url": default.url}, "two": {"url": other.url, "serves": ["anthropic"]}},
+            "routes": [{"models": ["small"], "upstream": "two"}],
+            "default_upstream": "one",
+        }
+        async with stand(POLICY.format(to="small"), settings=settings) as s:
+            response = await s.chat("LOCK")
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "policy_unavailable")
+            assert "not served in this API" in response.json()["error"]["message"]
+            assert (default.requests, other.requests) == ([], [])
+            assert (await s.chat("Hi")).status_code == 200
+            assert len(default.requests) == 1
+
+
 async def test_a_detour_is_no_fallback(stand: Make) -> None:
     """Who is sent to a model that knows less has not named the other one to stand in for it."""
     async with stand(POLICY.format(to="small")) as s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,42 @@ def test_the_rest_has_a_default() -> None:
         routing.way("anthropic", "y")
 
 
+# family, model, the upstream or what is said
+NAMED: dict[str, tuple[str, str, str]] = {
+    "where it is served": ("anthropic", "claude-1", "b"),
+    "a default is no stand-in for the route": ("openai", "claude-1", "ask for it in Anthropic's (/v1/messages)"),
+    "nor in the other family": ("anthropic", "llama-1", "ask for it in OpenAI's (as /v1/chat/completions)"),
+    "a later route": ("openai", "both-1", "c"),
+    "the first": ("anthropic", "both-1", "b"),
+    "named by none": ("openai", "gpt-4o", "a"),
+    "named by none, and not served": ("anthropic", "gpt-4o", "does not exist, or you do not have access"),
+    "no name": ("openai", "", "a"),
+}
+
+
+@pytest.mark.parametrize(("family", "model", "leads"), NAMED.values(), ids=NAMED.keys())
+def test_what_a_route_names_goes_to_no_default(family: str, model: str, leads: str) -> None:
+    a, b, c = backend("a", ["openai"]), backend("b", ["anthropic"]), backend("c")
+    routes = [(["claude-*", "both-*"], Way(b)), (["llama-*"], Way(a)), (["both-*"], Way(c))]
+    routing = Routing([a, b, c], routes, "a")
+    for _ in range(2):  # the second time it may be remembered
+        if len(leads) == 1:
+            assert routing.way(family, model).backend.name == leads
+        else:
+            with pytest.raises(NotFound, match=re.escape(leads)):
+                routing.way(family, model)
+            assert routing.find(family, model) is None
+
+
+def test_what_names_no_model_is_named_by_no_route() -> None:
+    a, b = backend("a", ["openai"]), backend("b", ["anthropic"])
+    routing = Routing([a, b], [(["*"], Way(b))], "a")
+    assert routing.way("openai", "").backend is a
+    assert routing.way("anthropic", "").backend is b
+    with pytest.raises(NotFound, match="/v1/messages"):
+        routing.way("openai", "gpt-4o")
+
+
 KEYS: dict[str, tuple[dict[str, Any], str, list[tuple[bytes, bytes]] | None]] = {
     "none": ({}, "openai", None),
     "auto, OpenAI": ({"key": "k"}, "openai", [(b"authorization", b"Bearer k")]),
@@ -154,12 +191,14 @@ class Two:
 
 
 @contextlib.asynccontextmanager
-async def two(stand: Make, **settings: Any) -> AsyncIterator[Two]:
+async def two(
+    stand: Make, *, serves: list[str] = BOTH, keys: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Two]:
     async with Upstream() as first, Upstream() as second:
         chosen = {
             "upstreams": {
                 "one": {"url": first.url, "key": "sk-one", "serves": ["openai"]},
-                "two": {"url": second.url, "key": "sk-two"},
+                "two": {"url": second.url, "key": "sk-two", "serves": serves},
             },
             "routes": [
                 {"models": ["fast"], "upstream": "two", "rename": "gpt-4o-mini"},
@@ -168,7 +207,7 @@ async def two(stand: Make, **settings: Any) -> AsyncIterator[Two]:
             ],
             **settings,
         }
-        async with stand(settings=chosen) as s:
+        async with stand(settings=chosen, **({} if keys is None else {"keys": keys})) as s:
             yield Two(s, first, second)
 
 
@@ -209,6 +248,56 @@ async def test_goes_where_the_table_says(
         assert (row["status"], row["upstream"]) == ("released", name)
         assert f"sk-{name}" in repr(asked.headers)
         assert asked.json()["model"] == model
+
+
+PATHS = ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_another_provider_does_not_get_what_a_route_names(stand: Make, path: str) -> None:
+    """The table of the README: Claude is served in Anthropic's API, and in no other by anybody."""
+    async with two(stand, serves=["anthropic"], default_upstream="one") as t:
+        for _ in range(2):
+            response = await t.ask("claude-1", path)
+            assert (response.status_code, t.calls) == (404, (0, 0))
+            error = response.json()["error"]
+            assert (error["code"], error["param"]) == ("model_not_found", "model")
+            assert "ask for it in Anthropic's (/v1/messages)" in error["message"]
+            assert "claude" not in response.text
+        assert {row["detail"] for row in await t.stand.rows()} == {"model_not_found"}
+        assert (await t.ask("claude-1", "/v1/messages")).status_code == 200
+        await t.ask("llama", path)
+        assert t.calls == (1, 1)
+
+
+async def test_nor_does_a_provider_of_the_other_api(stand: Make) -> None:
+    async with two(stand, default_upstream="two") as t:
+        response = await t.ask("gpt-4.1", "/v1/messages")
+        assert (response.status_code, t.calls) == (404, (0, 0))
+        error = response.json()["error"]
+        assert error["type"] == "not_found_error"
+        assert "ask for it in OpenAI's (as /v1/chat/completions)" in error["message"]
+        assert (await t.ask("llama", "/v1/messages")).status_code == 200
+        assert t.calls == (0, 1)
+
+
+async def test_lists_name_what_is_served_in_their_api(stand: Make) -> None:
+    """A model that the default has as well is its route's, and nothing is said of it to who may not use it."""
+    keys = {"all": {}, "few": {"models": ["gpt-*"]}}
+    async with two(stand, serves=["anthropic"], default_upstream="one", credentials="keys", keys=keys) as t:
+        t.first.reply = cards("gpt-4.1", "claude-1", "llama")
+        t.second.reply = cards("claude-1")
+        both, few = ({"authorization": f"Bearer {t.stand.keys[name]}"} for name in keys)
+        assert await names(t, both) == ["gpt-4.1", "gpt-4o", "llama"]
+        assert await names(t, both | VERSION) == ["claude-1", "fast", "gpt-4o"]
+        calls = t.calls
+        for headers, said in ((both, "ask for it in Anthropic's"), (few, "does not exist, or you do not have access")):
+            missing = await t.stand.client.get("/v1/models/claude-1", headers=headers)
+            assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+            assert said in missing.json()["error"]["message"]
+            asked = await t.ask("claude-1", headers=headers)
+            assert (asked.status_code, said in asked.text) == (404, True)
+        assert t.calls == calls
 
 
 async def test_a_caller_leads_nowhere(stand: Make) -> None:
