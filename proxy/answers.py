@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .accounts.secret import PREFIX as KEY_PREFIX
 from .dialects.base import Speaker
 from .headers import HOP_BY_HOP, nominated
+from .problems import unavailable
 from .upstream import Headers, Response
 
 PREFIX = KEY_PREFIX.encode()
@@ -100,19 +101,23 @@ def problem(
     headers: Iterable[tuple[bytes, bytes]] = (),
     *,
     param: str | None = None,
-    retry: bool | None = None,
 ) -> Answer:
-    """An error in the caller's dialect. `retry` False tells the official clients not to try again; where there is no
-    room, all are told when to."""
+    """An error in the caller's dialect. Where there is no room, clients are told when to try again."""
     kept = [(name, value) for name, value in headers if name.lower() not in _OF_THE_BODY]
     kept.append((b"content-type", b"application/json"))
     if decision and not any(name.lower() in _IDS for name, _ in kept):
         kept.extend(ids(decision))
     if code in _NO_ROOM:
         kept.append((b"retry-after", b"1"))
-    if retry is False:
-        kept.append((b"x-should-retry", b"false"))
     return Answer(status, kept, dialect.error(status, code, message, param))
+
+
+def unchecked(dialect: Speaker, decision: str) -> Answer:
+    """Where a classifier gave no answer and the rule says block: whoever is told of it finds it by the id, and the
+    official clients do not try again."""
+    headers = [(b"content-type", b"application/json"), *ids(decision), (b"x-should-retry", b"false")]
+    body = dialect.error(503, "guard_unavailable", unavailable(decision), decision=decision)
+    return Answer(503, headers, body)
 
 
 def ids(decision: str) -> Headers:

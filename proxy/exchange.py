@@ -26,7 +26,7 @@ from policies.in_json import Texts, placed
 from policies.model import NUMBER, Action, OnBlock, Stage
 from policies.tokens import Restoring, Tokens
 
-from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed
+from .answers import UPSTREAM_STATUS, Answer, called, ids, problem, relayed, unchecked
 from .begun import Begun, Joint, begun
 from .changes import changed, masked
 from .detour import detour
@@ -40,7 +40,7 @@ from .later import Later
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
-from .problems import UNAVAILABLE, UNRECORDED, Blocked, Unrecorded, words
+from .problems import UNRECORDED, Blocked, Unrecorded, words
 from .record import Notes
 from .reviews import Reviews, reviewed
 from .routing import Way
@@ -385,7 +385,7 @@ class Exchange:
 
     def _refusal_answer(self, decision: Decision, request: Request, dialect: Dialect) -> Answer:
         if decision.fired[0].not_evaluated:
-            return problem(dialect, 503, "guard_unavailable", UNAVAILABLE, self.notes.id, retry=False)
+            return unchecked(dialect, self.notes.id)
         refusal = self.refusal(decision)
         named = ids(self.notes.id)
         plain = (b"content-type", b"application/json")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .audit_cli import clean, log_path, reading, settings_of
+from .audit_cli import ConfigFile, clean, log_path, reading, settings_of
 from .check_cli import Plain, PlainOutput
 from .policy_name import POLICY, source_of
 from .teach_cli import Refused, operator
@@ -91,6 +91,7 @@ def explain(
     audit: Annotated[
         Path | None, typer.Option("--audit", help="The log of the decision; else the one in the data directory.")
     ] = None,
+    config: ConfigFile = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show the text that matched.")] = False,
     output: PlainOutput = Plain.TEXT,
 ) -> None:

@@ -29,6 +29,10 @@ def unserved(
     text = "Penstock does not serve this path: it is not on the list of judged endpoints."
     if family_of(b"/v1" + incoming.path) is not None:
         text += " Does the base URL of your client end in /v1?"
+    elif incoming.path.startswith(b"/v1/v1/") and family_of(incoming.path[3:]) is not None:
+        text += (
+            " It begins with /v1 twice: your client adds that itself, as Anthropic's do. Leave it out of its base URL."
+        )
     return 404, "unknown_url", text, []
 
 

@@ -13,7 +13,7 @@ from classifiers.base import Message, Role
 from policies.engine import Decision, PolicySet
 from policies.model import Action, Stage
 
-from .answers import Answer, problem
+from .answers import Answer, problem, unchecked
 from .dialects.base import BadRequest, Body
 from .dialects.moderations import Inputs, Moderations, categories_of, category_of, result
 from .flight import fate
@@ -21,7 +21,7 @@ from .guard import Guard
 from .listener import Caller
 from .logs import get_logger
 from .metrics import Metrics
-from .problems import UNAVAILABLE, UNRECORDED, Unrecorded
+from .problems import UNRECORDED, Unrecorded
 from .record import Notes
 from .strict import Malformed, parse
 from .telling import Journal, recorded
@@ -82,7 +82,7 @@ class Moderation:
         telling = tellers(policies)
         if any(_silent(decision, telling) for decision in decisions):
             self._notes.ended("unavailable")
-            return problem(self._dialect, 503, "guard_unavailable", UNAVAILABLE, self._notes.id, retry=False)
+            return unchecked(self._dialect, self._notes.id)
         told = frozenset().union(*telling.values())
         results = [_result(decision, said, told) for decision, said in zip(decisions, request.inputs, strict=True)]
         self._notes.ended("moderated")

@@ -64,8 +64,8 @@ _ASKED: dict[str, Json] = {
 
 _TRACE: Json = {
     "type": "object",
-    "description": "Of a refusal by the policy: no score and no matched text.",
-    "required": ["reason", "policy", "stage", "decision_id"],
+    "description": "Of a refusal by the policy: no score and no matched text. Of `guard_unavailable` the id alone.",
+    "required": ["decision_id"],
     "properties": {"reason": _TEXT, "policy": _TEXT, "stage": _TEXT, "decision_id": _TEXT},
 }
 _SCHEMAS: dict[str, Json] = {

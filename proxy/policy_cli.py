@@ -77,7 +77,7 @@ def schema() -> None:
 @app.command()
 def copy(
     pack: Annotated[str, typer.Argument(help="A shipped pack, like baseline.")],
-    to: Annotated[Path, typer.Argument(help="The file to write, or the directory that it goes into.")],
+    to: Annotated[str, typer.Argument(help="The file to write (.yaml), or the directory that it goes into.")],
 ) -> None:
     """Copy a shipped pack to a file of yours, and beside it the schema that editors ask for.
 
@@ -89,7 +89,9 @@ def copy(
         if pack.removeprefix("pack:") not in packs():
             raise typer.BadParameter("no shipped pack: " + ", ".join(packs()), param_hint="PACK")
         ((name, raw),) = sources(f"pack:{pack.removeprefix('pack:')}")
-        file = to / name if to.is_dir() else to
+        place = Path(to)
+        is_file = place.suffix in {".yaml", ".yml"} and not to.endswith("/") and not place.is_dir()
+        file = place if is_file else place / name
         if file.exists():
             raise FileExistsError(errno.EEXIST, "is there already, and stays as it is", str(file))
         write(file, _LEADING.sub(_leading(file.parent), raw, count=1))

@@ -7,10 +7,14 @@ from policies.engine import Decision
 from .upstream import UpstreamError
 
 UNRECORDED = "Decisions cannot be recorded at the moment."
-UNAVAILABLE = "This request could not be checked, so it was not answered. Please tell the operator."
 
 NO_ROOM = "Penstock has no room for another request at the moment."
 FAILED = "Penstock failed to handle this request."
+
+
+def unavailable(decision: str) -> str:
+    """What is said where a classifier gave no answer. The operator finds it by the id: `penstock audit show`."""
+    return f"This request could not be checked, so it was not answered. Please tell the operator: {decision}."
 
 
 class Blocked(Exception):

@@ -27,7 +27,7 @@ from .dialects.escapes import decoded
 from .dialects.structured import FRAMES
 from .flight import ending
 from .gate import Gate, Kind, Mask, Part, Question, Release
-from .problems import UNAVAILABLE, Blocked, words
+from .problems import Blocked, unavailable, words
 from .sse import Decoder, Undecodable, read
 from .strict import Malformed
 from .upstream import WAKE, Response, UpstreamError
@@ -375,7 +375,8 @@ class Streamed:
     def _refusal(self, decision: Decision) -> bytes:
         self._exchange.stopped(decision)
         if decision.fired[0].not_evaluated:
-            return self._reader.broken(UNAVAILABLE, "guard_unavailable")
+            id = self._exchange.notes.id
+            return self._reader.broken(unavailable(id), "guard_unavailable", id)
         return self._reader.ending(self._exchange.refusal(decision))
 
 

@@ -65,8 +65,8 @@ class Records:
     def reader(self, request: Request) -> StreamReader:
         raise Malformed("it is a stream, and records are never streamed")
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        return self._speaker.error(status, code, message, param)
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        return self._speaker.error(status, code, message, param, decision)
 
     def refused(self, refusal: Refusal) -> bytes:
         return self._speaker.refused(replace(refusal, param="file") if refusal.param == "messages" else refusal)

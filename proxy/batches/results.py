@@ -19,7 +19,7 @@ from ..answers import problem, relayed
 from ..changes import masked
 from ..dialects.base import Body, Dialect, Refusal, Request
 from ..headers import kind_of
-from ..problems import UNAVAILABLE
+from ..problems import unavailable
 from ..strict import Malformed, parse
 from ..upstream import Response, UpstreamError
 from .records import Recorded, Records
@@ -39,9 +39,10 @@ class Results(Records):
     def read_row(self, tree: Any) -> Body:
         return answered(tree, self._dialects)
 
-    def failed(self, custom_id: str | None, refusal: Refusal | None) -> bytes:
+    def failed(self, custom_id: str | None, refusal: Refusal | None, decision: str) -> bytes:
         """A row that takes the place of another: refused, or (None) not to be read. Ends in a line feed."""
-        spoken = self.refused(refusal) if refusal else self.error(503, "guard_unavailable", UNAVAILABLE)
+        told = unavailable(decision)
+        spoken = self.refused(refusal) if refusal else self.error(503, "guard_unavailable", told, decision=decision)
         error = orjson.loads(spoken)
         if self._anthropic:
             row = {"custom_id": custom_id, "result": {"type": "errored", "error": error}}
@@ -105,14 +106,14 @@ class Fetched(Recorded):
             if not self.caller.started:
                 raise Malformed(f"a row is {error}") from None
             self._replaced += 1
-            return self.dialect.failed(None, None)
+            return self.dialect.failed(None, None, self.notes.id)
         said = self.dialect.read_row(tree)
         decision = await self.decide(Stage.OUTPUT, said.messages, placed(said, Role.ASSISTANT))
         if decision.way is None:
             return masked(line, said, decision) if decision.masks else line
         self._replaced, decision = self._replaced + 1, decision.stopped() or decision.denied()
         silent = decision.fired[0].not_evaluated
-        return self.dialect.failed(await self._name(tree), None if silent else self.refusal(decision))
+        return self.dialect.failed(await self._name(tree), None if silent else self.refusal(decision), self.notes.id)
 
     async def _name(self, tree: Any) -> str | None:
         """The row's own name for itself, where that may be told."""

@@ -253,8 +253,8 @@ class StreamReader(Protocol):
         """Events that end the stream after a block: visible words, a finish for every open choice."""
         ...
 
-    def broken(self, message: str, code: str) -> bytes:
-        """Events that end the stream after a fault of the upstream, or of ours."""
+    def broken(self, message: str, code: str, decision: str = "") -> bytes:
+        """Events that end the stream after a fault of the upstream, or of ours. `decision`, if given, is in them."""
         ...
 
 
@@ -263,8 +263,8 @@ class Speaker(Protocol):
 
     name: str
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        """An error body."""
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        """An error body. `decision`, if given, is in it."""
         ...
 
 

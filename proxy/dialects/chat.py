@@ -83,8 +83,8 @@ class Chat:
     def reader(self, request: Request) -> ChatReader:
         return ChatReader(request)
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        return orjson.dumps({"error": error_of(status, code, message, param)})
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        return orjson.dumps({"error": error_of(status, code, message, param, decision)})
 
     def refused(self, refusal: Refusal) -> bytes:
         error = error_of(400, "invalid_prompt", refusal.message, refusal.param)

@@ -296,10 +296,11 @@ def spelled(logprobs: Any) -> tuple[str, str]:
     return text, "\n".join(other for other in others if other)
 
 
-def error_of(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:
+def error_of(status: int, code: str, message: str, param: str | None, decision: str = "") -> dict[str, Any]:
     kind = {403: "permission_error", 429: "rate_limit_error"}.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
-    return {"message": message, "type": kind, "param": param, "code": code}
+    traced = {"penstock": {"decision_id": decision}} if decision else {}
+    return {"message": message, "type": kind, "param": param, "code": code, **traced}
 
 
 USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")

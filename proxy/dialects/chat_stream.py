@@ -167,8 +167,8 @@ class ChatReader:
         out.append(framed("[DONE]"))
         return b"".join(out)
 
-    def broken(self, message: str, code: str) -> bytes:
-        return framed(orjson.dumps({"error": error_of(502, code, message, None)}).decode())
+    def broken(self, message: str, code: str, decision: str = "") -> bytes:
+        return framed(orjson.dumps({"error": error_of(502, code, message, None, decision)}).decode())
 
     def _turns(self, pieces: list[Piece]) -> tuple[int, ...]:
         """The thoughts that `pieces` end: where the answer goes on, what is held back of them must not hold it up. An

@@ -61,8 +61,8 @@ class Embeddings:
     def reader(self, request: Request) -> StreamReader:
         raise Malformed("it is a stream, and embeddings are never streamed")
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        return orjson.dumps({"error": error_of(status, code, message, param)})
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        return orjson.dumps({"error": error_of(status, code, message, param, decision)})
 
     def refused(self, refusal: Refusal) -> bytes:
         error = error_of(400, "invalid_prompt", refusal.message, "input")

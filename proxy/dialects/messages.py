@@ -79,8 +79,10 @@ class Messages:
     def reader(self, request: Request) -> MessagesReader:
         return MessagesReader(request)
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        return orjson.dumps({"type": "error", "error": error_of(status, code, message), "request_id": None})
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        return orjson.dumps(
+            {"type": "error", "error": error_of(status, code, message, decision), "request_id": decision or None}
+        )
 
     def refused(self, refusal: Refusal) -> bytes:
         error = {**error_of(400, "invalid_prompt", refusal.message), "penstock": trace_of(refusal)}

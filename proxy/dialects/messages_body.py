@@ -248,7 +248,7 @@ def _source(body: Body, source: dict[str, Any], role: Role, origin: str) -> None
             read_field(body, key, value, role, place)
 
 
-def error_of(status: int, code: str, message: str) -> dict[str, Any]:
+def error_of(status: int, code: str, message: str, decision: str = "") -> dict[str, Any]:
     """The inner part of an error. `code` is Penstock's own word for it: the API has only types."""
     kind = _ERRORS.get(status) or ("overloaded_error" if code == "overloaded" else None)
     error: dict[str, Any] = {
@@ -258,6 +258,8 @@ def error_of(status: int, code: str, message: str) -> dict[str, Any]:
     }
     if code == Unthreaded.code:
         error["details"] = {"error_code": code, "unsupported": ["inference_hooks"]}
+    if decision:
+        error["penstock"] = {"decision_id": decision}
     return error
 
 

@@ -181,8 +181,8 @@ class MessagesReader:
         out.append(_event("message_stop"))
         return b"".join(out)
 
-    def broken(self, message: str, code: str) -> bytes:
-        return _event("error", error=error_of(502, code, message), request_id=None)
+    def broken(self, message: str, code: str, decision: str = "") -> bytes:
+        return _event("error", error=error_of(502, code, message, decision), request_id=decision or None)
 
     def _own(self, told: Any) -> None:
         """Part of a message, which may name what is kept for its account: a container."""

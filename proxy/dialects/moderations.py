@@ -91,8 +91,8 @@ class Moderations:
             inputs.inputs.append(_parts(value))
         return inputs
 
-    def error(self, status: int, code: str, message: str, param: str | None = None) -> bytes:
-        return orjson.dumps({"error": error_of(status, code, message, param)})
+    def error(self, status: int, code: str, message: str, param: str | None = None, decision: str = "") -> bytes:
+        return orjson.dumps({"error": error_of(status, code, message, param, decision)})
 
     def answer(self, decision: str, revision: str, results: list[dict[str, Any]]) -> bytes:
         """The whole answer. `model` names the policies that judged."""

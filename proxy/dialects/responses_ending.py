@@ -170,9 +170,9 @@ def _failed(refusal: Refusal, request: Request, told: Told, output: list[Json]) 
     return {**(told.head or _frame(refusal, request)), **over}
 
 
-def broken_stream(message: str, code: str, told: Told) -> bytes:
+def broken_stream(message: str, code: str, told: Told, decision: str = "") -> bytes:
     """The event that ends a stream after a fault. Clients look for the error in either place."""
-    error = error_of(502, code, message, None)
+    error = error_of(502, code, message, None, decision)
     events = _Events(told)
     events.add("error", code=code, message=message, param=None, error=error)
     return events.bytes()

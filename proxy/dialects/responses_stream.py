@@ -179,8 +179,8 @@ class ResponsesReader:
                         part[name] = "".join(text for _, text in said)
         return blocked_stream(refusal, self._request, told)
 
-    def broken(self, message: str, code: str) -> bytes:
-        return b"" if self._told.over else broken_stream(message, code, self._told)
+    def broken(self, message: str, code: str, decision: str = "") -> bytes:
+        return b"" if self._told.over else broken_stream(message, code, self._told, decision)
 
     def _is_type(self, name: str) -> bool:
         return name in VOCABULARY or name in _TYPES

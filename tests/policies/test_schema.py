@@ -143,6 +143,18 @@ def test_a_copy_writes_over_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "schema.json").exists()
 
 
+@pytest.mark.parametrize("told", ["mine/", "mine", "a/b.d/", "dotted.d", "odd.yaml/"])
+def test_a_copy_goes_into_a_directory_that_is_not_there_yet(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = _copied("baseline", told)
+    file = Path(told) / "baseline.yaml"
+    assert (done.exit_code, done.output) == (0, f"written: {file}\n")
+    assert load(told).revision == load("pack:baseline").revision
+    assert _copied("baseline", told).exit_code == 1, "nothing is written over"
+
+
 def _invalid(validator: Draft202012Validator, given: Path) -> bool:
     """Whether an editor shows something in a file, or in one of a directory."""
     files = sorted(item for item in given.rglob("*.yaml") if item.is_file()) if given.is_dir() else [given]

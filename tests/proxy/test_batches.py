@@ -417,6 +417,8 @@ async def test_odd_rows_of_results(stand: Make) -> None:  # noqa: F811
         assert [row["error"] and row["error"]["code"] for row in rows[9:]] == [
             None, "guard_unavailable", "guard_unavailable", "invalid_prompt", "invalid_prompt"
         ]  # fmt: skip
+        (known,) = {row.id for row in await s.rows()}
+        assert rows[10]["error"]["message"].endswith(f"Please tell the operator: {known}.")
 
         for raw in (b"%PDF MARK", b'{"a":1,"a":"MARK"}\n' + fine):
             s.upstream.reply = replies.content(raw, content_type="application/pdf")

@@ -136,3 +136,11 @@ def test_a_policy_that_no_settings_name_says_where_they_are_missed(
     assert done.exit_code == 1
     assert "--config" in done.output
     assert "PENSTOCK_CONFIG" in done.output
+
+
+def test_explain_reads_the_settings_that_its_siblings_read(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said("keys", "create", "ci").exit_code == 0
+    monkeypatch.delenv("PENSTOCK_CONFIG")
+    done = said("explain", "pn_" + "0" * 26, "--config", str(settings))
+    assert done.exit_code == 1
+    assert f"no decision of that id in {settings.parent / 'data' / 'audit.db'}" in done.output

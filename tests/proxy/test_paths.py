@@ -116,6 +116,24 @@ async def test_a_model_of_another_name(stand: Make) -> None:
         assert t.second.requests[-1].target == b"/v1/models/org%2Fmini@1%20b"
 
 
+# the path, words of the refusal
+MISLED: dict[str, str] = {
+    "/chat/completions": "Does the base URL of your client end in /v1?",
+    "/v1/v1/messages": "It begins with /v1 twice",
+    "/v1/v1/messages/batches": "Leave it out of its base URL",
+    "/v1/v1/chat/completions": "It begins with /v1 twice",
+}
+
+
+@pytest.mark.parametrize(("path", "words"), MISLED.items(), ids=MISLED.keys())
+async def test_a_wrong_base_url_is_known_by_its_paths(stand: Make, path: str, words: str) -> None:
+    async with stand() as s:
+        refused = await s.client.post(path, json={})
+        assert (refused.status_code, words in refused.text) == (404, True)
+        elsewhere = await s.client.post("/v1/v1/elsewhere", json={})
+        assert (elsewhere.status_code, "/v1" in elsewhere.json()["error"]["message"]) == (404, False)
+
+
 OPEN: dict[str, Any] = {"open_routes": ["/v1"]}
 
 
