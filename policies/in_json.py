@@ -32,6 +32,8 @@ _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 _STRINGS = re.compile(rf'(?>(?:[^"]*+{_STRING}"){{1,500}})', re.DOTALL)
 """As many strings as there are, up to 500: without a bound it would remember each, and `)*+` of Python before 3.11.5
 does not go back behind one that is cut short."""
+_WITHIN = re.compile(r'(?>(?:[^"\\]++|\\.){1,500})', re.DOTALL)
+"""As much of the inside of a string, whole escapes, in portions for the same reason."""
 _LEXES = re.compile(
     rf'(?:[ \t\n\r{{}}\[\],:]++|{_STRING}"|-?[0-9][-+.0-9eE]*+|true|false|null|NaN|-?Infinity)*+'
     rf"(?:{_STRING}\\?|(-?[A-Za-z]*+))\Z",
@@ -63,26 +65,51 @@ class Growing:
     """A text that is said to be JSON, and grows. What was read and is not asked for any more is not read again."""
 
     def __init__(self) -> None:
-        self._at = 0
+        self._at = 0  # no string is open there
+        self._open: tuple[int, int] | None = None  # the quote of one behind that, and up to where that one was read
 
     def json(self, text: str, shift: int) -> Json | None:
         """All of it that is known, for a message that begins `shift` letters behind its beginning; None where it is no
         JSON."""
-        if self._at > shift:
+        start = max(shift, 0)
+        if self._open is not None and self._open[1] > start:
+            self._open = None
+        if self._at > start:
             self._at = 0
-        if not _lexes(text, self._at):
+        opened = self._opened(text)
+        if not _lexes(text, self._at if opened is None else opened.after):
             return None
-        self._at = _strings(text, self._at, max(shift, 0))
-        return Json(text, shift, self._at)
+        if opened is not None and opened.end < opened.after <= start:
+            self._at, self._open = opened.after, None
+        if self._open is None:
+            self._at = _strings(text, self._at, start)
+            quote = text.find('"', self._at, start)
+            if quote < 0:
+                self._at = _run(text, self._at, start, _BARE)
+            else:
+                self._open = quote, quote + 1
+        if self._open is not None:
+            self._open = self._open[0], _within(text, self._open[1], start)
+        return Json(text, shift, self._at, self._opened(text))
+
+    def _opened(self, text: str) -> _Token | None:
+        """The string that was open where reading stopped."""
+        if self._open is None:
+            return None
+        begin, inside = self._open
+        end = _within(text, inside, len(text))
+        if text[end : end + 1] == '"':
+            return _Token(begin, begin + 1, end, end + 1, bare=False)
+        return _Token(begin, begin + 1, len(text), len(text), bare=False)
 
 
 class Json:
     """A message that is JSON, or a part of one: its letter i is letter i + `shift` of `text`. At `known` no string is
-    open. Places are those in the message."""
+    open, or `opened` behind it is, and nothing before the message is asked for. Places are those in the message."""
 
-    def __init__(self, text: str, shift: int = 0, known: int = 0) -> None:
-        self._text, self._shift, self._from = text, shift, known
-        self._known = known
+    def __init__(self, text: str, shift: int = 0, known: int = 0, opened: _Token | None = None) -> None:
+        self._text, self._shift, self._opened = text, shift, opened
+        self._from = self._known = known if opened is None else opened.after
         self._last: _Token | None = None
         self._slashed = -1, -1  # where they were counted, and where they began
 
@@ -110,17 +137,21 @@ class Json:
 
     def _touched(self, start: int, end: int) -> Iterator[_Token]:
         """The tokens of which [start, end) of the text holds a letter."""
-        token = self._first(max(start, self._from))
+        token = self._first(max(start, 0))
         while token is not None and token.start < end:
             if max(start, token.start) < min(end, token.end):
                 yield token
-            token = self._next(token.after)
+            # The last one that is touched is remembered, not one behind it: the next mask may be in it, too.
+            token = self._next(token.after) if token.after < end else None
 
     def _first(self, place: int) -> _Token | None:
         """The token at `place`, or the next one. Masks come in their order: what is before one is read once."""
         last = self._last
         if last is not None and last.begin <= place < last.after:
             return last
+        if self._opened is not None and place < self._opened.after:
+            self._last = self._opened
+            return self._opened
         self._known = _strings(self._text, self._known if self._known <= place else self._from, place)
         quote = self._text.find('"', self._known, place)
         if quote < 0:
@@ -256,6 +287,13 @@ def _lexes(text: str, at: int = 0) -> bool:
 def _strings(text: str, at: int, place: int) -> int:
     """The last place up to `place` at which a string has ended, or `at`, where none is open."""
     while (found := _STRINGS.match(text, at, place)) is not None:
+        at = found.end()
+    return at
+
+
+def _within(text: str, at: int, place: int) -> int:
+    """From `at` in a string: its last quote, or the last place up to `place` that is in no escape."""
+    while (found := _WITHIN.match(text, at, place)) is not None:
         at = found.end()
     return at
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -151,7 +152,10 @@ def test_a_call_that_was_cut_short_is_json_and_a_command_is_none(text: str, beco
     assert fitted(text, [Mask(0, start, start + 4, '<"x">')], Role.TOOL_CALL) == becomes
 
 
-@given(WRITTEN, st.lists(st.integers(0, 40), max_size=6), st.data())
+LONG = st.lists(st.text('ab"\\\\\\n,{\U0001f600', max_size=60) | st.integers(), max_size=3).map(json.dumps)
+
+
+@given(WRITTEN | LONG, st.lists(st.integers(0, 40), max_size=9), st.data())
 def test_a_text_that_grows_is_read_as_the_whole(text: str, steps: list[int], data: st.DataObject) -> None:
     """Whatever is asked of a window of it, and however much of it is there."""
     growing, end, since = Growing(), 0, 0
@@ -183,6 +187,49 @@ def test_masks_in_any_order_have_their_places(case: tuple[str, list[Mask]]) -> N
     at_once = Json(text)
     for mask in [*masks, *reversed(masks)]:
         assert list(at_once.parts(mask.start, mask.end)) == list(Json(text).parts(mask.start, mask.end))
+
+
+def growth(cost: Callable[[int], None], count: int) -> float:
+    """How many times as long it takes with four times as many."""
+
+    def best(count: int) -> float:
+        times: list[float] = []
+        for _ in range(3):
+            began = time.process_time()
+            cost(count)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    return best(4 * count) / best(count)
+
+
+def test_masks_in_a_long_string_cost_as_many_times_more_as_there_are() -> None:
+    """Also where the string is not the last one: each mask had looked for its end, and for its beginning."""
+
+    def cost(count: int) -> None:
+        text = json.dumps({"a": "bob@x.y and so on\n" * count, "b": 1})
+        masks = [Mask(0, at, at + 7, "[X]") for at in range(7, 7 + 19 * count, 19)]
+        texts = Texts([Message(Role.TOOL_CALL, text, "/x")])
+        there = placed(texts, masks)
+        assert [(mask.start, mask.end) for mask in there] == [(mask.start, mask.end) for mask in masks]
+        assert len(spelled(texts, there)) == count
+        assert {texts.value(mask) for mask in there} == {"bob@x.y"}
+
+    assert growth(cost, 1000) < 9
+
+
+@pytest.mark.parametrize("unit", ["and \\\\n so <X_1> on ", "1, ", '"a", '])
+def test_a_text_that_grows_costs_as_many_times_more_as_it_is_long(unit: str) -> None:
+    """Each window of it had read an open string from its beginning."""
+
+    def cost(count: int) -> None:
+        text, growing = ('["' if unit[0] == "a" else "[") + unit * count, Growing()
+        for end in range(1000, len(text), 150):
+            found = growing.json(text[:end], end - 500)
+            assert found is not None
+            assert list(found.parts(100, 103))
+
+    assert growth(cost, 60_000 // len(unit)) < 9
 
 
 VALUES = st.text(st.sampled_from('ab"\\/n\n\té'), min_size=1, max_size=6)
