@@ -8,7 +8,7 @@ a word between the caller and its tools and stands in the table below.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -51,6 +51,9 @@ class Everything:
 
     def owns(self, account: str, name: str) -> bool:
         return name != STRANGER
+
+    def foreign(self, account: str, names: Iterable[str]) -> bool:
+        return STRANGER in names
 
 
 def members(tree: Any, under: str) -> Iterator[tuple[str, dict[str, Any], str]]:
