@@ -9,6 +9,10 @@ A text is JSON where all of it can be read so and it begins as an object or a li
 nothing in it says otherwise: a call that was cut short will be read as JSON or not at all, and what a tool is called
 with that takes no JSON (a command, a patch) hardly ever looks like it.
 
+Decision: a call that begins as JSON does and is none (`True`, a comment, a tag behind it) is nearly JSON: what is put
+into its strings is escaped, and nothing else in it is touched. Why: many frameworks mend such calls and act on them.
+Cost: what stands there may be no JSON to whoever reads it; then he sees the escapes.
+
 Decision: a masked number becomes a string. Why: every other number would be a lie, and `null` says nothing. Cost: who
 demands a number of that field is told by his own check.
 """
@@ -27,6 +31,10 @@ from .decision import Mask
 from .engine import merge_masks
 
 _BEGINNING = re.compile(r"[ \t\n\r]*[\[{]")
+_NEARLY = re.compile(
+    r"[ \t\n\r]*+[\[{][ \t\n\r\[{]*+(?:[\"'0-9]|-[0-9]|//|/\*|[A-Za-z_$][A-Za-z0-9_$]*+[ \t\n\r]*+[:,\]])"
+)
+"""Brackets before a command are followed by words and a blank."""
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
 """Without its last quote."""
 _STRINGS = re.compile(rf'(?>(?:[^"]*+{_STRING}"){{1,500}})', re.DOTALL)
@@ -108,13 +116,24 @@ class Json:
     open, or `opened` behind it is, and nothing before the message is asked for. Places are those in the message."""
 
     def __init__(self, text: str, shift: int = 0, known: int = 0, opened: _Token | None = None) -> None:
+        self._nearly = False
         self._text, self._shift, self._opened = text, shift, opened
         self._from = self._known = known if opened is None else opened.after
         self._last: _Token | None = None
         self._slashed = -1, -1  # where they were counted, and where they began
 
+    @classmethod
+    def nearly(cls, text: str, shift: int = 0) -> Json:
+        """A text that is no JSON, but meant as such: it has strings, and nothing else of it is known."""
+        made = cls(text, shift)
+        made._nearly = True
+        return made
+
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """What a mask of [start, end) takes of each string and number that it touches."""
+        """What a mask of [start, end) takes of each string and number that it touches; nothing where it is to take all
+        that it was asked for."""
+        if self._nearly:
+            return
         start, end = start + self._shift, end + self._shift
         for token in self._touched(start, end):
             low, high = token.start, token.end
@@ -169,12 +188,12 @@ class Json:
         return self._last
 
     def _around(self, start: int, end: int) -> _Token | None:
-        """The token that [start, end) lies in; of one that is bare it must be the whole."""
+        """The token that [start, end) lies in; of one that is bare it must be the whole, and the text JSON."""
         start, end = start + self._shift, end + self._shift
         token = next(self._touched(start, end), None)
         if token is None or start < token.start or token.end < end:
             return None
-        return None if token.bare and (start, end) != (token.start, token.end) else token
+        return None if token.bare and (self._nearly or (start, end) != (token.start, token.end)) else token
 
     def _aligned(self, token: _Token, low: int, high: int) -> tuple[int, int]:
         """[low, high) of a string without halves of escapes."""
@@ -236,10 +255,12 @@ class Texts:
 
 
 def as_json(message: Message, text: str | None = None, shift: int = 0) -> Json | None:
-    """A whole text as JSON; None where it is none. `text` where the message is not the text: see Json."""
+    """A whole text as JSON, or nearly so; None where it is none. `text` where the message is not the text: see Json."""
     text = message.text if text is None else text
-    known = _lexes(text) if message.role is Role.TOOL_CALL else _parses(text)
-    return Json(text, shift) if known else None
+    call = message.role is Role.TOOL_CALL
+    if _lexes(text) if call else _parses(text):
+        return Json(text, shift)
+    return Json.nearly(text, shift) if call and _NEARLY.match(text) else None
 
 
 def placed(texts: Texts, masks: Sequence[Mask]) -> tuple[Mask, ...]:

@@ -139,12 +139,21 @@ def test_what_stands_there_afterwards(text: str, covered: str, becomes: str) -> 
 @pytest.mark.parametrize(
     ("text", "becomes"),
     [
-        ('{"b": tru, "a": "4111"}', '{"b": tru, "a": "<"x">"}'),
+        ('{"b": tru, "a": "4111"}', '{"b": tru, "a": "<\\"x\\">"}'),
         ('{"a": "4111", "b": tru', '{"a": "<\\"x\\">", "b": tru'),
         ('{"a": "4111', '{"a": "<\\"x\\">'),
         ('{"a": 4111', '{"a": "<\\"x\\">"'),
         ("[ -f 4111 ]", '[ -f <"x"> ]'),
         ("{ echo 4111; }", '{ echo <"x">; }'),
+        ('{ echo "4111"; }', '{ echo "<"x">"; }'),
+        # Frameworks mend what is nearly JSON: in its strings it is as in JSON, and elsewhere as it is.
+        ('{"a": "4111", "n": True}', '{"a": "<\\"x\\">", "n": True}'),
+        ('{"a": "4111"}</tool_call>', '{"a": "<\\"x\\">"}</tool_call>'),
+        ('{"a": "4111",} // ends', '{"a": "<\\"x\\">",} // ends'),
+        ('{a: "say \\"4111", b: 0x1F}', '{a: "say \\"<\\"x\\">", b: 0x1F}'),
+        ("{'a': '4111'}", "{'a': '<\"x\">'}"),
+        ('[undefined, "4111"]', '[undefined, "<\\"x\\">"]'),
+        ('{"n": True, "a": 4111}', '{"n": True, "a": <"x">}'),
     ],
 )
 def test_a_call_that_was_cut_short_is_json_and_a_command_is_none(text: str, becomes: str) -> None:
@@ -230,6 +239,36 @@ def test_a_text_that_grows_costs_as_many_times_more_as_it_is_long(unit: str) -> 
             assert list(found.parts(100, 103))
 
     assert growth(cost, 60_000 // len(unit)) < 9
+
+
+NEARLY = [
+    '{"p":"<P_1>"}</tool_call>',
+    '{"p":"<P_1>","n":True}',
+    '{"p":"a <P_1>","n":undefined}',
+    '{"p":"<P_1>","n":0x1F}',
+    '{"p":"<P_1>",} // as said',
+    '```no\n{"p":"<P_1>"}',
+    '[// first\n"<P_1>"]',
+]
+
+
+@pytest.mark.parametrize("text", NEARLY)
+@pytest.mark.parametrize("value", ['C:\\temp"x', "C:\\temp", "two\nlines"])
+def test_a_value_comes_back_escaped_into_what_is_nearly_json(text: str, value: str) -> None:
+    """And what it says there is the same value again when the call comes with the next request."""
+    asked = [Message(Role.USER, f"open {value} now", "/0")]
+    names = Tokens(asked)
+    names.numbered(asked, [Mask(0, 5, 5 + len(value), "<P_{n}>", True)])
+    call = Message(Role.TOOL_CALL, text, "/x")
+    [mask] = Restoring(names).also([call], ())
+    inside = json.dumps(value)[1:-1] if text[0] in "{[" else value
+    assert (mask.replacement, mask.spelled) == (inside, text[0] in "{[")
+    again = Message(Role.TOOL_CALL, text.replace("<P_1>", mask.replacement), "/1")
+    spot = Mask(1, mask.start, mask.start + len(mask.replacement), "<P_{n}>", True)
+    both = [*asked, again]
+    assert {
+        named.replacement for named in Tokens(both).numbered(both, [Mask(0, 5, 5 + len(value), "<P_{n}>", True), spot])
+    } == {"<P_1>"}
 
 
 VALUES = st.text(st.sampled_from('ab"\\/n\n\té'), min_size=1, max_size=6)
