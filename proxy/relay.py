@@ -91,9 +91,7 @@ class Relay:
         bodiless = not body and method in {b"GET", b"DELETE"}
         try:
             path, _, query = known.asked[1].partition(b"?")
-            may = known.identity.models
-            if may is not None and any(name not in may for name in models(plain(path) or path, query, body)):
-                raise no_model()
+            self._allow(known, path, query, body)
             kind = next((value for name, value in known.asked[2] if name.lower() == b"content-type"), b"")
             listing = known.holder is not None and check(known.holder, query, body, kind) and method == b"GET"
             response = await self._sent(backend, known.head(backend), None if bodiless else body, notes)
@@ -129,6 +127,17 @@ class Relay:
             log.error("decision not recorded", decision=notes.id, problem=str(error))
             answer = self._problem(known.speaker, 503, "audit_unavailable", UNRECORDED)
         caller.answer(answer)
+
+    def _allow(self, known: Head, path: bytes, query: bytes, body: bytes) -> None:
+        """Raises BadRequest where an unjudged request names a model that is not for its key, or not the default's."""
+        may = known.identity.models
+        if may is None and not self._routing.parted:
+            return
+        named = models(plain(path) or path, query, body)
+        if may is not None and any(name not in may for name in named):
+            raise no_model()
+        for name in named:
+            self._routing.settle(known.family, name)
 
     async def _owned(
         self, known: Head, holder: Holder, backend: Backend, response: Response, whole: bytes, listing: bool

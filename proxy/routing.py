@@ -127,6 +127,8 @@ class Routing:
         self.default = named[default] if default else backends[0] if len(backends) == 1 else None
         # Who writes a table and names no default wants what is in the table.
         self._rest = Way(self.default) if self.default is not None and (default or not self._routes) else None
+        self.parted = any(route.way != Way(self.default) for route in self._routes) if self.default else False
+        """Whether some models are not the default's."""
         self._known: dict[tuple[str, str], Way] = {}
         # With one upstream and no routes a model's name leads nowhere else, known or not.
         self.single = self._rest if len(backends) == 1 and not self._routes else None
@@ -164,6 +166,15 @@ class Routing:
             return self.way(family, model)
         except NotFound:
             return None
+
+    def settle(self, family: str, model: str) -> None:
+        """Raises NotFound for a model that a route names and that is not the default's by this name: a request that is
+        not judged goes to the default as it is, or nowhere."""
+        if model and any(model in route.models for route in self._routes):
+            way = self.way(family, model)
+            if way.backend is not self.default or way.model not in {None, model}:
+                text = "This model is served by an upstream that this route does not lead to."
+                raise NotFound(text, "model", "model_not_found")
 
     def names(self, family: str) -> dict[str, Way]:
         """Models that the table itself names, for `family`, with where they go."""

@@ -351,6 +351,39 @@ async def test_open_routes_go_to_the_default(stand: Make) -> None:
         assert t.first.requests[0].header("x-api-key") == "sk-one"
 
 
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        ("gpt-image-1", 200),
+        ("dall-e-3", 200),
+        ("", 200),
+        ("claude-1", 404),
+        ("fast", 404),
+        ("own", 404),
+        ("same", 200),
+    ],
+)
+async def test_what_a_route_names_goes_to_no_default_on_open_routes(stand: Make, model: str, status: int) -> None:
+    """Who is not judged leads no more than who is: the default gets what is its own, by the name that it has there."""
+    routes = [
+        {"models": ["fast"], "upstream": "two"},
+        {"models": ["claude-*"], "upstream": "two"},
+        {"models": ["own"], "upstream": "one", "rename": "theirs"},
+        {"models": ["same"], "upstream": "one", "rename": "same"},
+        {"models": ["gpt-*"], "upstream": "one"},
+    ]
+    async with two(stand, default_upstream="one", open_routes=["/v1/images"], routes=routes) as t:
+        t.first.reply = replies.json({"data": []})
+        form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--x--\r\n' % model.encode()
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        for more in ({"json": {"model": model, "prompt": "A cat"}}, {"content": form, "headers": kind}):
+            response = await t.stand.client.post("/v1/images/edits", **more)
+            assert response.status_code == status, response.text
+            if status == 404:
+                assert response.json()["error"]["code"] == "model_not_found"
+        assert t.calls == ((2, 0) if status == 200 else (0, 0))
+
+
 # Lists of models
 
 
