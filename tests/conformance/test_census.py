@@ -127,7 +127,8 @@ A model that may answer in the place of the one that is asked (`fallbacks`, `mod
 be one that the key may use, lead where the other leads, and be judged by the same policies; a rule that sends a
 request elsewhere takes none. A model that a tool sets to work (an advisor, a painter) must be one that the key may
 use, and so must those that a query, JSON or a form names on open routes: what stands there under a key `model`, at any
-depth but in `metadata`.
+depth but in `metadata`. Open routes lead to `default_upstream` alone: one that names a model which `routes` lead
+elsewhere, or by another name, is a 404.
 
 ## What differs from asking the provider directly
 
