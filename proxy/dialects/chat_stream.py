@@ -29,6 +29,9 @@ from .repeats import Repeats
 
 # Where a choice's answer goes on; log probabilities and fields of a server's own come beside thoughts, too.
 _ANSWERS = ("content", "text", "audio/transcript")
+# Where servers say thoughts again, and what belongs to them: a signature, or thoughts that nobody can read, in events
+# in which nothing else is thought.
+_AGAIN = frozenset({"reasoning_details", "thinking_blocks"})
 # Inside a delta these are complete where they stand; all other text there grows.
 _ATOMIC = frozenset({"type", "format", "id", "index", "name", "role", "signature"})
 
@@ -173,7 +176,7 @@ class ChatReader:
     def _turns(self, pieces: list[Piece]) -> tuple[int, ...]:
         """The thoughts that `pieces` end: where the answer goes on, what is held back of them must not hold it up. An
         event that thinks ends no thought of its choice, whatever it holds besides."""
-        thinks = [piece.group for piece in pieces if piece.role is Role.REASONING]
+        thinks = [piece.group for piece in pieces if _thinks(piece)]
         if thinks:
             self._thinking.update(thinks)
         if not self._thinking:
@@ -251,7 +254,7 @@ class ChatReader:
                 role = Role.REFUSAL if key == "refusal" else Role.REASONING if key in REASONING else Role.ASSISTANT
                 if key not in VOCABULARY:
                     self._atom(pieces, f"{base}/{escaped(key)}#key", key, Role.SETTING)
-                group = _thoughts(index) if role is Role.REASONING else index
+                group = _thoughts(index) if role is Role.REASONING or key in _AGAIN else index
                 self._grow(pieces, value, f"{base}/{escaped(key)}", role, Kind.FLOW, group, (*path, key))
 
     def _grow(
@@ -357,6 +360,13 @@ def _thoughts(index: int) -> int:
     return -2 - index
 
 
+def _thinks(piece: Piece) -> bool:
+    """Whether a choice thinks in it, or what belongs to thoughts flows there. A choice may have a number below 0."""
+    if piece.role is Role.REASONING:
+        return True
+    return piece.group <= _thoughts(0) and piece.channel.startswith(f"/choices/{_thoughts(piece.group)}/")
+
+
 def _answers(piece: Piece) -> bool:
     """Whether the answer of a choice goes on in it."""
     place, flows = f"/choices/{piece.group}/", piece.role is Role.ASSISTANT and piece.kind is Kind.FLOW
@@ -366,11 +376,11 @@ def _answers(piece: Piece) -> bool:
 def _beside_thoughts(pieces: list[Piece]) -> list[Piece]:
     """What a choice says in one event: where it thinks and does not answer, all text that flows there says the thought
     again in a server's own way, and ends with it."""
-    if not any(piece.role is Role.REASONING for piece in pieces) or any(map(_answers, pieces)):
+    if not any(map(_thinks, pieces)) or any(map(_answers, pieces)):
         return pieces
     return [
         piece._replace(group=_thoughts(piece.group))
-        if piece.kind is Kind.FLOW and piece.role is Role.ASSISTANT
+        if piece.kind is Kind.FLOW and piece.role is Role.ASSISTANT and piece.group >= 0
         else piece
         for piece in pieces
     ]

@@ -141,6 +141,39 @@ def test_thoughts_do_not_hold_up_the_answer(server: str) -> None:
     assert read.order.count("/choices/0/content") >= 20
 
 
+def detail(**more: Any) -> list[Json]:
+    return [{"format": "anthropic-claude-v1", "index": 0, **more}]
+
+
+SIGNED: dict[str, Json] = {
+    "OpenRouter": {"reasoning": None, "reasoning_details": detail(type="reasoning.text", signature="EqoBCkgIARABGAI")},
+    "OpenRouter, encrypted": {
+        "reasoning": None,
+        "reasoning_details": detail(type="reasoning.encrypted", data="EqoBCkgIARABGAIiQL", id="rs_1"),
+    },
+    "LiteLLM": {
+        "reasoning_content": "",
+        "thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "EqoBCkgIARABGAI"}],
+        "provider_specific_fields": {"thinking_blocks": [{"type": "thinking", "signature": "EqoBCkgIARABGAI"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("end", SIGNED)
+@pytest.mark.parametrize("late", [0, 1, 9])
+@pytest.mark.parametrize("beside", [{}, {"content": "word "}])
+def test_what_ends_thoughts_does_not_hold_up_the_answer(end: str, late: int, beside: Json) -> None:
+    """A signature, or thoughts that nobody can read, in an event in which nothing is thought: before the answer begins,
+    behind its first words or beside them."""
+    server = end.partition(",")[0]
+    sent = list(events(server, ["thought "] * 12, ["word "] * 40))[:-1]
+    last = {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice({**SIGNED[end], **beside})]}
+    sent.insert(len(sent) - 40 + late, shapes.event(last))
+    read = Read(sent)
+    assert read.order.count("/choices/0/content") >= 25
+    assert read.said["/choices/0/content"] == "word " * (41 if beside else 40)
+
+
 @servers
 def test_long_thoughts_are_judged_piece_by_piece(server: str) -> None:
     """Each look reads what is new and the context before it, not all that was thought."""
@@ -164,6 +197,13 @@ def test_what_ends_a_thought(beside: Json, ends: bool) -> None:
     assert closes(choice({"content": "x", **beside}), other) == ((-2,) if ends else ())
     assert closes(choice({"content": "x"})) == (() if ends else (-2,))
     assert closes({"index": 1, "text": "x"}) == (-3,)
+
+
+def test_a_choice_with_a_number_below_0_is_no_thought() -> None:
+    reader = ChatReader(Request(model="m", stream=True))
+    for number in (-2, 0, -2, 0):
+        said = {"index": number, "delta": {"content": "x"}}
+        assert reader.read(read_event(shapes.event({"id": "c", "choices": [said]}))).closes == ()
 
 
 def test_a_thought_does_not_end_with_another_block() -> None:
