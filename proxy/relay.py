@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import orjson
@@ -32,7 +33,7 @@ from .paging import own_page, page_of
 from .problems import UNRECORDED
 from .record import Notes
 from .routing import Backend, Patterns, Routing, no_model
-from .strict import Malformed, parse
+from .strict import Malformed
 from .surface import plain
 from .telling import recorded
 from .upstream import Headers, Response, UpstreamError
@@ -150,7 +151,8 @@ class Relay:
             return whole
         own = functools.partial(holder.answered, kept=True, all_of_them=listing, must=True)
         if not listing:
-            return orjson.dumps(tree) if await noted(own, tree := parse(whole)) else whole
+            await noted(own, _leniently(whole))
+            return whole
 
         async def page(target: bytes) -> bytes:
             return await page_of(backend, known.head(backend, b"GET", target), self._most)
@@ -266,6 +268,15 @@ class Relay:
     def _problem(self, speaker: Speaker, status: int, code: str, message: str) -> Answer:
         self._metrics.refused.inc(code)
         return problem(speaker, status, code, message, "")
+
+
+def _leniently(whole: bytes) -> Any:
+    """An answer that is passed on as it is: the ids in one with what Python's servers write (`NaN`), or that was cut
+    within a letter, are its caller's as well. Raises Malformed where it is no JSON at all."""
+    try:
+        return json.loads(whole)
+    except (ValueError, RecursionError):
+        raise Malformed("it is no JSON, though it says so") from None
 
 
 def _is_json(response: Response) -> bool:

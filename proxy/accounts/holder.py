@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dialects.base import NotFound, TooMany
 from ..strict import Malformed
-from .stored import minted, recalled, referred, shaped, told
+from .stored import leads, minted, quiet, recalled, referred, shaped, told
 
 if TYPE_CHECKING:
     from .owned import Owned
@@ -67,25 +67,27 @@ class Holder:
 
     def body(self, tree: Any, *, strict: bool = True) -> None:
         """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing, nor,
-        where `strict`, look like an id and not be one's own."""
-        words: dict[str, str] = {}  # word -> where it stands
+        where `strict`, look like an id in a field that leads to stored things and not be one's own."""
+        words: dict[str, str] = {}  # word -> where it stands, if it leads somewhere there
         whole: set[str] = set()  # messages that are sent whole: their ids lead nowhere
-        stack: list[tuple[str, Any]] = [("", tree)]
+        stack: list[tuple[str, Any, bool]] = [("", tree, strict)]
         while stack:
-            place, value = stack.pop()
+            place, value, follows = stack.pop()
             if isinstance(value, dict):
                 told = str(value.get("id")) if value.get("type") == "message" and "content" in value else ""
                 if told.startswith("msg_"):
                     whole.add(told)
                     value = {name: inner for name, inner in value.items() if name != "id"}
-                stack.extend(value.items())
+                said = quiet(value)
+                stack += [(name, inner, follows and name not in said) for name, inner in value.items()]
             elif isinstance(value, list):
-                stack.extend([(place, inner) for inner in value])
+                stack += [(place, inner, follows) for inner in value]
             elif isinstance(value, str) and len(value) <= LONGEST and _WORD.fullmatch(value):
-                words[value.strip()] = place
+                word = value.strip()
+                words[word] = place if follows and leads(place) else words.get(word, "")
         if len(words) + len(whole) > MOST:
             raise TooMany(MOST, "words that could name what is stored")
-        ids = [word for word in words if shaped(word)] if strict else []
+        ids = [word for word, place in words.items() if place and shaped(word)]
         if self._owned.lacks(self._account, ids):
             lost = next((word for word in ids if not self._owned.owns(self._account, word)), ids[0])
             raise NotFound(_NOT_YOURS, words[lost] if _FIELD.fullmatch(words[lost]) else None)

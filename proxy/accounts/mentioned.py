@@ -17,6 +17,7 @@ import orjson
 from ..dialects.base import BadRequest, Malformed
 from ..strict import parse
 from .holder import Holder
+from .stored import NOTED
 
 _FIELD = re.compile(rb"\n[ \t]*\r?\n[ \t]*([\w.:-]{4,200})[ \t]*\r?\n--")
 """A field of a form whose value is one word: behind a blank line, and before a boundary."""
@@ -46,7 +47,7 @@ def check(holder: Holder, query: bytes, body: bytes, kind: bytes = b"") -> bool:
     names what is not this account's, and BadRequest where that cannot be told."""
     listing = not holder.named()
     asked = list(pairs(query))
-    holder.body([value for name, value in asked if listing or name not in _PLACES])
+    holder.body([{name: value} for name, value in asked if listing or name not in _PLACES])
     holder.body([value for _, value in asked], strict=False)
     if not body:
         return listing
@@ -55,15 +56,23 @@ def check(holder: Holder, query: bytes, body: bytes, kind: bytes = b"") -> bool:
     except Malformed as error:
         if _JSON.match(body):
             raise BadRequest(f"The body was refused: {error}.") from None
-        holder.body([word.decode("ascii", "replace") for word in _FIELD.findall(body)] + _in_parts(body))
+        holder.body([word.decode("ascii", "replace") for word in _FIELD.findall(body)], strict=False)
+        holder.body(_fields(body) + _in_parts(body))
         # What stands in files is for nobody to read as a form, and may be anything.
-        holder.body(_values(body), strict=not kind.strip().lower().startswith(_FILES))
+        form = [{name: value} for name, value in pairs(body)]
+        holder.body(form, strict=not kind.strip().lower().startswith(_FILES))
     return listing
 
 
-def _values(form: bytes) -> list[str]:
-    """The values of a query, or of a form that is written like one."""
-    return [value for _, value in pairs(form)]
+def _fields(body: bytes) -> list[dict[str, str]]:
+    """The first line of each part of a form that is no file, under the part's name."""
+    found: list[dict[str, str]] = []
+    for part in _PART.finditer(body):
+        names = [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
+        held = _BLANK.search(body, part.end() - 1, part.end() + _HEAD) if b"filename" not in part[1].lower() else None
+        if held is not None:
+            found += [{name.decode("latin-1"): held[1].decode("utf-8", "replace").strip()} for name in names]
+    return found
 
 
 def pairs(form: bytes) -> Iterator[tuple[str, str]]:
@@ -95,12 +104,12 @@ def models(path: bytes, query: bytes, body: bytes) -> list[str]:
 
 
 def _in_tree(tree: Any) -> list[str]:
-    """What stands under a key that is called so, at any depth. What a caller notes (`metadata`) asks nobody."""
+    """What stands under a key that is called so, at any depth. What a caller notes, or has in rows, asks nobody."""
     found, stack = list[str](), [("", tree)]
     while stack:
         place, value = stack.pop()
         if isinstance(value, dict):
-            stack += [(key.casefold(), inner) for key, inner in value.items() if key != "metadata"]
+            stack += [(key.casefold(), inner) for key, inner in value.items() if key not in NOTED]
             if place == "model":  # Anthropic's agents have one with its settings
                 stack += [("model", inner) for key, inner in value.items() if key in _CALLED_BY]
         elif isinstance(value, list):

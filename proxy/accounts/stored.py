@@ -14,6 +14,14 @@ _KINDS = (
 )
 """How ids of what is stored begin at the providers."""
 _SHAPE = re.compile(rf"(?:{_KINDS})[-_](?:[a-z_-]*[0-9A-Z=][\w=-]*|[a-z_-]*[a-z]{{16}}[a-z_-]*)", re.ASCII)
+_LEADS = re.compile(
+    r"(?:.*[_\[.])?(?:ids?|files?|agents?|assistant|batch|container|conversation|environment|evals?|skills?|thread|uploads?|"
+    r"vector_stores?|voice)\]?(?:\[\d*\])?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How a field is called that leads to what is stored, in JSON and in forms (`file_ids[]`)."""
+NOTED = frozenset({"metadata", "attributes", "item", "item_schema"})
+"""What callers note beside things, and rows of their own data: no provider follows an id in them."""
 _HOLDS = frozenset({dict, list})
 _COMPARED = (
     ("thread", "previous_message_id"),
@@ -42,6 +50,25 @@ def shaped(word: str) -> bool:
     return _SHAPE.fullmatch(word) is not None
 
 
+def leads(field: str) -> bool:
+    """Whether a field that is called so leads to what is stored, and holds no word of the caller's own."""
+    return _LEADS.fullmatch(field) is not None
+
+
+def quiet(tree: dict[str, Any]) -> frozenset[str]:
+    """The fields of an object that lead nowhere, whatever stands in them: what a caller notes, what an answer said of
+    files, what a tool is called with."""
+    kind = str(tree.get("type"))
+    if kind in _CITES:
+        return NOTED | {"file_id", "container_id"}
+    return NOTED | {_said(kind)}
+
+
+def _said(kind: str) -> str:
+    """Where an item of this kind holds what was only said: between the caller and its tools, or found by a search."""
+    return "input" if kind.endswith("tool_use") else "results" if kind == "file_search_call" else ""
+
+
 def minted(tree: Any, *, kept: bool) -> Iterator[str]:
     """The ids that an answer gives away: of the containers that it worked in, of its thoughts, and if it is `kept` at
     the provider its own, and those of what came to be with it."""
@@ -56,6 +83,7 @@ def minted(tree: Any, *, kept: bool) -> Iterator[str]:
     if kept:  # files that came of an upload in parts, or of a training
         file = tree.get("file")
         output += [file if isinstance(file, dict) else None, *_list(tree.get("result_files"))]
+        output += _list(_inner(tree.get("tool_resources") or {}, "file_search", "vector_store_ids"))
     for value in [tree.get("container"), *output, *(tree.get(name) for name in (_KEPT if kept else ()))]:
         found = value.get("id") if isinstance(value, dict) else value
         if isinstance(found, str):
@@ -165,8 +193,8 @@ def _mounted(place: Any, field: str) -> Iterator[tuple[str, str]]:
             yield from _named(skill.get("skill_id"), f"{field}.skills")
 
 
-def _inner(tree: dict[str, Any], name: str, inner: str) -> Any:
-    value = tree.get(name)
+def _inner(tree: Any, name: str, inner: str) -> Any:
+    value = tree.get(name) if isinstance(tree, dict) else None
     return value.get(inner) if isinstance(value, dict) else None
 
 
@@ -194,7 +222,7 @@ def _files(tree: Any) -> Iterator[tuple[str, str]]:
         if type(found) is str and found and str(value.get("type")) not in _CITES:
             yield found, "file_id"
         kind = str(value.get("type"))
-        told = "input" if kind.endswith("tool_use") else "results" if kind == "file_search_call" else ""
+        told = _said(kind)
         stack += [inner for key, inner in value.items() if type(inner) in _HOLDS and key != told]
 
 

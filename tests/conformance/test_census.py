@@ -115,13 +115,13 @@ else the official clients can name) is found by the account that it was minted f
 with nothing of one's own is passed over, up to 50 of them, for clients stop at an empty one; a list that is none (not
 JSON with `data` or `items`, or with two readings, or with others' ids beside them) is answered with 502. On open
 routes, too, no query, form or JSON may name another's, or hold a word that looks like a provider's id (`file-`, `vs_`,
-`batch_` and their like, with figures or capitals behind) and is not one's own: what was stored elsewhere, by another
-replica or more than 90 days ago is nobody's. A name of one's own that looks so needs another spelling. JSON with two
-readings, and a compressed body, are refused there. What was stored and could not be noted as somebody's is not told
-(503, `owner_unavailable`). Ids that all may name, of a shared vector store or a file that the operator stored say,
-stand in `shared_ids`. The table is in the data directory of each machine (`owned.db`): where replicas have one each, a
-load balancer must bring a caller who stores things back to the same replica. Open routes need a key with the scope
-`open`, batches one with `batches`.
+`batch_` and their like, with figures or capitals behind) in a field that leads to stored things (`file_ids`, `id`,
+`training_file`, not `metadata`, `content` or what an answer cited) and is not one's own: what was stored elsewhere, by
+another replica or more than 90 days ago is nobody's. JSON with two readings, and a compressed body, are refused there.
+What was stored and could not be noted as somebody's is not told (503, `owner_unavailable`). Ids that all may name, of
+a shared vector store or a file that the operator stored say, stand in `shared_ids`. The table is in the data directory
+of each machine (`owned.db`): where replicas have one each, a load balancer must bring a caller who stores things back
+to the same replica. Open routes need a key with the scope `open`, batches one with `batches`.
 
 A model that may answer in the place of the one that is asked (`fallbacks`, `models`, further names behind commas) must
 be one that the key may use, lead where the other leads, and be judged by the same policies; a rule that sends a

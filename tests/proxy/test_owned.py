@@ -541,6 +541,23 @@ async def test_what_is_in_a_file_is_bytes(stand: Make) -> None:
         assert (await call(s, "a", "GET", "/v1/files/file-A1")).status_code == 502
 
 
+async def test_what_was_made_is_told_however_it_is_written(stand: Make) -> None:
+    """JSON that no strict reader takes comes from honest servers, and a 502 would have clients make the thing again."""
+    settings = {"open_routes": ["/v1/threads", "/v1/assistants", "/v1/vector_stores"]}
+    keys = {"a": {"scopes": ["open"]}}
+    async with stand(policy=POLICY, settings=settings, keys=keys) as s:
+        for text in (b'{"id":"thread_A1","x":NaN}', b'{"id":"thread_A1","metadata":{"t":"cut \\ud83d"}}'):
+            s.upstream.reply = replies.content(text, content_type="application/json")
+            made = await call(s, "a", "POST", "/v1/threads", json={})
+            assert (made.status_code, made.content) == (200, text)
+            assert (await call(s, "a", "GET", "/v1/threads/thread_A1")).status_code == 200
+        stores = {"file_search": {"vector_store_ids": ["vs_AUTO1"]}}
+        s.upstream.reply = replies.json({"id": "asst_A1", "tool_resources": stores})
+        assert (await call(s, "a", "POST", "/v1/assistants", json={})).status_code == 200
+        again = await call(s, "a", "POST", "/v1/assistants/asst_A1", json={"tool_resources": stores})
+        assert again.status_code == 200
+
+
 async def test_what_came_to_be_with_ones_own_is_ones_own(stand: Make) -> None:
     """Results in lists of batches, the file of an upload in parts, the thread of a run, as JSON and as a stream."""
     keys = {"a": {"scopes": ["open", "batches"]}, "b": {"scopes": ["open", "batches"]}}
@@ -614,8 +631,10 @@ MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
     "an id in JSON in a form": (
         FORM % (b"session", b'{"x":[{"file_id":"file-1"}]}'), "multipart/form-data; boundary=b", {}, 404,
     ),
-    "an id that nobody has, in a form": (FORM % (b"x", b"vs_68ab01"), "multipart/form-data; boundary=b", {}, 404),
-    "an id that nobody has, in a plain form": (b"a=1&b=vs_68ab01", "application/x-www-form-urlencoded", {}, 404),
+    "an id that nobody has, in a form": (
+        FORM % (b"vector_store_id", b"vs_68ab01"), "multipart/form-data; boundary=b", {}, 404,
+    ),
+    "an id that nobody has, in a plain form": (b"a=1&ids[]=vs_68ab01", "application/x-www-form-urlencoded", {}, 404),
     "words that begin like ids": (
         b'{"tools":[{"type":"file_search"}],"purpose":"batch_output","event":"thread.run.created","step":"run_tests",'
         b'"format":"json","model":"gpt-4o-2024-08-06","name":"file-1.txt","kind":"file_citation","x":"batch"}',
@@ -626,10 +645,26 @@ MENTIONS: dict[str, tuple[bytes, str, dict[str, str], int]] = {
     ),
     "a message that is referred to": (b'{"items":[{"type":"item_reference","id":"msg_68ab01"}]}', JSON, {}, 404),
     "a message that is sent whole and named": (
-        b'{"x":"msg_68ab01","items":[{"type":"message","id":"msg_68ab01","content":[]}]}', JSON, {}, 404,
+        b'{"message_id":"msg_68ab01","items":[{"type":"message","id":"msg_68ab01","content":[]}]}', JSON, {}, 404,
     ),
     "another's under a whole message": (
         b'{"items":[{"type":"message","id":"file-1","content":[]}]}', JSON, {}, 404,
+    ),
+    "what a caller notes": (b'{"metadata":{"session":"session-8f3a2c","file_id":"file-Z9"}}', JSON, {}, 200),
+    "words of a user": (
+        b'{"content":"file-17","name":"agent-v2","suffix":"agent-v2",'
+        b'"tool_outputs":[{"output":"run_17"}]}', JSON, {}, 200,
+    ),
+    "what an answer cited": (
+        b'{"items":[{"content":[{"annotations":[{"type":"container_file_citation","file_id":"cfile_F9",'
+        b'"container_id":"cntr_C1"}]}]}]}', JSON, {}, 200,
+    ),
+    "rows of data": (b'{"content":[{"item":{"file_id":"file-Z9","model":"o9"}}]}', JSON, {}, 200),
+    "another's in what a caller notes": (b'{"metadata":{"x":"file-1"}}', JSON, {}, 404),
+    "a file of words": (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.md"\r\n'
+        b'\r\n# A\n\nstep-17\n------\nDo.\r\n--b--',
+        "multipart/form-data; boundary=b", {}, 200,
     ),
     "a query in a file": (
         FORM % (b"file", b"GET /?a=1&b=vs_68ab01&c"), "multipart/form-data; boundary=b", {}, 200,
@@ -759,6 +794,9 @@ NAMES: dict[str, tuple[bytes, str, str, int]] = {
     "JSON of a grader in a list": (b'{"graders":[{"model":"gpt-9"},{"Model":"other"}]}', JSON, "", 404),
     "JSON of what writes a session down": (
         b'{"session":{"audio":{"input":{"transcription":{"model":"other"}}}}}', JSON, "", 404,
+    ),
+    "JSON of a thing with attributes": (
+        b'{"attributes":{"model":"X200"},"data":[{"item":{"model":"Golf"}}]}', JSON, "", 200,
     ),
     "JSON of a model with settings": (b'{"agent":{"model":{"id":"other","speed":"fast"}}}', JSON, "", 404),
     "JSON of several models": (b'{"x":{"model":["gpt-9","other"]}}', JSON, "", 404),
