@@ -279,16 +279,19 @@ def _leniently(whole: bytes) -> Any:
         raise Malformed("it is no JSON, though it says so") from None
 
 
+def _kind(response: Response) -> bytes:
+    """The media type that an answer says it is of."""
+    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+
+
 def _is_json(response: Response) -> bool:
     """Whether an answer says that it is one JSON text."""
-    kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-    return kind.endswith((b"/json", b"+json"))
+    return _kind(response).endswith((b"/json", b"+json"))
 
 
 def _tells(response: Response) -> bool:
     """Whether an answer is a stream of events about what came to be."""
-    kind = (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-    return response.status < 400 and kind == b"text/event-stream"
+    return response.status < 400 and _kind(response) == b"text/event-stream"
 
 
 def _gathered(response: Response, *, owned: bool, listing: bool) -> bool:

@@ -65,12 +65,12 @@ class Holder:
             lost = next((name for name in thoughts if self._owned.foreign(self._account, [name])), None)
             raise NotFound("There is no such object, or it is not yours.", thoughts.get(lost or ""))
 
-    def body(self, tree: Any, *, strict: bool = True) -> None:
-        """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing, nor,
-        where `strict`, look like an id in a field that leads to stored things and not be one's own."""
+    def body(self, tree: Any) -> None:
+        """What a request refers to that nobody judges: no string in it may be the id of somebody else's thing, nor look
+        like an id in a field that leads to stored things and not be one's own. A field without a name leads nowhere."""
         words: dict[str, str] = {}  # word -> where it stands, if it leads somewhere there
         whole: set[str] = set()  # messages that are sent whole: their ids lead nowhere
-        stack: list[tuple[str, Any, bool]] = [("", tree, strict)]
+        stack: list[tuple[str, Any, bool]] = [("", tree, True)]
         while stack:
             place, value, follows = stack.pop()
             if isinstance(value, dict):

@@ -47,8 +47,7 @@ def check(holder: Holder, query: bytes, body: bytes, kind: bytes = b"") -> bool:
     names what is not this account's, and BadRequest where that cannot be told."""
     listing = not holder.named()
     asked = list(pairs(query))
-    holder.body([{name: value} for name, value in asked if listing or name not in _PLACES])
-    holder.body([value for _, value in asked], strict=False)
+    holder.body([{"" if not listing and name in _PLACES else name: value} for name, value in asked])
     if not body:
         return listing
     try:
@@ -56,11 +55,11 @@ def check(holder: Holder, query: bytes, body: bytes, kind: bytes = b"") -> bool:
     except Malformed as error:
         if _JSON.match(body):
             raise BadRequest(f"The body was refused: {error}.") from None
-        holder.body([word.decode("ascii", "replace") for word in _FIELD.findall(body)], strict=False)
-        holder.body(_fields(body) + _in_parts(body))
+        words = [word.decode("ascii", "replace") for word in _FIELD.findall(body)]
+        holder.body(words + _fields(body) + _in_parts(body))
         # What stands in files is for nobody to read as a form, and may be anything.
-        form = [{name: value} for name, value in pairs(body)]
-        holder.body(form, strict=not kind.strip().lower().startswith(_FILES))
+        files = kind.strip().lower().startswith(_FILES)
+        holder.body([{"" if files else name: value} for name, value in pairs(body)])
     return listing
 
 
@@ -68,7 +67,7 @@ def _fields(body: bytes) -> list[dict[str, str]]:
     """The first line of each part of a form that is no file, under the part's name."""
     found: list[dict[str, str]] = []
     for part in _PART.finditer(body):
-        names = [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
+        names = _names(part)
         held = _BLANK.search(body, part.end() - 1, part.end() + _HEAD) if b"filename" not in part[1].lower() else None
         if held is not None:
             found += [{name.decode("latin-1"): held[1].decode("utf-8", "replace").strip()} for name in names]
@@ -139,11 +138,16 @@ def _in_parts(body: bytes) -> list[Any]:
     return found
 
 
+def _names(part: re.Match[bytes]) -> list[bytes]:
+    """How a part of a form is called, as often as it says so."""
+    return [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
+
+
 def _in_form(body: bytes) -> list[str]:
     """The first lines of the parts that are called so."""
     found: list[str] = []
     for part in _PART.finditer(body):
-        names = [quoted or plain for quoted, plain in _CALLED.findall(part[1])]
+        names = _names(part)
         if len(names) > 1 or _CODED.search(part[1]):
             raise BadRequest("A field of the form is called in a way that has two readings.")
         if any(_MODEL.fullmatch(name) for name in names):
